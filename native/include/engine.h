@@ -1,0 +1,166 @@
+/* engine.h: the public face of the reactor, for scheduler/engine.py alone.
+ *
+ * The reactor is one epoll loop that owns client connections, sandbox channels and the core. Python talks to it through
+ * two bounded rings: commands in (sched_post) and events out (sched_poll), each with an eventfd.
+ *
+ * Threads: sched_turn() and sched_run() belong to one thread, the reactor's. sched_post(), sched_poll(),
+ * sched_event_free() belong to one other thread, trio's. sched_new(), sched_listen_*() and sched_free() only while neither
+ * runs. sched_render_*() are pure.
+ */
+#ifndef SCHED_ENGINE_H
+#define SCHED_ENGINE_H
+
+#include "core.h"
+
+/* cffi:begin */
+
+enum { SCHED_ABI = 1 };
+
+enum sched_right { SCHED_RIGHT_INVOKE = 1, SCHED_RIGHT_DEPLOY = 2, SCHED_RIGHT_ADMIN = 4, SCHED_RIGHT_ALL = 7 };
+
+struct sched_config {
+    struct core_config core;
+    uint32_t connections_max;         /* clients at once; more are closed at accept */
+    uint32_t frame_bytes_max;         /* one request; 6 MiB + 64 KiB */
+    uint32_t payload_bytes_max;       /* sync invoke: 6,291,456 */
+    uint32_t answer_bytes_max;        /* 6,291,556 */
+    uint32_t connection_buffer_bytes_max; /* unread answers of one connection before it is no longer read: 1 MiB */
+    uint32_t turn_bytes_max;          /* read from one connection in one turn: 256 KiB */
+    uint64_t payload_total_bytes_max; /* of all payloads held; more are refused as Throttled, node, queued_bytes */
+    uint32_t spin_us;                 /* busy-poll this long before sleeping; 0: never */
+    uint32_t log_bytes_max;           /* of one function's journal before it rotates */
+    uint32_t log_files_max;           /* rotated journals kept */
+    char log_dir[256];                /* empty: no journal */
+    uint64_t drain_grace_ns;
+    uint32_t allowed_uids_count;      /* Unix peers; root and the service's own uid always */
+    uint32_t allowed_uids[16];
+};
+
+enum sched_command_kind {
+    SCHED_CMD_CORE = 1,               /* hand `core` to core_step: accounts, functions, WANT, REAPED, DRAIN, RETIRE, ... */
+    SCHED_CMD_NAME_PUT = 2,           /* blob: name as a client writes it ("hello", "hello:7"); function */
+    SCHED_CMD_NAME_REMOVE = 3,        /* blob: name */
+    SCHED_CMD_FUNCTION_INFO = 4,      /* function; blob: NUL-separated: display name, version, tenant; u32s: memory_mb, timeout_ms */
+    SCHED_CMD_SANDBOX_START = 5,      /* sandbox (from the NEED event), fds[0] channel, fds[1] output pipe, fds[2] progress memfd,
+                                         fds[3] pidfd, fds[4] cpu usage file or -1, fds[5] memory peak file or -1;
+                                         blob: START's JSON; u32s[0] tier; text id goes in the blob of SANDBOX_NAME.
+                                         The reactor owns the descriptors from here on, whatever happens */
+    SCHED_CMD_RESPOND = 6,            /* connection, msgid; blob: error object (MessagePack), flag 1: result instead */
+    SCHED_CMD_CONNECTION_GRANT = 7,   /* connection; u32s[0] rights: what hello earned */
+    SCHED_CMD_CONNECTION_CLOSE = 8,
+    SCHED_CMD_CONNECTION_ADOPT = 9,   /* fds[0]: a connected stream (TLS relay), u32s[0] rights */
+    SCHED_CMD_STATS = 10,             /* u32s[0] first function, u32s[1] count <= 32; answered by EV_STATS */
+    SCHED_CMD_STOP_LISTENING = 11,
+    SCHED_CMD_STOP = 12               /* sched_run returns once this is handled */
+};
+
+struct sched_command {
+    uint32_t kind;
+    uint32_t flags;
+    uint64_t function;
+    uint64_t sandbox;
+    uint64_t connection;
+    uint32_t msgid;
+    uint32_t tag;                     /* comes back in the answer event */
+    uint32_t u32s[4];
+    int32_t fds[6];
+    struct core_event core;
+};
+
+enum sched_event_kind {
+    SCHED_EV_NEED = 1,                /* function, sandbox, revision: make one; blob empty */
+    SCHED_EV_KILLED = 2,              /* sandbox was sent SIGKILL; why */
+    SCHED_EV_GONE = 3,                /* its channel closed or broke; reap it and post CORE_EV_SANDBOX_REAPED */
+    SCHED_EV_FREED = 4,               /* core is through with it */
+    SCHED_EV_READY = 5,               /* sandbox initialised; value: init_ns */
+    SCHED_EV_INIT_FAILED = 6,         /* blob: error object */
+    SCHED_EV_METHOD = 7,              /* connection, msgid, rights; blob: u16 method length, method, params array (MessagePack).
+                                         msgid of a notification: flags = 1 */
+    SCHED_EV_OPENED = 8,              /* connection; flags 1: TCP; value: peer uid */
+    SCHED_EV_CLOSED = 9,
+    SCHED_EV_STATS = 10,              /* tag; blob: struct sched_stats */
+    SCHED_EV_FUNCTION_FREED = 11,
+    SCHED_EV_DRAINED = 12,
+    SCHED_EV_FAULT = 13               /* blob: text for the log: something the operator should know */
+};
+
+struct sched_event {
+    uint32_t kind;
+    uint32_t flags;
+    uint64_t function;
+    uint64_t sandbox;
+    uint64_t connection;
+    uint64_t value;
+    uint32_t msgid;
+    uint32_t tag;
+    uint32_t revision;
+    uint32_t why;
+    uint32_t rights;
+    uint32_t blob_bytes;
+    uint8_t *blob;                    /* freed by sched_event_free */
+};
+
+struct sched_loop_stats {
+    uint64_t turns;
+    uint64_t spins;                   /* turns that found work by spinning */
+    uint64_t sleeps;
+    uint64_t turn_ns_max;             /* longest turn since the last snapshot */
+    uint64_t bytes_in;
+    uint64_t bytes_out;
+    uint64_t requests;                /* rpc requests of all kinds */
+    uint64_t rpc_errors;              /* broken framing: connection closed */
+    uint64_t bad_requests;            /* answered BadRequest */
+    uint64_t refused_connections;
+    uint64_t connections;             /* open now */
+    uint64_t connections_paused;      /* not read now, since they do not read */
+    uint64_t commands;
+    uint64_t events;
+    uint64_t events_waiting;          /* overflow list: event ring was full */
+    uint64_t payload_bytes;           /* held now */
+    uint64_t sandbox_protocol_errors;
+    uint64_t log_bytes;
+    uint64_t log_bytes_dropped;
+    uint64_t cpu_ns;                  /* of the reactor's thread */
+};
+
+/* Head of the blob of SCHED_EV_STATS; behind it `accounts` struct core_account_stats, then `functions` struct core_function_stats. */
+struct sched_stats {
+    uint64_t now_ns;
+    struct core_totals totals;
+    struct sched_loop_stats loop;
+    uint32_t accounts;
+    uint32_t functions;
+    uint32_t functions_next;          /* first index of the next chunk, 0: no more */
+    uint32_t pad;
+};
+
+struct sched;
+
+struct sched *sched_new(const struct sched_config *config, char *error, size_t error_bytes);
+void sched_free(struct sched *sched);
+void sched_config_default(struct sched_config *config);
+
+/* 0 or -errno. The Unix socket gets mode 0660; a stale file of a dead service is replaced, a live one is -EADDRINUSE. */
+int sched_listen_unix(struct sched *sched, const char *path);
+/* host: numeric. *port is the bound port afterwards (0 asks for any). */
+int sched_listen_tcp(struct sched *sched, const char *host, uint16_t *port);
+
+/* One turn: wait at most timeout_ms for something, handle it. Returns >= 0: things handled, -1: stopped, else -errno. */
+int sched_turn(struct sched *sched, int timeout_ms);
+/* Turns until SCHED_CMD_STOP. 0 or -errno. */
+int sched_run(struct sched *sched);
+
+/* false: ring full, nothing changed (fds still the caller's). blob is copied. */
+bool sched_post(struct sched *sched, const struct sched_command *command, const uint8_t *blob, size_t blob_bytes);
+size_t sched_poll(struct sched *sched, struct sched_event *out, size_t max);
+void sched_event_free(struct sched_event *event);
+/* eventfd that becomes readable when events wait; trio waits on it, sched_poll() clears it. */
+int sched_events_fd(const struct sched *sched);
+
+/* One journal record to text (START/END/REPORT and output lines as Lambda words them); see native/reactor/journal.h.
+ * Returns bytes written to out, or -1: the record is cut or broken; *consumed: bytes of it taken from in. */
+int64_t sched_render_record(const uint8_t *in, size_t in_bytes, char *out, size_t out_bytes, size_t *consumed);
+
+/* cffi:end */
+
+#endif
