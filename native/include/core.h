@@ -26,7 +26,7 @@ enum {
     CORE_HISTOGRAM_BUCKETS = 1024, /* log-linear, 32 buckets an octave: see core_histogram_bounds() */
     CORE_NO_LIMIT = 0x7fffffff,
     CORE_NO_ACCOUNT = 0xffff,
-    CORE_NO_EVENT = 0xffffffff
+    CORE_NO_EVENT = 0x7fffffff
 };
 
 /* What an account counts. Units: calls executing, MiB, calls, bytes, calls/s (GCRA), ns of CPU. */
@@ -57,7 +57,8 @@ enum core_event_kind {
     CORE_EV_SANDBOX_GONE = 12,    /* u.sandbox.handle: channel closed or broke its protocol */
     CORE_EV_SANDBOX_REAPED = 13,  /* u.sandbox.handle, .cause, .status: the process tree is gone */
     CORE_EV_SANDBOX_USAGE = 14,   /* u.sandbox.handle, .cpu_ns (total since birth), .memory_peak_bytes */
-    CORE_EV_PROGRESS = 15,        /* u.reply.sandbox, .seq: answer to CORE_ACT_PROBE, seq started last */
+    CORE_EV_PROGRESS = 15,        /* u.reply.sandbox, .seq: answer to CORE_ACT_PROBE, seq started last. Also given just before
+                                     CORE_EV_SANDBOX_GONE, so that no call that may have run is run again */
     CORE_EV_DRAIN = 16,           /* refuse new calls; u.drain.deadline_ns: then queued ones are refused too */
     CORE_EV_SANDBOX_RETIRE = 17   /* u.sandbox.handle: drain this one and end it */
 };
@@ -143,6 +144,8 @@ struct core_config {
     uint64_t idle_timeout_ns;     /* an idle sandbox is ended after this */
     uint64_t reap_timeout_ns;     /* how long a dead sandbox's call waits for the cause */
     uint64_t cold_start_guess_ns; /* expected start of a new sandbox before one was measured */
+    uint32_t cpus;                /* microsecond functions get no more sandboxes than this: more would only compete */
+    uint32_t pad;
 };
 
 struct core_account_event {
