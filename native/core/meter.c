@@ -177,6 +177,17 @@ void meter_uncharge(struct meter *meter, uint16_t leaf, enum core_resource resou
     undo(meter, leaf, METER_NONE, resource, units);
 }
 
+void meter_force(struct meter *meter, uint16_t leaf, enum core_resource resource, int64_t units) {
+    SCHED_ASSERT(resource != CORE_CONCURRENCY);
+    for (uint16_t i = leaf; i != METER_NONE; i = meter->accounts[i].parent) {
+        struct account *account = &meter->accounts[i];
+        account->current[resource] += units;
+        if (account->current[resource] > account->peak[resource]) {
+            account->peak[resource] = account->current[resource];
+        }
+    }
+}
+
 bool meter_room(const struct meter *meter, uint16_t leaf, enum core_resource resource, int64_t units) {
     int64_t up = units;
     for (uint16_t i = leaf; i != METER_NONE; i = meter->accounts[i].parent) {

@@ -61,6 +61,8 @@ bool meter_remove(struct meter *meter, uint16_t index);
 bool meter_charge(struct meter *meter, uint16_t account, enum core_resource resource, int64_t units,
                   struct refusal *why);
 void meter_uncharge(struct meter *meter, uint16_t account, enum core_resource resource, int64_t units);
+/* As charge, but never refused: for what was admitted before and comes back. */
+void meter_force(struct meter *meter, uint16_t account, enum core_resource resource, int64_t units);
 /* As charge, without charging. */
 bool meter_room(const struct meter *meter, uint16_t account, enum core_resource resource, int64_t units);
 /* One call more at now_ns, at every level with a rate. */

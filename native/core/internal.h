@@ -1,0 +1,245 @@
+/* internal.h: what the core's files share. Not for anybody outside native/core.
+ *
+ * Who owns what:
+ *   core.c   the door: events in, the call slab, functions, checks, snapshots
+ *   pool.c   sandboxes: their states, their rings of calls, what becomes of calls when one ends
+ *   place.c  dispatch: whose turn it is, where a call may start earliest, when to ask for another sandbox
+ *
+ * A call is on exactly one list: free, its function's queue, or a sandbox's ring (or it is the orphan of a dying sandbox).
+ */
+#ifndef SCHED_CORE_INTERNAL_H
+#define SCHED_CORE_INTERNAL_H
+
+#include "core.h"
+#include "fair.h"
+#include "histogram.h"
+#include "invariant.h"
+#include "meter.h"
+#include "wheel.h"
+
+#define NONE UINT32_MAX
+
+enum call_state { CALL_FREE = 0, CALL_QUEUED = 1, CALL_SENT = 2, CALL_ORPHAN = 3 };
+
+struct call {
+    uint64_t cookie;
+    uint64_t arrive_ns;
+    uint64_t deadline_ns;   /* the caller's, 0: none */
+    uint64_t sent_ns;
+    uint64_t valid_until_ns;
+    uint64_t expected_ns;   /* charged to virtual time at dispatch */
+    uint64_t init_ns;       /* of its waiting time, spent on its sandbox's start */
+    uint32_t generation;
+    uint32_t function;
+    uint32_t sandbox;
+    uint32_t bytes;
+    uint32_t prev;
+    uint32_t next;
+    uint8_t state;
+    uint8_t cancelled;
+    uint8_t excused;        /* its queue timeout has passed, but a sandbox is starting for it */
+    uint8_t tier;
+};
+
+struct sandbox {
+    uint32_t generation;
+    uint32_t function;
+    uint32_t revision;
+    uint32_t memory_mb;
+    uint32_t prev;          /* in its function's list of this state (IDLE: also LRU order), or free list */
+    uint32_t next;
+    uint32_t lru_prev;      /* all idle sandboxes of the node, least recently used first */
+    uint32_t lru_next;
+    uint32_t head_seq;      /* of the oldest unanswered call; the ring holds head_seq .. head_seq + backlog */
+    uint32_t backlog;       /* ring entries, recalled ones included */
+    uint32_t recalled;      /* ring entries whose call went elsewhere */
+    uint32_t ring[CORE_AHEAD_MAX];
+    uint32_t started_seq;   /* last word of its progress */
+    uint32_t orphan;        /* calls that wait to be told why it died, chained by call.next */
+    uint8_t state;
+    uint8_t tier;
+    uint8_t why;            /* we killed it because */
+    uint8_t first;          /* no call answered yet: the next one is a cold start */
+    uint8_t died_starting;
+    uint8_t charged;        /* holds a unit of concurrency */
+    uint8_t asked_progress; /* a probe is under way: enum asked */
+    uint8_t overrun;        /* its first call takes unexpectedly long: fed no more until it answers */
+    uint8_t has_usage;
+    uint64_t requested_ns;
+    uint64_t ready_ns;
+    uint64_t init_ns;
+    uint64_t first_since_ns; /* since when its first call is first */
+    uint64_t overrun_ns;    /* look again when the first call is this old */
+    uint64_t last_end_ns;
+    uint64_t cpu_ns;        /* kernel's total */
+    uint64_t cpu_estimated_ns; /* charged from run times since the kernel was last asked */
+    uint64_t cpu_unclaimed_ns; /* measured since the last answer */
+    uint64_t usage_ns;      /* when the kernel was last asked */
+    uint64_t memory_peak_bytes;
+};
+
+struct function {
+    bool used;
+    bool removing;
+    bool parked;            /* has calls, but only an event of its own sandboxes or account can help */
+    bool wants_memory;      /* a sandbox was refused for memory */
+    bool run_known;
+    uint32_t generation;
+    uint16_t account;
+    uint32_t weight;
+    uint32_t revision;      /* the one that gets calls */
+    uint32_t memory_mb;
+    uint32_t ahead_max;
+    uint64_t timeout_ns;
+    uint64_t queue_timeout_ns;
+    uint32_t queue_head;
+    uint32_t queue_tail;
+    uint32_t queued;
+    uint32_t excused;
+    uint32_t flush;         /* so many calls from the head are to be answered with flush_outcome */
+    uint8_t flush_outcome;
+    uint8_t flush_cause;
+    int32_t flush_status;
+    bool on_flush_list;
+    uint32_t flush_next;
+    uint8_t retire_why;     /* its sandboxes are to go, over several steps: enum core_why; gets no calls meanwhile */
+    bool retire_all;        /* else only those of another revision */
+    uint32_t guaranteed_next;
+    uint32_t account_next;  /* functions charged to the same account */
+    uint64_t run_ns;        /* moving average of run times */
+    uint64_t run_dev_ns;    /* mean deviation, as TCP's RTO has it (RFC 6298) */
+    uint64_t run_floor_ns;  /* age of a first call that is not answered yet: a lower bound before anything is known */
+    uint64_t start_ns;      /* moving average of a sandbox's start */
+    uint32_t state_heads[CORE_SB_STATES]; /* lists of sandboxes: BUSY is by backlog below instead */
+    uint32_t busy_heads[CORE_AHEAD_MAX + 1]; /* by backlog, current revision */
+    uint64_t busy_bits;
+    uint32_t states[CORE_SB_STATES];
+    uint32_t in_flight;
+    uint32_t sandboxes;
+    struct refusal last_refusal;
+    struct core_function_stats stats;
+};
+
+/* Siblings share the parent's capacity by virtual time; the parent of a function's account is its tenant. */
+struct tenant {
+    struct fair_heap ready; /* functions with calls that may be placed */
+    uint64_t clock;         /* virtual time of the function served last */
+    bool blocked;           /* its own account refused; out of the node's heap until a unit comes back */
+};
+
+struct core {
+    struct core_config config;
+    struct call *calls;
+    struct sandbox *sandboxes;
+    struct function *functions;
+    struct account *accounts;
+    struct timer *timers;      /* calls, then sandboxes, then one for draining */
+    struct tenant *tenants;    /* by account index */
+    uint32_t *account_functions; /* by account index: head of the list through function.account_next */
+    struct fair_node *function_nodes;
+    struct fair_node *tenant_nodes;
+    struct fair_heap ready_tenants;
+    uint64_t node_clock;
+    bool node_blocked;
+    struct wheel wheel;
+    struct meter meter;
+    uint32_t free_call;
+    uint32_t free_sandbox;
+    uint32_t lru_head;
+    uint32_t lru_tail;
+    uint32_t flush_head;
+    uint32_t guaranteed_head;
+    uint32_t wants_memory;     /* functions that wait for memory */
+    uint32_t evicting;         /* sandboxes killed for their memory, not yet reaped */
+    bool draining;
+    bool drain_over;
+    bool drained_told;
+    uint64_t now_ns;
+    uint32_t event_index;
+    struct core_action *actions;
+    size_t actions_count;
+    size_t actions_max;
+    struct core_totals totals;
+};
+
+/* Room that one event, one timer or one placement may need at most: an answer or a requeue for each call of a ring, and the
+ * actions around it. */
+enum { ACTIONS_RESERVE = CORE_AHEAD_MAX + 16 };
+
+static inline bool have_room(const struct core *core) {
+    return core->actions_max - core->actions_count >= ACTIONS_RESERVE;
+}
+
+static inline uint64_t handle_of(uint32_t index, uint32_t generation) {
+    return ((uint64_t)generation << 32) | index;
+}
+
+static inline uint64_t saturating_sub(uint64_t a, uint64_t b) {
+    return a > b ? a - b : 0;
+}
+
+static inline uint64_t max_u64(uint64_t a, uint64_t b) {
+    return a > b ? a : b;
+}
+
+static inline uint64_t min_u64(uint64_t a, uint64_t b) {
+    return a < b ? a : b;
+}
+
+static inline uint32_t call_timer(uint32_t call) {
+    return call;
+}
+
+static inline uint32_t sandbox_timer(const struct core *core, uint32_t sandbox) {
+    return core->config.calls_max + sandbox;
+}
+
+/* core.c */
+struct core_action *act(struct core *core, enum core_action_kind kind);
+uint64_t function_handle(const struct core *core, uint32_t function);
+uint64_t sandbox_handle(const struct core *core, uint32_t sandbox);
+uint64_t call_handle(const struct core *core, uint32_t call);
+/* Answers and frees. The call must be on no list. */
+void call_finish(struct core *core, uint32_t call, enum core_outcome outcome, struct core_action **answer);
+void queue_push_back(struct core *core, uint32_t call);
+void queue_push_front(struct core *core, uint32_t call);
+void queue_remove(struct core *core, uint32_t call);
+/* The next `count` calls from the head are answered so, as room for actions allows. */
+void function_flush(struct core *core, uint32_t function, uint32_t count, enum core_outcome outcome, uint8_t cause,
+                    int32_t status);
+void function_free_if_done(struct core *core, uint32_t function);
+
+/* pool.c */
+uint32_t sandbox_request(struct core *core, uint32_t function, uint32_t revision, struct refusal *why);
+void sandbox_send(struct core *core, uint32_t sandbox, uint32_t call);
+void sandbox_kill(struct core *core, uint32_t sandbox, enum core_why why);
+void sandbox_timer_fired(struct core *core, uint32_t sandbox);
+void on_reply(struct core *core, const struct core_reply_event *event);
+void on_progress(struct core *core, const struct core_reply_event *event);
+void on_ready(struct core *core, const struct core_sandbox_event *event);
+void on_init_failed(struct core *core, const struct core_sandbox_event *event);
+void on_gone(struct core *core, const struct core_sandbox_event *event);
+void on_reaped(struct core *core, const struct core_sandbox_event *event);
+void on_usage(struct core *core, const struct core_sandbox_event *event);
+void sandbox_retire(struct core *core, uint32_t sandbox, enum core_why why);
+void sandbox_set_state(struct core *core, uint32_t sandbox, enum core_sandbox_state state);
+/* NONE: stale. */
+uint32_t sandbox_find(struct core *core, uint64_t handle);
+const char *pool_check(const struct core *core);
+
+enum asked { ASKED_NOTHING = 0, ASKED_OVERRUN = 1, ASKED_TIMEOUT = 2 };
+
+/* place.c */
+void function_ready(struct core *core, uint32_t function);
+void function_unready(struct core *core, uint32_t function);
+void concurrency_uncharge(struct core *core, uint32_t function);
+void memory_uncharge(struct core *core, uint32_t function, uint32_t memory_mb);
+void settle_vtime(struct core *core, uint32_t function, int64_t delta_ns);
+void unblock_all(struct core *core);
+void dispatch(struct core *core);
+/* Expected wait of a call that joins the queue now; 0: not known. */
+uint64_t expected_wait_ns(const struct core *core, uint32_t function);
+uint64_t expected_run_ns(const struct function *function);
+uint16_t tenant_of(const struct core *core, uint32_t function);
+
+#endif

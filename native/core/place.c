@@ -1,0 +1,401 @@
+/* place.c: whose turn it is and where a call may start earliest.
+ *
+ * Whose turn: start-time fair queueing (Goyal, Vin, Cheng 1996) in two levels, tenants in the node and functions in the tenant.
+ * A function pays its expected CPU time over its weight when a call is dispatched; the difference to what the kernel measured is
+ * paid when the call is done. Whoever has paid least is next. One that was away starts at the clock of those who were
+ * not, so that idling saves nothing up.
+ *
+ * When the least one cannot go on since a shared account is full, nobody behind it may take what comes free, and nobody
+ * behind it may be fed by queueing ahead either: else a busy sandbox would never give its unit back. Only calls within a
+ * guarantee pass, since they take nothing from the shared part.
+ *
+ * Where: an idle sandbox; else ahead in the channel of the busy one with the least backlog, if that backlog ends before
+ * a new sandbox could start and within the window; else a new sandbox, if the queue will not have drained by the time
+ * it is there; else wait. */
+#include "internal.h"
+
+enum placed { PLACED, PARK, BLOCKED_TENANT, BLOCKED_NODE, FULL };
+
+uint16_t tenant_of(const struct core *core, uint32_t function) {
+    const uint16_t account = core->functions[function].account;
+    const uint16_t parent = core->accounts[account].parent;
+    return parent == METER_NONE ? account : parent;
+}
+
+static void tenant_ready(struct core *core, uint16_t tenant) {
+    struct tenant *t = &core->tenants[tenant];
+    struct fair_node *node = &core->tenant_nodes[tenant];
+    if (node->in_heap || t->blocked || t->ready.count == 0) {
+        return;
+    }
+    node->vtime = max_u64(node->vtime, core->node_clock);
+    fair_insert(&core->ready_tenants, core->tenant_nodes, tenant);
+}
+
+void function_ready(struct core *core, uint32_t index) {
+    struct function *function = &core->functions[index];
+    struct fair_node *node = &core->function_nodes[index];
+    function->parked = false;
+    if (function->queued <= function->flush || node->in_heap) {
+        return;
+    }
+    const uint16_t tenant = tenant_of(core, index);
+    node->vtime = max_u64(node->vtime, core->tenants[tenant].clock);
+    fair_insert(&core->tenants[tenant].ready, core->function_nodes, index);
+    tenant_ready(core, tenant);
+}
+
+void function_unready(struct core *core, uint32_t index) {
+    struct fair_node *node = &core->function_nodes[index];
+    if (!node->in_heap) {
+        return;
+    }
+    const uint16_t tenant = tenant_of(core, index);
+    fair_remove(&core->tenants[tenant].ready, core->function_nodes, index);
+    if (core->tenants[tenant].ready.count == 0 && core->tenant_nodes[tenant].in_heap) {
+        fair_remove(&core->ready_tenants, core->tenant_nodes, tenant);
+    }
+}
+
+/* Functions parked since their own account was full. */
+static void wake_account(struct core *core, uint16_t account) {
+    for (uint32_t i = core->account_functions[account]; i != NONE; i = core->functions[i].account_next) {
+        if (core->functions[i].parked) {
+            function_ready(core, i);
+        }
+    }
+}
+
+static void unblock(struct core *core, uint16_t account) {
+    if (!core->accounts[account].blocked) {
+        return;
+    }
+    core->accounts[account].blocked = false;
+    if (account == 0) {
+        core->node_blocked = false;
+    }
+    if (core->tenants[account].blocked) {
+        core->tenants[account].blocked = false;
+        tenant_ready(core, account);
+    }
+    if (core->accounts[account].functions > 0) {
+        wake_account(core, account);
+    }
+}
+
+void concurrency_uncharge(struct core *core, uint32_t index) {
+    const uint16_t leaf = core->functions[index].account;
+    meter_uncharge(&core->meter, leaf, CORE_CONCURRENCY, 1);
+    for (uint16_t i = leaf; i != METER_NONE; i = core->accounts[i].parent) {
+        unblock(core, i);
+    }
+}
+
+void unblock_all(struct core *core) {
+    for (uint32_t i = 0; i < core->config.accounts_max; i++) {
+        if (core->accounts[i].used) {
+            unblock(core, (uint16_t)i);
+        }
+    }
+}
+
+void memory_uncharge(struct core *core, uint32_t index, uint32_t memory_mb) {
+    meter_uncharge(&core->meter, core->functions[index].account, CORE_MEMORY, memory_mb);
+    if (core->wants_memory == 0) {
+        return;
+    }
+    for (uint32_t i = 0; i < core->config.functions_max; i++) {
+        if (core->functions[i].wants_memory) {
+            core->functions[i].wants_memory = false;
+            core->wants_memory--;
+            function_ready(core, i);
+        }
+    }
+}
+
+static uint64_t scaled(uint64_t ns, uint32_t weight) {
+    return ns * FAIR_SCALE / (weight == 0 ? 1 : weight);
+}
+
+static void pay(struct core *core, uint32_t index, uint64_t ns) {
+    const uint16_t tenant = tenant_of(core, index);
+    struct fair_node *fn = &core->function_nodes[index];
+    struct fair_node *tn = &core->tenant_nodes[tenant];
+    struct tenant *t = &core->tenants[tenant];
+    t->clock = max_u64(t->clock, fn->vtime);
+    core->node_clock = max_u64(core->node_clock, tn->vtime);
+    /* Alone in its heap a node may change its key in place: nothing is ordered against it. */
+    const uint64_t function_cost = scaled(ns, core->functions[index].weight);
+    if (fn->in_heap && t->ready.count > 1) {
+        fair_remove(&t->ready, core->function_nodes, index);
+        fn->vtime += function_cost;
+        fair_insert(&t->ready, core->function_nodes, index);
+    } else {
+        fn->vtime += function_cost;
+    }
+    const uint64_t tenant_cost = scaled(ns, core->accounts[tenant].weight);
+    if (tn->in_heap && core->ready_tenants.count > 1) {
+        fair_remove(&core->ready_tenants, core->tenant_nodes, tenant);
+        tn->vtime += tenant_cost;
+        fair_insert(&core->ready_tenants, core->tenant_nodes, tenant);
+    } else {
+        tn->vtime += tenant_cost;
+    }
+}
+
+static void settle_node(struct fair_heap *heap, struct fair_node *nodes, uint32_t id, int64_t delta) {
+    struct fair_node *node = &nodes[id];
+    const bool move = node->in_heap && heap->count > 1;
+    if (move) {
+        fair_remove(heap, nodes, id);
+    }
+    if (delta >= 0) {
+        node->vtime += (uint64_t)delta;
+    } else {
+        node->vtime = saturating_sub(node->vtime, (uint64_t)-delta);
+    }
+    if (move) {
+        fair_insert(heap, nodes, id);
+    }
+}
+
+void settle_vtime(struct core *core, uint32_t index, int64_t delta_ns) {
+    if (delta_ns == 0) {
+        return;
+    }
+    const uint16_t tenant = tenant_of(core, index);
+    const int64_t weight = core->functions[index].weight == 0 ? 1 : core->functions[index].weight;
+    const int64_t tenant_weight = core->accounts[tenant].weight == 0 ? 1 : core->accounts[tenant].weight;
+    settle_node(&core->tenants[tenant].ready, core->function_nodes, index, delta_ns * FAIR_SCALE / weight);
+    settle_node(&core->ready_tenants, core->tenant_nodes, tenant, delta_ns * FAIR_SCALE / tenant_weight);
+}
+
+uint64_t expected_run_ns(const struct function *function) {
+    return max_u64(function->run_ns, function->run_floor_ns);
+}
+
+uint64_t expected_wait_ns(const struct core *core, uint32_t index) {
+    (void)core;
+    const struct function *function = &core->functions[index];
+    const uint32_t live = function->states[CORE_SB_IDLE] + function->states[CORE_SB_BUSY];
+    if (live == 0) {
+        return 0;
+    }
+    return (uint64_t)(function->queued + function->in_flight) * expected_run_ns(function) / live;
+}
+
+/* The least loaded busy sandbox that may still be fed, or NONE. */
+static uint32_t ahead_of(const struct core *core, const struct function *function) {
+    if (!function->run_known || function->busy_bits == 0) {
+        return NONE;
+    }
+    const uint32_t backlog = (uint32_t)__builtin_ctzll(function->busy_bits);
+    const uint32_t most = function->ahead_max != 0 ? function->ahead_max : core->config.ahead_max;
+    if (backlog >= most) {
+        return NONE;
+    }
+    /* A function whose run times vary is judged by its bad calls: mean plus four deviations (RFC 6298). */
+    const uint64_t bad = expected_run_ns(function) + 4 * function->run_dev_ns;
+    const uint64_t wait = backlog * bad;
+    if (wait > core->config.ahead_window_ns || wait > function->start_ns) {
+        return NONE;
+    }
+    return function->busy_heads[backlog];
+}
+
+/* How many more sandboxes the waiting calls justify. Never a storm: calls that the living ones will have served before a
+ * new one could start ask for none. */
+static bool wants_sandbox(const struct core *core, uint32_t index) {
+    const struct function *function = &core->functions[index];
+    const uint32_t waiting = function->queued - function->flush;
+    const uint32_t starting = function->states[CORE_SB_STARTING];
+    const uint32_t live = function->states[CORE_SB_IDLE] + function->states[CORE_SB_BUSY];
+    if (starting >= waiting || starting >= core->config.starting_max) {
+        return false;
+    }
+    const uint64_t run = expected_run_ns(function);
+    if (run == 0) {
+        /* Nothing is known yet: as many as could run side by side, and see. */
+        return starting + live < 2 * core->config.cpus;
+    }
+    if (live == 0) {
+        return starting < 2 * core->config.cpus ||
+               (uint64_t)waiting * run / (starting + 1) > function->start_ns;
+    }
+    const uint64_t small = core->config.ahead_window_ns / 2;
+    if (function->run_known && run + 4 * function->run_dev_ns <= small) {
+        /* Microsecond functions are fed ahead; another process helps only where a processor is left for it. */
+        return starting == 0 && live < core->config.cpus;
+    }
+    return (uint64_t)waiting * run / (live + starting) > function->start_ns / 2 || run > function->start_ns;
+}
+
+/* Memory is short under `account`: end the least recently used idle sandbox there that is not our own. */
+static bool evict(struct core *core, uint32_t index, uint16_t account) {
+    unsigned looked = 0;
+    for (uint32_t s = core->lru_head; s != NONE && looked < 64; s = core->sandboxes[s].lru_next, looked++) {
+        const struct sandbox *sandbox = &core->sandboxes[s];
+        if (sandbox->function == index) {
+            continue;
+        }
+        for (uint16_t i = core->functions[sandbox->function].account; i != METER_NONE;
+             i = core->accounts[i].parent) {
+            if (i == account) {
+                sandbox_kill(core, s, CORE_WHY_EVICTED);
+                core->evicting++;
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+static void ask_for_sandbox(struct core *core, uint32_t index) {
+    struct function *function = &core->functions[index];
+    /* Room for a unit of concurrency besides those already starting for this function. */
+    if (!meter_room(&core->meter, function->account, CORE_CONCURRENCY,
+                    (int64_t)function->states[CORE_SB_STARTING] + 1)) {
+        return;
+    }
+    struct refusal why;
+    if (sandbox_request(core, index, function->revision, &why) != NONE) {
+        return;
+    }
+    function->last_refusal = why;
+    if (why.resource == CORE_MEMORY) {
+        if (core->evicting == 0) {
+            (void)evict(core, index, why.account);
+        }
+    }
+    if (!function->wants_memory) {
+        function->wants_memory = true;
+        core->wants_memory++;
+    }
+}
+
+static uint32_t queue_pop(struct core *core, uint32_t index) {
+    const uint32_t call = core->functions[index].queue_head;
+    SCHED_ASSERT(call != NONE);
+    queue_remove(core, call);
+    return call;
+}
+
+static enum placed place_head(struct core *core, uint32_t index, bool guaranteed_only) {
+    struct function *function = &core->functions[index];
+    SCHED_ASSERT(function->queued > function->flush);
+    if (function->removing || function->retire_why != CORE_WHY_NONE) {
+        return PARK; /* until its old sandboxes are gone from the lists */
+    }
+    if (!have_room(core)) {
+        return FULL;
+    }
+    const uint32_t idle = function->state_heads[CORE_SB_IDLE];
+    if (idle != NONE) {
+        if (guaranteed_only && !meter_guaranteed(&core->meter, function->account)) {
+            return PARK;
+        }
+        struct refusal why;
+        if (!meter_charge(&core->meter, function->account, CORE_CONCURRENCY, 1, &why)) {
+            function->last_refusal = why;
+            core->accounts[why.account].blocked = true;
+            if (why.account == 0) {
+                return BLOCKED_NODE;
+            }
+            return why.account == function->account ? PARK : BLOCKED_TENANT;
+        }
+        core->sandboxes[idle].charged = 1;
+        sandbox_send(core, idle, queue_pop(core, index));
+        return PLACED;
+    }
+    const uint32_t busy = ahead_of(core, function);
+    if (busy != NONE) {
+        sandbox_send(core, busy, queue_pop(core, index));
+        return PLACED;
+    }
+    while (have_room(core) && wants_sandbox(core, index)) {
+        const uint32_t before = function->states[CORE_SB_STARTING];
+        ask_for_sandbox(core, index);
+        if (function->states[CORE_SB_STARTING] == before) {
+            break;
+        }
+    }
+    if (!meter_room(&core->meter, function->account, CORE_CONCURRENCY, 1)) {
+        /* Full, and nobody idle: say which account, so that a refusal can name it, and be woken when it has room. */
+        struct refusal why = {.account = function->account};
+        if (!meter_charge(&core->meter, function->account, CORE_CONCURRENCY, 1, &why)) {
+            core->accounts[why.account].refused[CORE_CONCURRENCY]--; /* nobody was refused, we only asked */
+            function->last_refusal = why;
+        } else {
+            meter_uncharge(&core->meter, function->account, CORE_CONCURRENCY, 1);
+        }
+        core->accounts[why.account].blocked = true;
+        if (function->sandboxes == 0) {
+            /* It needs a new sandbox, hence a shared unit: it holds its turn. */
+            if (why.account == 0) {
+                return BLOCKED_NODE;
+            }
+            if (why.account != function->account) {
+                return BLOCKED_TENANT;
+            }
+        }
+    }
+    return PARK;
+}
+
+/* Calls within a guarantee pass whoever waits for the shared part. */
+static void dispatch_guaranteed(struct core *core) {
+    for (uint32_t i = core->guaranteed_head; i != NONE; i = core->functions[i].guaranteed_next) {
+        struct function *function = &core->functions[i];
+        while (core->function_nodes[i].in_heap && function->queued > function->flush &&
+               meter_guaranteed(&core->meter, function->account)) {
+            const uint64_t cost = expected_run_ns(function);
+            if (place_head(core, i, true) != PLACED) {
+                break;
+            }
+            pay(core, i, cost);
+            if (function->queued <= function->flush) {
+                function_unready(core, i);
+            }
+        }
+    }
+}
+
+void dispatch(struct core *core) {
+    if (core->guaranteed_head != NONE) {
+        dispatch_guaranteed(core);
+    }
+    while (!core->node_blocked && core->ready_tenants.root != FAIR_NONE && have_room(core)) {
+        const uint16_t tenant = (uint16_t)core->ready_tenants.root;
+        const uint32_t index = core->tenants[tenant].ready.root;
+        SCHED_ASSERT(index != FAIR_NONE);
+        struct function *function = &core->functions[index];
+        if (function->queued <= function->flush) {
+            function_unready(core, index);
+            continue;
+        }
+        const uint64_t cost = expected_run_ns(function);
+        switch (place_head(core, index, false)) {
+        case PLACED:
+            pay(core, index, cost);
+            if (function->queued <= function->flush) {
+                function_unready(core, index);
+            }
+            break;
+        case PARK:
+            function_unready(core, index);
+            function->parked = true;
+            break;
+        case BLOCKED_TENANT:
+            core->tenants[tenant].blocked = true;
+            core->accounts[tenant].blocked = true;
+            fair_remove(&core->ready_tenants, core->tenant_nodes, tenant);
+            break;
+        case BLOCKED_NODE:
+            core->node_blocked = true;
+            core->accounts[0].blocked = true;
+            break;
+        case FULL:
+            return;
+        }
+    }
+}
