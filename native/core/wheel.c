@@ -8,6 +8,9 @@
 
 enum { NOWHERE = 0xffff };
 
+static const uint64_t TICK_MAX = UINT64_MAX >> WHEEL_TICK_BITS;
+_Static_assert(6 * WHEEL_LEVELS + WHEEL_TICK_BITS == 64, "the levels cover all of time");
+
 static uint64_t ceil_tick(uint64_t ns) {
     const uint64_t mask = (1ULL << WHEEL_TICK_BITS) - 1;
     return (ns >> WHEEL_TICK_BITS) + ((ns & mask) ? 1 : 0);
@@ -34,21 +37,15 @@ static void unlink_timer(struct wheel *wheel, uint32_t id) {
 static void place_timer(struct wheel *wheel, uint32_t id) {
     struct timer *timer = &wheel->timers[id];
     SCHED_ASSERT(timer->slot == NOWHERE);
-    const uint64_t horizon = (1ULL << (6 * WHEEL_LEVELS)) - 1;
     uint64_t tick = ceil_tick(timer->due_ns);
     if (tick <= wheel->tick) {
         tick = wheel->tick + 1;
     }
-    /* Beyond the horizon: as late as the top level reaches; looked at again when that slot comes. */
-    uint64_t differ = tick ^ wheel->tick;
-    if (differ > horizon) {
-        tick = wheel->tick | horizon;
-        differ = tick ^ wheel->tick;
-        if (differ == 0) {
-            tick = wheel->tick + 1;
-            differ = horizon;
-        }
+    if (tick > TICK_MAX) {
+        tick = TICK_MAX;
     }
+    const uint64_t differ = tick ^ wheel->tick;
+    SCHED_ASSERT(differ != 0); /* the clock is at its very end, 584 years after it began */
     const unsigned level = (unsigned)(63 - __builtin_clzll(differ)) / 6;
     const unsigned digit = (unsigned)(tick >> (6 * level)) & 63U;
     SCHED_ASSERT(level < WHEEL_LEVELS);
@@ -84,7 +81,9 @@ void wheel_init(struct wheel *wheel, struct timer *timers, uint32_t count, uint6
 
 void wheel_arm(struct wheel *wheel, uint32_t id, uint64_t due_ns) {
     SCHED_ASSERT(id < wheel->count);
-    SCHED_ASSERT(due_ns != WHEEL_NEVER);
+    if (due_ns == WHEEL_NEVER) {
+        due_ns--; /* the mark of a disarmed timer */
+    }
     struct timer *timer = &wheel->timers[id];
     timer->due_ns = due_ns;
     if (timer->slot != NOWHERE) {

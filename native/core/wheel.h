@@ -1,7 +1,8 @@
 /* wheel.h: a hierarchical timer wheel over numbered timers.
  *
- * Six levels of 64 slots, one tick is 2^16 ns (65.5 µs), so 52 days are covered. A timer never fires early and at most two
- * ticks late, plus how late wheel_advance() is called. All memory is the caller's.
+ * Eight levels of 64 slots, one tick is 2^16 ns (65.5 µs), so all of 64-bit time is covered and there is no horizon: with six
+ * levels a machine that is up for 52 days crosses one. A timer never fires early and at most two ticks late, plus how
+ * late wheel_advance() is called. All memory is the caller's.
  *
  * Re-arming is lazy: moving a timer later only writes its due time; it is put where it belongs when its old slot comes up.
  * Warm calls re-arm a sandbox's timer twice each, and this makes that a store. wheel_next_ns() may therefore be early, never late.
@@ -12,7 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { WHEEL_LEVELS = 6, WHEEL_SLOTS = 64, WHEEL_TICK_BITS = 16 };
+enum { WHEEL_LEVELS = 8, WHEEL_SLOTS = 64, WHEEL_TICK_BITS = 16 };
 #define WHEEL_NONE UINT32_MAX
 #define WHEEL_NEVER UINT64_MAX
 
@@ -35,7 +36,7 @@ struct wheel {
 };
 
 void wheel_init(struct wheel *wheel, struct timer *timers, uint32_t count, uint64_t now_ns);
-/* O(1). due_ns in the past fires at the next advance beyond the present tick. */
+/* O(1). due_ns in the past fires at the next advance beyond the present tick. WHEEL_NEVER is taken as the last time there is. */
 void wheel_arm(struct wheel *wheel, uint32_t timer, uint64_t due_ns);
 /* O(1). */
 void wheel_disarm(struct wheel *wheel, uint32_t timer);
