@@ -72,12 +72,14 @@ struct core *core_new(const struct core_config *config) {
     }
     for (uint32_t i = 0; i < config->accounts_max; i++) {
         fair_heap_init(&core->tenants[i].ready);
+        core->tenants[i].waits_head = core->tenants[i].waits_tail = NONE;
         core->account_functions[i] = NONE;
     }
     fair_heap_init(&core->ready_tenants);
+    core->released = METER_NONE;
     meter_init(&core->meter, core->accounts, config->accounts_max);
     wheel_init(&core->wheel, core->timers, timers, 0);
-    core->lru_head = core->lru_tail = core->flush_head = core->guaranteed_head = NONE;
+    core->lru_head = core->lru_tail = core->flush_head = core->guaranteed_head = core->wanting = NONE;
     const struct core_account_event node = {
         .index = 0, .parent = CORE_NO_ACCOUNT, .weight = 100,
         .max = {CORE_NO_LIMIT, CORE_NO_LIMIT, CORE_NO_LIMIT, INT64_MAX, CORE_NO_LIMIT, INT64_MAX}};
@@ -131,6 +133,8 @@ static uint32_t function_find(struct core *core, uint64_t handle) {
     return NONE;
 }
 
+enum { RETURN_WALK_MAX = 4 * CORE_AHEAD_MAX };
+
 /* ---- calls ----------------------------------------------------------------------------------------------------------- */
 
 void call_finish(struct core *core, uint32_t index, enum core_outcome outcome, struct core_action **out) {
@@ -153,13 +157,14 @@ void call_finish(struct core *core, uint32_t index, enum core_outcome outcome, s
     call->state = CALL_FREE;
     call->next = core->free_call;
     core->free_call = index;
+    function_ends_if_done(core, call->function);
     *out = answer;
 }
 
 static void queue_timer(struct core *core, uint32_t index) {
     struct call *call = &core->calls[index];
     const struct function *function = &core->functions[call->function];
-    uint64_t due = core->now_ns + function->queue_timeout_ns;
+    uint64_t due = saturating_add(call->arrive_ns, function->queue_timeout_ns);
     if (call->excused) {
         due = core->now_ns + core->config.init_timeout_ns;
     }
@@ -192,22 +197,34 @@ void queue_push_back(struct core *core, uint32_t index) {
     queue_enter(core, index);
 }
 
-/* A call that comes back was admitted once and is not refused again: it may lift the account above its maximum. */
-void queue_push_front(struct core *core, uint32_t index) {
+/* A call that comes back was admitted once and is not refused again: it may lift the account above its maximum. Only others
+ * that came back can be older than it, so its place is near the head; the walk is bounded all the same. */
+void queue_return(struct core *core, uint32_t index) {
     struct call *call = &core->calls[index];
     struct function *function = &core->functions[call->function];
     meter_force(&core->meter, function->account, CORE_QUEUED_CALLS, 1);
     meter_force(&core->meter, function->account, CORE_QUEUED_BYTES, call->bytes);
-    call->prev = NONE;
-    call->next = function->queue_head;
-    if (function->queue_head != NONE) {
-        core->calls[function->queue_head].prev = index;
+    uint32_t prev = NONE;
+    uint32_t next = function->queue_head;
+    for (unsigned i = 0; i < RETURN_WALK_MAX && next != NONE && core->calls[next].order < call->order; i++) {
+        prev = next;
+        next = core->calls[next].next;
+    }
+    call->prev = prev;
+    call->next = next;
+    if (prev != NONE) {
+        core->calls[prev].next = index;
+    } else {
+        function->queue_head = index;
+    }
+    if (next != NONE) {
+        core->calls[next].prev = index;
+        if (core->calls[next].flushing) {
+            call->flushing = 1; /* they are a prefix of the queue */
+            function->flush++;
+        }
     } else {
         function->queue_tail = index;
-    }
-    function->queue_head = index;
-    if (function->flush > 0) {
-        function->flush++; /* those to be flushed are counted from the head */
     }
     queue_enter(core, index);
 }
@@ -229,6 +246,11 @@ void queue_remove(struct core *core, uint32_t index) {
     }
     call->prev = call->next = NONE;
     function->queued--;
+    if (call->flushing) {
+        call->flushing = 0;
+        SCHED_ASSERT(function->flush > 0);
+        function->flush--;
+    }
     if (call->excused) {
         function->excused--;
         call->excused = 0;
@@ -314,7 +336,7 @@ static void call_timer_fired(struct core *core, uint32_t index) {
         return;
     }
     /* A sandbox is starting for it: that is a cold start, not a wait for capacity. */
-    if (!call->excused && function->excused < function->states[CORE_SB_STARTING]) {
+    if (!call->excused && function->excused < function->coming) {
         call->excused = 1;
         function->excused++;
         queue_timer(core, index);
@@ -382,13 +404,14 @@ static void on_invoke(struct core *core, const struct core_invoke_event *invoke)
     struct call *call = &core->calls[index];
     core->free_call = call->next;
     const uint32_t generation = call->generation == UINT32_MAX ? 1 : call->generation + 1;
-    *call = (struct call){.cookie = invoke->cookie, .arrive_ns = core->now_ns, .deadline_ns = invoke->deadline_ns,
+    *call = (struct call){.cookie = invoke->cookie, .order = core->arrivals++, .arrive_ns = core->now_ns, .deadline_ns = invoke->deadline_ns,
                           .generation = generation, .function = fn, .sandbox = NONE, .bytes = invoke->bytes,
                           .prev = NONE, .next = NONE};
     core->totals.calls++;
     if (core->totals.calls > core->totals.calls_peak) {
         core->totals.calls_peak = core->totals.calls;
     }
+    function_begins(core, fn);
     queue_push_back(core, index);
     function_ready(core, fn);
     if (function->queue_timeout_ns == 0) {
@@ -435,7 +458,14 @@ void function_flush(struct core *core, uint32_t index, uint32_t count, enum core
     if (count == 0) {
         return;
     }
-    function->flush = count > function->queued ? function->queued : count;
+    uint32_t c = function->queue_head;
+    for (uint32_t marked = 0; c != NONE && marked < count; c = core->calls[c].next) {
+        if (!core->calls[c].flushing) {
+            core->calls[c].flushing = 1;
+            function->flush++;
+            marked++;
+        }
+    }
     function->flush_outcome = (uint8_t)outcome;
     function->flush_cause = cause;
     function->flush_status = status;
@@ -485,6 +515,7 @@ static void on_function_put(struct core *core, const struct core_function_event 
     if (!function->used) {
         *function = (struct function){.used = true, .generation = generation, .account = event->account,
                                       .revision = event->revision, .queue_head = NONE, .queue_tail = NONE,
+                                      .waits_at = METER_NONE,
                                       .start_ns = core->config.cold_start_guess_ns};
         for (unsigned i = 0; i < CORE_SB_STATES; i++) {
             function->state_heads[i] = NONE;
@@ -504,6 +535,7 @@ static void on_function_put(struct core *core, const struct core_function_event 
     function->timeout_ns = event->timeout_ns;
     function->queue_timeout_ns = event->queue_timeout_ns;
     rebuild_guaranteed(core);
+    function_ready(core, index); /* it may be fed further ahead now */
 }
 
 static bool retire_list(struct core *core, const struct function *function, uint32_t head) {
@@ -555,7 +587,7 @@ static void run_flushes(struct core *core) {
         struct function *function = &core->functions[index];
         while (function->flush > 0 && function->queued > 0 && have_room(core)) {
             const uint32_t c = function->queue_head;
-            function->flush--;
+            SCHED_ASSERT(core->calls[c].flushing);
             queue_remove(core, c);
             struct core_action *answer;
             call_finish(core, c, (enum core_outcome)function->flush_outcome, &answer);
@@ -568,7 +600,6 @@ static void run_flushes(struct core *core) {
         if (function->retire_why != CORE_WHY_NONE && !retire_some(core, index)) {
             return;
         }
-        function->flush = 0;
         function->on_flush_list = false;
         core->flush_head = function->flush_next;
         function_ready(core, index);
@@ -590,6 +621,10 @@ static void on_function_switch(struct core *core, const struct core_function_eve
     /* What was learnt of the old code says little about the new. */
     function->run_known = false;
     function->run_ns = function->run_dev_ns = function->run_floor_ns = 0;
+    function->coming = 0;
+    for (uint32_t s = function->state_heads[CORE_SB_STARTING]; s != NONE; s = core->sandboxes[s].next) {
+        function->coming += core->sandboxes[s].revision == function->revision;
+    }
     retire_begin(core, index, false, CORE_WHY_REVISION);
 }
 
@@ -600,10 +635,9 @@ void function_free_if_done(struct core *core, uint32_t index) {
         return;
     }
     function_unready(core, index);
+    waits_remove(core, index);
     act(core, CORE_ACT_FUNCTION_FREED)->function = function_handle(core, index);
-    if (function->wants_memory) {
-        core->wants_memory--;
-    }
+    wanting_remove(core, index);
     uint32_t *link = &core->account_functions[function->account];
     while (*link != index) {
         SCHED_ASSERT(*link != NONE);
@@ -764,12 +798,14 @@ size_t core_step(struct core *core, uint64_t now_ns, const struct core_event *ev
         core->drained_told = true;
         (void)act(core, CORE_ACT_DRAINED);
     }
+    /* Every loop above ends early only for want of room. */
+    core->more = !have_room(core);
     core->actions = NULL;
     return core->actions_count;
 }
 
 uint64_t core_next_ns(const struct core *core) {
-    return wheel_next_ns(&core->wheel);
+    return core->more ? core->now_ns : wheel_next_ns(&core->wheel);
 }
 
 /* ---- looking in ------------------------------------------------------------------------------------------------------ */
@@ -802,18 +838,24 @@ const char *core_check(const struct core *core) {
         }
         uint32_t queued = 0;
         uint32_t excused = 0;
+        uint32_t flushing = 0;
         uint32_t prev = NONE;
         for (uint32_t c = function->queue_head; c != NONE; c = core->calls[c].next) {
             if (core->calls[c].state != CALL_QUEUED || core->calls[c].prev != prev || core->calls[c].function != i) {
                 return "core: broken queue";
             }
+            if (flushing != queued && core->calls[c].flushing) {
+                return "core: calls to be flushed are not a prefix of their queue";
+            }
             prev = c;
             excused += core->calls[c].excused;
+            flushing += core->calls[c].flushing;
             if (++queued > core->config.calls_max) {
                 return "core: cycle in a queue";
             }
         }
-        if (queued != function->queued || prev != function->queue_tail || excused != function->excused) {
+        if (queued != function->queued || prev != function->queue_tail || excused != function->excused ||
+            flushing != function->flush) {
             return "core: queue count";
         }
         const char *heap = fair_check(&core->tenants[tenant_of(core, i)].ready, core->function_nodes,

@@ -23,6 +23,7 @@ enum call_state { CALL_FREE = 0, CALL_QUEUED = 1, CALL_SENT = 2, CALL_ORPHAN = 3
 
 struct call {
     uint64_t cookie;
+    uint64_t order;         /* of arrival: a queue is sorted by it, so what comes back finds its old place */
     uint64_t arrive_ns;
     uint64_t deadline_ns;   /* the caller's, 0: none */
     uint64_t sent_ns;
@@ -39,6 +40,7 @@ struct call {
     uint8_t cancelled;
     uint8_t excused;        /* its queue timeout has passed, but a sandbox is starting for it */
     uint8_t tier;
+    uint8_t flushing;       /* counted in function.flush */
 };
 
 struct sandbox {
@@ -81,8 +83,13 @@ struct sandbox {
 struct function {
     bool used;
     bool removing;
+    bool active;            /* has calls, in its queue or in sandboxes */
     bool parked;            /* has calls, but only an event of its own sandboxes or account can help */
-    bool wants_memory;      /* a sandbox was refused for memory */
+    uint16_t waits_at;      /* the shared account it is parked for, on that account's list; METER_NONE: none */
+    uint32_t waits_prev;
+    uint32_t waits_next;
+    bool wants_memory;      /* a sandbox was refused for memory or a place in the table: on the list core.wanting */
+    uint32_t wanting_next;
     bool run_known;
     uint32_t generation;
     uint16_t account;
@@ -96,6 +103,7 @@ struct function {
     uint32_t queue_tail;
     uint32_t queued;
     uint32_t excused;
+    uint32_t coming;        /* STARTING sandboxes of the serving revision */
     uint32_t flush;         /* so many calls from the head are to be answered with flush_outcome */
     uint8_t flush_outcome;
     uint8_t flush_cause;
@@ -124,6 +132,11 @@ struct function {
 struct tenant {
     struct fair_heap ready; /* functions with calls that may be placed */
     uint64_t clock;         /* virtual time of the function served last */
+    uint32_t active;        /* functions with calls, queued or in sandboxes */
+    uint32_t waits_head;    /* functions parked since this account, not their own, was full: first come first served */
+    uint32_t waits_tail;
+    uint16_t released_next; /* accounts that a unit came back to while somebody waits there */
+    bool released;
     bool blocked;           /* its own account refused; out of the node's heap until a unit comes back */
 };
 
@@ -140,7 +153,9 @@ struct core {
     struct fair_node *tenant_nodes;
     struct fair_heap ready_tenants;
     uint64_t node_clock;
+    uint64_t arrivals;
     bool node_blocked;
+    uint16_t released;
     struct wheel wheel;
     struct meter meter;
     uint32_t free_call;
@@ -149,11 +164,13 @@ struct core {
     uint32_t lru_tail;
     uint32_t flush_head;
     uint32_t guaranteed_head;
-    uint32_t wants_memory;     /* functions that wait for memory */
+    uint32_t wanting;          /* functions that wait for memory */
+    bool idle_appeared;        /* a sandbox became idle since they last looked for one to evict */
     uint32_t evicting;         /* sandboxes killed for their memory, not yet reaped */
     bool draining;
     bool drain_over;
     bool drained_told;
+    bool more;                 /* the last step ran out of room for actions: work may be left */
     uint64_t now_ns;
     uint32_t event_index;
     struct core_action *actions;
@@ -176,6 +193,10 @@ static inline uint64_t handle_of(uint32_t index, uint32_t generation) {
 
 static inline uint64_t saturating_sub(uint64_t a, uint64_t b) {
     return a > b ? a - b : 0;
+}
+
+static inline uint64_t saturating_add(uint64_t a, uint64_t b) {
+    return a > UINT64_MAX - b ? UINT64_MAX : a + b;
 }
 
 static inline uint64_t max_u64(uint64_t a, uint64_t b) {
@@ -202,7 +223,8 @@ uint64_t call_handle(const struct core *core, uint32_t call);
 /* Answers and frees. The call must be on no list. */
 void call_finish(struct core *core, uint32_t call, enum core_outcome outcome, struct core_action **answer);
 void queue_push_back(struct core *core, uint32_t call);
-void queue_push_front(struct core *core, uint32_t call);
+/* A call that comes back from a sandbox: to its old place, at or near the head. */
+void queue_return(struct core *core, uint32_t call);
 void queue_remove(struct core *core, uint32_t call);
 /* The next `count` calls from the head are answered so, as room for actions allows. */
 void function_flush(struct core *core, uint32_t function, uint32_t count, enum core_outcome outcome, uint8_t cause,
@@ -232,8 +254,13 @@ enum asked { ASKED_NOTHING = 0, ASKED_OVERRUN = 1, ASKED_TIMEOUT = 2 };
 /* place.c */
 void function_ready(struct core *core, uint32_t function);
 void function_unready(struct core *core, uint32_t function);
+/* Its first call comes while none is queued or in a sandbox: what it did not use meanwhile is not saved up. */
+void function_begins(struct core *core, uint32_t function);
+void function_ends_if_done(struct core *core, uint32_t function);
+void waits_remove(struct core *core, uint32_t function);
 void concurrency_uncharge(struct core *core, uint32_t function);
 void memory_uncharge(struct core *core, uint32_t function, uint32_t memory_mb);
+void wanting_remove(struct core *core, uint32_t function);
 void settle_vtime(struct core *core, uint32_t function, int64_t delta_ns);
 void unblock_all(struct core *core);
 void dispatch(struct core *core);

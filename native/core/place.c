@@ -14,6 +14,12 @@
  * it is there; else wait. */
 #include "internal.h"
 
+enum { EVICT_SERVED_MIN = 10 };
+
+/* A function that could not be served while it had calls keeps its turn, but no more than a second of it (at weight 100): one
+ * that was held back by its own limit must not shut out everybody else when the limit goes. */
+static const uint64_t LAG_MAX = 1000ULL * 1000 * 1000 * FAIR_SCALE / 100;
+
 enum placed { PLACED, PARK, BLOCKED_TENANT, BLOCKED_NODE, FULL };
 
 uint16_t tenant_of(const struct core *core, uint32_t function) {
@@ -28,21 +34,111 @@ static void tenant_ready(struct core *core, uint16_t tenant) {
     if (node->in_heap || t->blocked || t->ready.count == 0) {
         return;
     }
-    node->vtime = max_u64(node->vtime, core->node_clock);
+    node->vtime = max_u64(node->vtime, saturating_sub(core->node_clock, LAG_MAX));
     fair_insert(&core->ready_tenants, core->tenant_nodes, tenant);
+}
+
+void waits_remove(struct core *core, uint32_t index) {
+    struct function *function = &core->functions[index];
+    if (function->waits_at == METER_NONE) {
+        return;
+    }
+    struct tenant *t = &core->tenants[function->waits_at];
+    if (function->waits_prev != NONE) {
+        core->functions[function->waits_prev].waits_next = function->waits_next;
+    } else {
+        t->waits_head = function->waits_next;
+    }
+    if (function->waits_next != NONE) {
+        core->functions[function->waits_next].waits_prev = function->waits_prev;
+    } else {
+        t->waits_tail = function->waits_prev;
+    }
+    function->waits_at = METER_NONE;
+}
+
+static void waits_add(struct core *core, uint32_t index, uint16_t account) {
+    struct function *function = &core->functions[index];
+    struct tenant *t = &core->tenants[account];
+    waits_remove(core, index);
+    function->waits_at = account;
+    function->waits_next = NONE;
+    function->waits_prev = t->waits_tail;
+    if (t->waits_tail != NONE) {
+        core->functions[t->waits_tail].waits_next = index;
+    } else {
+        t->waits_head = index;
+    }
+    t->waits_tail = index;
 }
 
 void function_ready(struct core *core, uint32_t index) {
     struct function *function = &core->functions[index];
     struct fair_node *node = &core->function_nodes[index];
     function->parked = false;
+    waits_remove(core, index);
     if (function->queued <= function->flush || node->in_heap) {
         return;
     }
     const uint16_t tenant = tenant_of(core, index);
-    node->vtime = max_u64(node->vtime, core->tenants[tenant].clock);
+    node->vtime = max_u64(node->vtime, saturating_sub(core->tenants[tenant].clock, LAG_MAX));
     fair_insert(&core->tenants[tenant].ready, core->function_nodes, index);
     tenant_ready(core, tenant);
+}
+
+void function_begins(struct core *core, uint32_t index) {
+    const uint16_t tenant = tenant_of(core, index);
+    struct tenant *t = &core->tenants[tenant];
+    struct function *function = &core->functions[index];
+    if (function->active) {
+        return;
+    }
+    function->active = true;
+    core->function_nodes[index].vtime = max_u64(core->function_nodes[index].vtime, t->clock);
+    if (t->active++ == 0) {
+        SCHED_ASSERT(!core->tenant_nodes[tenant].in_heap);
+        core->tenant_nodes[tenant].vtime = max_u64(core->tenant_nodes[tenant].vtime, core->node_clock);
+    }
+}
+
+void function_ends_if_done(struct core *core, uint32_t index) {
+    struct function *function = &core->functions[index];
+    if (function->active && function->queued == 0 && function->in_flight == 0) {
+        struct tenant *t = &core->tenants[tenant_of(core, index)];
+        SCHED_ASSERT(t->active > 0);
+        t->active--;
+        function->active = false;
+    }
+}
+
+/* A unit came back here. One of those that wait for it competes for it by virtual time; should it not be used up,
+ * dispatch() goes on to the next. */
+static void unit_released(struct core *core, uint16_t account) {
+    struct tenant *t = &core->tenants[account];
+    if (t->waits_head == NONE) {
+        return;
+    }
+    if (!t->released) {
+        t->released = true;
+        t->released_next = core->released;
+        core->released = account;
+    }
+    function_ready(core, t->waits_head);
+}
+
+/* Nobody in the heaps wants what is free: the next one that waits where a unit came back. False: nobody. */
+static bool wake_waiting(struct core *core) {
+    while (core->released != METER_NONE) {
+        const uint16_t account = core->released;
+        struct tenant *t = &core->tenants[account];
+        if (t->waits_head != NONE && meter_room(&core->meter, account, CORE_CONCURRENCY, 1)) {
+            function_ready(core, t->waits_head);
+            return true;
+        }
+        core->released = t->released_next;
+        t->released = false;
+    }
+    return false;
 }
 
 void function_unready(struct core *core, uint32_t index) {
@@ -88,6 +184,7 @@ void concurrency_uncharge(struct core *core, uint32_t index) {
     meter_uncharge(&core->meter, leaf, CORE_CONCURRENCY, 1);
     for (uint16_t i = leaf; i != METER_NONE; i = core->accounts[i].parent) {
         unblock(core, i);
+        unit_released(core, i);
     }
 }
 
@@ -99,18 +196,32 @@ void unblock_all(struct core *core) {
     }
 }
 
-void memory_uncharge(struct core *core, uint32_t index, uint32_t memory_mb) {
-    meter_uncharge(&core->meter, core->functions[index].account, CORE_MEMORY, memory_mb);
-    if (core->wants_memory == 0) {
+/* Functions that were refused a sandbox look again: memory came back, or a sandbox that may be evicted. */
+static void wake_wanting(struct core *core) {
+    while (core->wanting != NONE) {
+        const uint32_t index = core->wanting;
+        core->wanting = core->functions[index].wanting_next;
+        core->functions[index].wants_memory = false;
+        function_ready(core, index);
+    }
+}
+
+void wanting_remove(struct core *core, uint32_t index) {
+    if (!core->functions[index].wants_memory) {
         return;
     }
-    for (uint32_t i = 0; i < core->config.functions_max; i++) {
-        if (core->functions[i].wants_memory) {
-            core->functions[i].wants_memory = false;
-            core->wants_memory--;
-            function_ready(core, i);
-        }
+    uint32_t *link = &core->wanting;
+    while (*link != index) {
+        SCHED_ASSERT(*link != NONE);
+        link = &core->functions[*link].wanting_next;
     }
+    *link = core->functions[index].wanting_next;
+    core->functions[index].wants_memory = false;
+}
+
+void memory_uncharge(struct core *core, uint32_t index, uint32_t memory_mb) {
+    meter_uncharge(&core->meter, core->functions[index].account, CORE_MEMORY, memory_mb);
+    wake_wanting(core);
 }
 
 static uint64_t scaled(uint64_t ns, uint32_t weight) {
@@ -208,7 +319,7 @@ static uint32_t ahead_of(const struct core *core, const struct function *functio
 static bool wants_sandbox(const struct core *core, uint32_t index) {
     const struct function *function = &core->functions[index];
     const uint32_t waiting = function->queued - function->flush;
-    const uint32_t starting = function->states[CORE_SB_STARTING];
+    const uint32_t starting = function->coming;
     const uint32_t live = function->states[CORE_SB_IDLE] + function->states[CORE_SB_BUSY];
     if (starting >= waiting || starting >= core->config.starting_max) {
         return false;
@@ -230,12 +341,17 @@ static bool wants_sandbox(const struct core *core, uint32_t index) {
     return (uint64_t)waiting * run / (live + starting) > function->start_ns / 2 || run > function->start_ns;
 }
 
-/* Memory is short under `account`: end the least recently used idle sandbox there that is not our own. */
+/* Memory is short under `account`: end the least recently used idle sandbox there that is not our own. One that its
+ * function has a call waiting for goes only when it has served long enough that starts cost a tenth of the time at most: two functions that
+ * want the same memory shall take turns, not trade a start for each call. */
 static bool evict(struct core *core, uint32_t index, uint16_t account) {
     unsigned looked = 0;
     for (uint32_t s = core->lru_head; s != NONE && looked < 64; s = core->sandboxes[s].lru_next, looked++) {
         const struct sandbox *sandbox = &core->sandboxes[s];
-        if (sandbox->function == index) {
+        const struct function *other = &core->functions[sandbox->function];
+        if (sandbox->function == index ||
+            (other->queued - other->flush >= other->states[CORE_SB_IDLE] &&
+             core->now_ns - sandbox->ready_ns < EVICT_SERVED_MIN * core->functions[index].start_ns)) {
             continue;
         }
         for (uint16_t i = core->functions[sandbox->function].account; i != METER_NONE;
@@ -254,7 +370,7 @@ static void ask_for_sandbox(struct core *core, uint32_t index) {
     struct function *function = &core->functions[index];
     /* Room for a unit of concurrency besides those already starting for this function. */
     if (!meter_room(&core->meter, function->account, CORE_CONCURRENCY,
-                    (int64_t)function->states[CORE_SB_STARTING] + 1)) {
+                    (int64_t)function->coming + 1)) {
         return;
     }
     struct refusal why;
@@ -262,14 +378,14 @@ static void ask_for_sandbox(struct core *core, uint32_t index) {
         return;
     }
     function->last_refusal = why;
-    if (why.resource == CORE_MEMORY) {
-        if (core->evicting == 0) {
-            (void)evict(core, index, why.account);
-        }
+    /* For want of memory below the account that refused, or of a place in the node's table. */
+    if (core->evicting == 0) {
+        (void)evict(core, index, why.account);
     }
     if (!function->wants_memory) {
         function->wants_memory = true;
-        core->wants_memory++;
+        function->wanting_next = core->wanting;
+        core->wanting = index;
     }
 }
 
@@ -313,9 +429,9 @@ static enum placed place_head(struct core *core, uint32_t index, bool guaranteed
         return PLACED;
     }
     while (have_room(core) && wants_sandbox(core, index)) {
-        const uint32_t before = function->states[CORE_SB_STARTING];
+        const uint32_t before = function->coming;
         ask_for_sandbox(core, index);
-        if (function->states[CORE_SB_STARTING] == before) {
+        if (function->coming == before) {
             break;
         }
     }
@@ -329,14 +445,12 @@ static enum placed place_head(struct core *core, uint32_t index, bool guaranteed
             meter_uncharge(&core->meter, function->account, CORE_CONCURRENCY, 1);
         }
         core->accounts[why.account].blocked = true;
-        if (function->sandboxes == 0) {
-            /* It needs a new sandbox, hence a shared unit: it holds its turn. */
-            if (why.account == 0) {
-                return BLOCKED_NODE;
+        if (why.account != function->account) {
+            if (function->states[CORE_SB_BUSY] == 0 && function->coming == 0) {
+                /* It needs a new sandbox, hence a shared unit: it holds its turn. */
+                return why.account == 0 ? BLOCKED_NODE : BLOCKED_TENANT;
             }
-            if (why.account != function->account) {
-                return BLOCKED_TENANT;
-            }
+            waits_add(core, index, why.account);
         }
     }
     return PARK;
@@ -361,10 +475,22 @@ static void dispatch_guaranteed(struct core *core) {
 }
 
 void dispatch(struct core *core) {
+    if (core->idle_appeared) {
+        core->idle_appeared = false;
+        if (core->evicting == 0) {
+            wake_wanting(core);
+        }
+    }
     if (core->guaranteed_head != NONE) {
         dispatch_guaranteed(core);
     }
-    while (!core->node_blocked && core->ready_tenants.root != FAIR_NONE && have_room(core)) {
+    while (!core->node_blocked && have_room(core)) {
+        if (core->ready_tenants.root == FAIR_NONE) {
+            if (!wake_waiting(core)) {
+                return;
+            }
+            continue;
+        }
         const uint16_t tenant = (uint16_t)core->ready_tenants.root;
         const uint32_t index = core->tenants[tenant].ready.root;
         SCHED_ASSERT(index != FAIR_NONE);
@@ -382,7 +508,7 @@ void dispatch(struct core *core) {
             }
             break;
         case PARK:
-            function_unready(core, index);
+            function_unready(core, index); /* it may wait at an account */
             function->parked = true;
             break;
         case BLOCKED_TENANT:

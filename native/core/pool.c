@@ -103,10 +103,14 @@ void sandbox_set_state(struct core *core, uint32_t index, enum core_sandbox_stat
         lru_del(core, index);
     }
     function->states[sandbox->state]--;
+    if (sandbox->state == CORE_SB_STARTING && sandbox->revision == function->revision) {
+        function->coming--;
+    }
     sandbox->state = (uint8_t)state;
     function->states[state]++;
     if (state == CORE_SB_IDLE) {
         lru_add(core, index);
+        core->idle_appeared = true;
     }
     list_add(core, index);
 }
@@ -138,6 +142,7 @@ uint32_t sandbox_request(struct core *core, uint32_t fn, uint32_t revision, stru
                                 .head_seq = 1, .state = CORE_SB_STARTING, .first = 1,
                                 .requested_ns = core->now_ns};
     function->states[CORE_SB_STARTING]++;
+    function->coming += revision == function->revision;
     function->sandboxes++;
     core->totals.sandboxes++;
     list_add(core, index);
@@ -158,7 +163,7 @@ static uint32_t ring_at(const struct sandbox *sandbox, uint32_t seq) {
 static void arm_busy(struct core *core, uint32_t index) {
     const struct sandbox *sandbox = &core->sandboxes[index];
     const struct function *function = &core->functions[sandbox->function];
-    uint64_t due = sandbox->first_since_ns + min_u64(function->timeout_ns, sandbox->overrun_ns);
+    uint64_t due = saturating_add(sandbox->first_since_ns, min_u64(function->timeout_ns, sandbox->overrun_ns));
     if (sandbox->backlog > 1 && sandbox->recalled + 1 < sandbox->backlog) {
         for (uint32_t seq = sandbox->head_seq + 1; seq != sandbox->head_seq + sandbox->backlog; seq++) {
             if (ring_at(sandbox, seq) != NONE) {
@@ -193,6 +198,8 @@ void sandbox_send(struct core *core, uint32_t index, uint32_t c) {
     call->sent_ns = core->now_ns;
     call->expected_ns = expected_run_ns(function);
     call->valid_until_ns = call->deadline_ns;
+    call->tier = CORE_TIER_WARM; /* it may have been sent into a new one before and come back */
+    call->init_ns = 0;
     if (sandbox->first) {
         call->tier = sandbox->tier;
         call->init_ns = saturating_sub(sandbox->ready_ns, max_u64(call->arrive_ns, sandbox->requested_ns));
@@ -251,7 +258,7 @@ static void requeue(struct core *core, uint32_t c) {
     } else if (function->removing) {
         call_finish(core, c, CORE_NOT_FOUND, &answer);
     } else {
-        queue_push_front(core, c);
+        queue_return(core, c);
     }
 }
 
@@ -339,7 +346,7 @@ static void fail_waiting(struct core *core, uint32_t fn, uint8_t cause, int32_t 
     if (live > 0 || waiting == 0) {
         return;
     }
-    function_flush(core, fn, function->states[CORE_SB_STARTING] > 0 ? 1 : waiting, CORE_INIT_FAILED, cause, status);
+    function_flush(core, fn, function->coming > 0 ? 1 : waiting, CORE_INIT_FAILED, cause, status);
 }
 
 void sandbox_kill(struct core *core, uint32_t index, enum core_why why) {
@@ -766,6 +773,7 @@ const char *pool_check(const struct core *core) {
         }
         uint32_t in_flight = 0;
         uint32_t sandboxes = 0;
+        uint32_t coming = 0;
         for (unsigned state = CORE_SB_STARTING; state < CORE_SB_STATES; state++) {
             uint32_t found = 0;
             const uint32_t lists = state == CORE_SB_BUSY ? CORE_AHEAD_MAX + 1 : 1;
@@ -780,6 +788,7 @@ const char *pool_check(const struct core *core) {
                     if (sandbox->state != state || sandbox->function != i) {
                         return "pool: sandbox on a list of another state";
                     }
+                    coming += state == CORE_SB_STARTING && sandbox->revision == function->revision;
                     const char *broken = sandbox_check(core, function, s, &in_flight);
                     if (broken != NULL) {
                         return broken;
@@ -794,7 +803,7 @@ const char *pool_check(const struct core *core) {
             }
             sandboxes += found;
         }
-        if (in_flight != function->in_flight || sandboxes != function->sandboxes) {
+        if (in_flight != function->in_flight || sandboxes != function->sandboxes || coming != function->coming) {
             return "pool: counts of a function";
         }
     }

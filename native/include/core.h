@@ -308,13 +308,15 @@ void core_free(struct core *core);
 void core_config_default(struct core_config *config);
 
 /* The only door. Handles events[0..n) in order, fires timers due at now_ns, dispatches, and writes at most `max`
- * actions. Returns how many; when it returns `max` there may be more: call again with n = 0 and the same time.
+ * actions. Returns how many. It stops some way before `max`, since one event may cause many; if work was left undone
+ * core_next_ns() is not later than now_ns then: call again with n = 0 and the same time.
  * *consumed says how many events were taken (less than n only when the actions were full).
  * max must be at least 64 + CORE_AHEAD_MAX. Cost: O(n + actions), no allocation. */
 size_t core_step(struct core *core, uint64_t now_ns, const struct core_event *events, size_t n,
                  size_t *consumed, struct core_action *actions, size_t max);
 
-/* When the next timer is due (absolute ns), UINT64_MAX: none. Never later than the true time. */
+/* When core_step() has to be called again (absolute ns): the next timer, or at once if the last step had no room for all
+ * its actions. UINT64_MAX: not before an event. Never later than the true time. */
 uint64_t core_next_ns(const struct core *core);
 
 /* Every invariant of every structure; NULL or the name of the first that is broken. O(everything). */
