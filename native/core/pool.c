@@ -257,6 +257,8 @@ static void requeue(struct core *core, uint32_t c) {
         call_finish(core, c, CORE_DEADLINE, &answer);
     } else if (function->removing) {
         call_finish(core, c, CORE_NOT_FOUND, &answer);
+    } else if (core->drain_over) {
+        call_finish(core, c, CORE_UNAVAILABLE, &answer);
     } else {
         queue_return(core, c);
     }
@@ -364,6 +366,7 @@ void sandbox_retire(struct core *core, uint32_t index, enum core_why why) {
     if (sandbox->state == CORE_SB_BUSY) {
         sandbox->why = (uint8_t)why;
         sandbox_set_state(core, index, CORE_SB_DRAINING);
+        function_ready(core, sandbox->function); /* those that wait may need another */
     } else if (sandbox->state == CORE_SB_IDLE || sandbox->state == CORE_SB_STARTING) {
         sandbox_kill(core, index, why);
     }

@@ -85,7 +85,8 @@ class Profile:
     ahead_max: int
     mean_ns: int
     shape: str
-    rate: float  # calls a second
+    rate: float  # calls a second, open loop; 0: closed loop
+    clients: int  # calls kept in flight, closed loop
     alive: bool = True
 
     @property
@@ -153,6 +154,7 @@ class World:
         self.started: dict[int, int] = {}
         self.excused: set[int] = set()  # cookies that were in a lying sandbox
         self.handles: dict[int, int] = {}  # cookie -> call handle, while alive
+        self.closed_loop: dict[int, Profile] = {}  # cookie -> whose client calls again once it is answered
         self.sandboxes: dict[int, FakeSandbox] = {}
         self.dead: list[int] = []
         self.calm = False
@@ -220,18 +222,21 @@ class World:
         rng = self.rng
         limits = {}
         if node or rng.random() < 0.6:
-            limits[Resource.CONCURRENCY] = rng.choice([8, 12, 20]) if node else rng.choice([0, 1, 2, 3, 8])
+            limits[Resource.CONCURRENCY] = rng.choice([8, 12, 20]) if node else rng.choice([1, 2, 3, 8])
+            if not node and rng.random() < 0.05:
+                limits[Resource.CONCURRENCY] = 0
         if tight or rng.random() < 0.2:
-            limits[Resource.MEMORY] = rng.choice([100, 256, 600]) if tight else 4096
-            limits[Resource.QUEUED_CALLS] = rng.choice([0, 1, 5, 30])
-            limits[Resource.QUEUED_BYTES] = rng.choice([500, 5000])
-        if not node and rng.random() < 0.15:
-            limits[Resource.RATE] = rng.choice([0, 10, 1000])
+            limits[Resource.MEMORY] = rng.choice([200, 256, 600]) if tight else 4096
+            limits[Resource.QUEUED_CALLS] = rng.choice([1, 5, 30, 100])
+            limits[Resource.QUEUED_BYTES] = rng.choice([900, 5000, 50_000])
+        if not node and rng.random() < 0.1:
+            limits[Resource.RATE] = rng.choice([0, 100, 1000])
         return limits
 
     def _profile(self, index: int, account: int, tenant: int) -> Profile:
         rng = self.rng
         mean = rng.choice([5 * US, 30 * US, 300 * US, 5 * MS, 60 * MS])
+        closed = rng.random() < 0.5
         return Profile(
             index=index,
             account=account,
@@ -244,7 +249,8 @@ class World:
             ahead_max=rng.choice([0, 0, 1, 4]),
             mean_ns=mean,
             shape=rng.choice(["constant", "exponential", "bimodal"]),
-            rate=min(rng.choice([0.3, 0.9, 3.0]) * S / mean, 60_000.0),
+            rate=0.0 if closed else min(rng.choice([0.2, 0.8, 3.0]) * S / mean, rng.choice([300.0, 5000.0, 20_000.0])),
+            clients=rng.choice([1, 3, 20, 70]) if closed else 0,
         )
 
     # ---- the heap ------------------------------------------------------------------------------------------------------
@@ -267,7 +273,8 @@ class World:
         begun = self.now
         self._step()
         for profile in self.profiles:
-            self.at(self.now + self.rng.randrange(10 * MS), self._arrive, profile)
+            for _ in range(max(1, profile.clients)):
+                self.at(self.now + self.rng.randrange(10 * MS), self._arrive, profile)
         self.at(self.now + 3 * MS, self._meddle)
         if Fault.DRAIN in self.faults:
             self.at(self.now + self.rng.randrange(5 * MS, 100 * MS), self._drain)
@@ -339,6 +346,10 @@ class World:
                 del self.dead[:-20]
             case Act.ANSWER:
                 self.handles.pop(action.cookie, None)
+                again = self.closed_loop.pop(action.cookie, None)
+                if again is not None and not self.calm:
+                    refused = action.outcome not in (Outcome.OK, Outcome.FUNCTION_ERROR, Outcome.TOO_LARGE)
+                    self.at(self.now + (self.rng.randrange(1, 8) * MS if refused else 3 * US), self._arrive, again)
                 self._judge_truth(action)
             case Act.FUNCTION_FREED:
                 for profile in self.profiles:
@@ -531,6 +542,9 @@ class World:
             self.give(invoke(profile.handle, self.cookies, deadline_ns=deadline, size=rng.choice([0, 100, 900])))
             if self._chance(Fault.CANCEL, 0.2):
                 self.at(self.now + rng.choice([0, 10 * US, 5 * MS]), self._cancel, self.cookies)
+            if profile.clients:
+                self.closed_loop[self.cookies] = profile
+                return
         self.at(self.now + int(rng.expovariate(profile.rate) * S) + 1, self._arrive, profile)
 
     def _cancel(self, cookie: int) -> None:
