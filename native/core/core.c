@@ -49,6 +49,7 @@ struct core *core_new(const struct core_config *config) {
     core->totals.memory_bytes = sizeof *core;
     const uint32_t timers = config->calls_max + config->sandboxes_max + 1;
     core->calls = holder(core, config->calls_max, sizeof *core->calls);
+    core->fresh = holder(core, config->calls_max, sizeof *core->fresh);
     core->sandboxes = holder(core, config->sandboxes_max, sizeof *core->sandboxes);
     core->functions = holder(core, config->functions_max, sizeof *core->functions);
     core->accounts = holder(core, config->accounts_max, sizeof *core->accounts);
@@ -57,7 +58,7 @@ struct core *core_new(const struct core_config *config) {
     core->account_functions = holder(core, config->accounts_max, sizeof *core->account_functions);
     core->function_nodes = holder(core, config->functions_max, sizeof *core->function_nodes);
     core->tenant_nodes = holder(core, config->accounts_max, sizeof *core->tenant_nodes);
-    if (core->calls == NULL || core->sandboxes == NULL || core->functions == NULL || core->accounts == NULL ||
+    if (core->calls == NULL || core->fresh == NULL || core->sandboxes == NULL || core->functions == NULL || core->accounts == NULL ||
         core->timers == NULL || core->tenants == NULL || core->account_functions == NULL ||
         core->function_nodes == NULL || core->tenant_nodes == NULL) {
         core_free(core);
@@ -92,6 +93,7 @@ void core_free(struct core *core) {
         return;
     }
     free(core->calls);
+    free(core->fresh);
     free(core->sandboxes);
     free(core->functions);
     free(core->accounts);
@@ -345,6 +347,40 @@ static void call_timer_fired(struct core *core, uint32_t index) {
     throttle_queued(core, index);
 }
 
+static bool still_queued(const struct core *core, uint64_t handle) {
+    const struct call *call = &core->calls[(uint32_t)handle];
+    return call->state == CALL_QUEUED && call->generation == (uint32_t)(handle >> 32);
+}
+
+static void fresh_add(struct core *core, uint32_t index) {
+    if (core->fresh_count == core->config.calls_max) {
+        /* Slots were used more than once in this step: drop those whose call is gone. No more can live than there are slots. */
+        uint32_t kept = 0;
+        for (uint32_t i = 0; i < core->fresh_count; i++) {
+            if (still_queued(core, core->fresh[i])) {
+                core->fresh[kept++] = core->fresh[i];
+            }
+        }
+        core->fresh_count = kept;
+        SCHED_ASSERT(kept < core->config.calls_max);
+    }
+    core->fresh[core->fresh_count++] = call_handle(core, index);
+}
+
+/* Tells the handles of calls that wait since this step. */
+static void tell_queued(struct core *core) {
+    while (core->fresh_count > 0 && have_room(core)) {
+        const uint64_t handle = core->fresh[--core->fresh_count];
+        if (still_queued(core, handle)) {
+            const struct call *call = &core->calls[(uint32_t)handle];
+            struct core_action *queued = act(core, CORE_ACT_QUEUED);
+            queued->call = handle;
+            queued->cookie = call->cookie;
+            queued->function = function_handle(core, call->function);
+        }
+    }
+}
+
 static void on_invoke(struct core *core, const struct core_invoke_event *invoke) {
     core->totals.invokes++;
     const uint32_t fn = function_find(core, invoke->function);
@@ -420,6 +456,9 @@ static void on_invoke(struct core *core, const struct core_invoke_event *invoke)
         if (call->state == CALL_QUEUED && call->generation == generation) {
             call_timer_fired(core, index);
         }
+    }
+    if (call->state == CALL_QUEUED && call->generation == generation) {
+        fresh_add(core, index);
     }
 }
 
@@ -794,6 +833,7 @@ size_t core_step(struct core *core, uint64_t now_ns, const struct core_event *ev
     fire_timers(core);
     run_flushes(core);
     dispatch(core);
+    tell_queued(core);
     if (core->draining && !core->drained_told && core->totals.calls == 0 && have_room(core)) {
         core->drained_told = true;
         (void)act(core, CORE_ACT_DRAINED);

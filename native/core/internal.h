@@ -143,6 +143,8 @@ struct tenant {
 struct core {
     struct core_config config;
     struct call *calls;
+    uint64_t *fresh;           /* handles of calls that came in this step and were queued, not told yet */
+    uint32_t fresh_count;
     struct sandbox *sandboxes;
     struct function *functions;
     struct account *accounts;

@@ -15,6 +15,10 @@
  * back to the head of the queue, in order. */
 #include "internal.h"
 
+/* A first call whose time is up while the progress word is already past it has an answer on the way, unless that answer is stuck
+ * behind the call that follows: so long it may take. Within the lateness a timeout may have. */
+enum { ANSWER_GRACE_NS = 10 * 1000 * 1000 };
+
 enum { OVERRUN_NS_MIN = 5 * 1000 * 1000, RECALL_SLACK_NS = 1000 * 1000, VALID_SLACK_NS = 10 * 1000 * 1000 };
 
 uint32_t sandbox_find(struct core *core, uint64_t handle) {
@@ -597,6 +601,16 @@ void on_progress(struct core *core, const struct core_reply_event *event) {
         return;
     }
     const uint32_t running = running_seq(sandbox);
+    const uint64_t age = core->now_ns - sandbox->first_since_ns;
+    const uint64_t timeout_ns = core->functions[sandbox->function].timeout_ns;
+    if (asked == ASKED_TIMEOUT && age < timeout_ns) {
+        return; /* its answer came before that of the probe: the next one's time has begun anew */
+    }
+    if (asked == ASKED_TIMEOUT && running != sandbox->head_seq && age < saturating_add(timeout_ns, ANSWER_GRACE_NS)) {
+        wheel_arm(&core->wheel, sandbox_timer(core, index),
+                  saturating_add(saturating_add(sandbox->first_since_ns, timeout_ns), ANSWER_GRACE_NS));
+        return;
+    }
     if (asked == ASKED_TIMEOUT) {
         /* Answers of calls before the running one are lost with the process: they ran, so they are not run again. */
         const uint32_t c = ring_at(sandbox, running);

@@ -90,7 +90,9 @@ enum core_action_kind {
     CORE_ACT_FREED = 5,           /* sandbox handle is dead now, drop what belongs to it */
     CORE_ACT_FUNCTION_FREED = 6,
     CORE_ACT_PROBE = 7,           /* read the sandbox's progress word, answer with CORE_EV_PROGRESS */
-    CORE_ACT_DRAINED = 8          /* after CORE_EV_DRAIN: no call is left */
+    CORE_ACT_DRAINED = 8,         /* after CORE_EV_DRAIN: no call is left */
+    CORE_ACT_QUEUED = 9           /* the call arrived in this step and waits: its handle, for CORE_EV_CANCEL. Once for a call,
+                                     never for one that was sent or answered in the step it came in */
 };
 
 enum core_outcome {
@@ -215,10 +217,10 @@ struct core_event {
 struct core_action {
     uint32_t kind;
     uint32_t event;               /* index in events[] that caused it, CORE_NO_EVENT: time did */
-    uint64_t call;                /* SEND ANSWER; 0 in an ANSWER that refuses at arrival */
-    uint64_t cookie;              /* SEND ANSWER */
+    uint64_t call;                /* SEND ANSWER QUEUED; 0 in an ANSWER that refuses at arrival */
+    uint64_t cookie;              /* SEND ANSWER QUEUED */
     uint64_t sandbox;             /* SEND ANSWER(0: never sent) NEED KILL FREED PROBE */
-    uint64_t function;            /* SEND ANSWER NEED FUNCTION_FREED */
+    uint64_t function;            /* SEND ANSWER QUEUED NEED FUNCTION_FREED */
     uint32_t seq;                 /* SEND */
     uint32_t outcome;             /* ANSWER */
     uint32_t why;                 /* KILL */

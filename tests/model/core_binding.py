@@ -149,6 +149,7 @@ class Act(IntEnum):
     FUNCTION_FREED = lib.CORE_ACT_FUNCTION_FREED
     PROBE = lib.CORE_ACT_PROBE
     DRAINED = lib.CORE_ACT_DRAINED
+    QUEUED = lib.CORE_ACT_QUEUED
 
 
 class Outcome(IntEnum):

@@ -456,6 +456,13 @@ class Judge:
                 self._need(action)
             case Act.KILL:
                 self._kill(action)
+            case Act.QUEUED:
+                call = self.calls.get(action.cookie)
+                self._want(call is not None and call.where is Where.WAITS, f"said to wait: {action} {call}")
+                assert call is not None
+                self._want(call.handle == 0 and call.function == action.function, f"said to wait twice: {action} {call}")
+                call.handle = action.call
+                self.by_handle[action.call] = call
             case Act.PROBE:
                 sandbox = self._alive(action)
                 self._want(len(sandbox.ring) > 1, f"a probe without reason: {sandbox}")
@@ -665,6 +672,7 @@ class Judge:
         slack = WHEEL_SLACK_NS + self.settings.late_ns
         call = function.waiting[0][1]
         for _, each in function.waiting:
+            self._want(each.handle != 0, f"waits, and nobody was told its handle: {each}")
             if each.deadline_ns:
                 self._want(self.now <= each.deadline_ns + slack, f"waits past its deadline: {each}")
         due = call.arrive_ns + function.queue_timeout_ns + self.settings.init_timeout_ns

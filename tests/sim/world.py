@@ -331,6 +331,8 @@ class World:
                 sandbox = FakeSandbox(action.sandbox, profile)
                 self.sandboxes[action.sandbox] = sandbox
                 self._launch(sandbox)
+            case Act.QUEUED:
+                self.handles[action.cookie] = action.call
             case Act.SEND:
                 self.handles[action.cookie] = action.call
                 sandbox = self.sandboxes[action.sandbox]
