@@ -722,6 +722,12 @@ class Judge:
             in_flight = sum(1 for s in function.sandboxes.values() for _, call in s.ring if call is not None)
             expected = (len(function.waiting), in_flight, function.count(State.BUSY, State.DRAINING))
             self._want(found == expected, f"queued, in flight, executing: {found}, not {expected}")
+        for sandbox in self.sandboxes.values():
+            function = self.functions[sandbox.function]
+            old = sandbox.revision != function.revision or function.removing or sandbox.retiring
+            state = State.DRAINING if sandbox.state is State.BUSY and old else sandbox.state
+            found_state = self.core.sandbox_state(sandbox.handle)
+            self._want(found_state is state, f"{sandbox} is {found_state} in the core, not {state}")
         totals = self.core.totals()
         self._want(totals.calls == len(self.calls), f"{totals.calls} calls, not {len(self.calls)}")
         self._want(totals.sandboxes == len(self.sandboxes), f"{totals.sandboxes} sandboxes, not {len(self.sandboxes)}")
