@@ -514,6 +514,9 @@ class Judge:
         self._want(action.seq == sandbox.next_seq, f"seq {action.seq}, not {sandbox.next_seq}")
         if sandbox.ring:
             self._want(action.valid_until_ns != 0, f"queued ahead for ever: {action}")
+            idle = [s for s in function.sandboxes.values() if s.state is State.IDLE and not s.retiring]
+            idle = [s for s in idle if s.revision == function.revision]
+            self._want(not idle, f"queued ahead beside an idle sandbox: {action} {idle}")
             self.ahead += 1
         if call.deadline_ns:
             self._want(
@@ -675,8 +678,9 @@ class Judge:
             self._want(each.handle != 0, f"waits, and nobody was told its handle: {each}")
             if each.deadline_ns:
                 self._want(self.now <= each.deadline_ns + slack, f"waits past its deadline: {each}")
-        due = call.arrive_ns + function.queue_timeout_ns + self.settings.init_timeout_ns
-        self._want(self.now <= max(due, call.waits_since_ns) + slack, f"waits past queue and init timeout: {call}")
+        # While a sandbox starts for it a call may wait for that; so may one that came back from where it had been sent.
+        due = max(call.arrive_ns + function.queue_timeout_ns, call.waits_since_ns) + self.settings.init_timeout_ns
+        self._want(self.now <= due + slack, f"waits past queue and init timeout: {call}")
         if self.accounts.refuses(function.account, Resource.CONCURRENCY) is not None:
             return
         current = [s for s in function.sandboxes.values() if s.revision == function.revision and not s.retiring]

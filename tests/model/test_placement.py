@@ -1,0 +1,191 @@
+"""Where a call goes: an idle sandbox, ahead into the channel that is free soonest, a new sandbox, or it waits."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, rule
+
+from tests.model.core_binding import AHEAD_MAX, Act, Action, Outcome, Resource, State, account_put, function_put
+from tests.model.machine import MS, SETTINGS, US, Node, NodeMachine, S
+
+F = 1 << 32
+
+
+def learnt(run_ns: int, *, sandboxes: int = 1, cpus: int = 2, node: Node | None = None, **changes: int) -> Node:
+    """A node that knows the function's run time and has so many idle sandboxes of it."""
+    node = node or Node(cpus=cpus, cold_start_guess_ns=15 * MS, **{"ahead_max": 32, **changes})
+    node.give(account_put(1, 0), account_put(2, 1), function_put(F, 2, timeout_ns=60 * S, queue_timeout_ns=10 * S))
+    for _ in range(sandboxes):
+        node.invoke(F)
+    node.pass_time(15 * MS)
+    while starting := node.sandboxes(State.STARTING):
+        node.ready(starting[0])
+    for _ in range(12):  # until mean and deviation have settled
+        for sandbox in node.sandboxes(State.BUSY):
+            node.pass_time(run_ns)
+            node.reply(sandbox, run_ns=run_ns)
+        for sandbox in node.sandboxes(State.IDLE):
+            if not node.sandboxes(State.BUSY):
+                node.invoke(F)
+    for sandbox in node.sandboxes(State.BUSY):
+        node.pass_time(run_ns)
+        node.reply(sandbox, run_ns=run_ns)
+    assert len(node.sandboxes(State.IDLE)) >= 1
+    return node
+
+
+def kinds(actions: list[Action]) -> list[Act]:
+    return [Act(a.kind) for a in actions if a.kind != Act.QUEUED]
+
+
+def test_an_idle_sandbox_comes_first() -> None:
+    node = learnt(20 * US, sandboxes=2)
+    assert len(node.sandboxes(State.IDLE)) == 2
+    first = node.invoke(F)
+    second = node.invoke(F)
+    assert kinds(first) == kinds(second) == [Act.SEND]
+    assert first[0].sandbox != second[0].sandbox
+
+
+def test_then_ahead_in_the_channel_with_the_least_backlog() -> None:
+    node = learnt(20 * US, sandboxes=2)
+    for _ in range(12):
+        assert kinds(node.invoke(F)) == [Act.SEND]
+    assert sorted(len(s.ring) for s in node.sandboxes(State.BUSY)) == [6, 6]
+
+
+@pytest.mark.parametrize("most", [1, 2, 7, 32])
+def test_never_more_than_ahead_max_in_one_channel(most: int) -> None:
+    node = learnt(1 * US)
+    node.give(function_put(F, 2, timeout_ns=60 * S, queue_timeout_ns=10 * S, ahead_max=most))
+    for _ in range(60):
+        node.invoke(F)
+    assert max(len(s.ring) for s in node.sandboxes(State.BUSY)) == most
+
+
+def test_the_backlog_ends_within_the_window() -> None:
+    """100 µs each and a window of 2 ms: about twenty, and the rest waits where it can still go elsewhere."""
+    node = learnt(100 * US)
+    for _ in range(60):
+        node.invoke(F)
+    (sandbox,) = node.sandboxes(State.BUSY)
+    assert 15 <= len(sandbox.ring) <= 21
+
+
+def test_long_calls_never_queue_ahead() -> None:
+    node = learnt(50 * MS)
+    assert kinds(node.invoke(F)) == [Act.SEND]
+    assert Act.SEND not in kinds(node.invoke(F))
+    assert [len(s.ring) for s in node.sandboxes(State.BUSY)] == [1]
+
+
+def test_calls_of_varying_length_are_judged_by_the_bad_ones() -> None:
+    node = learnt(50 * US)
+    for run in (50 * US, 900 * US, 50 * US, 900 * US, 50 * US, 900 * US):
+        node.invoke(F)
+        (sandbox,) = node.sandboxes(State.BUSY)
+        node.pass_time(run)
+        node.reply(sandbox, run_ns=run)
+    for _ in range(30):
+        node.invoke(F)
+    (sandbox,) = node.sandboxes(State.BUSY)
+    assert len(sandbox.ring) <= 2, "the mean alone, 300 µs, would have let seven in"
+
+
+def test_nothing_is_queued_ahead_before_a_run_time_is_known() -> None:
+    node = Node(ahead_max=32)
+    node.give(account_put(1, 0), account_put(2, 1), function_put(F, 2))
+    for _ in range(5):
+        node.invoke(F)
+    while starting := node.sandboxes(State.STARTING):
+        node.ready(starting[0])
+    assert {len(s.ring) for s in node.sandboxes(State.BUSY)} == {1}
+
+
+def test_microsecond_calls_get_no_more_sandboxes_than_cpus() -> None:
+    node = learnt(5 * US, cpus=2)
+    for _ in range(60):
+        node.invoke(F)
+        for sandbox in node.sandboxes(State.STARTING):
+            node.ready(sandbox)
+    assert len(node.judge.sandboxes) == 2
+
+
+def test_a_burst_of_long_calls_gets_a_sandbox_each_up_to_starting_max() -> None:
+    node = learnt(200 * MS, starting_max=3)
+    for _ in range(20):
+        node.invoke(F)
+    assert len(node.sandboxes(State.STARTING)) == 3
+
+
+def test_no_more_sandboxes_are_asked_for_than_calls_wait() -> None:
+    node = learnt(200 * MS)
+    node.invoke(F)
+    node.invoke(F)
+    assert len(node.sandboxes(State.STARTING)) == 1
+
+
+def test_concurrency_bounds_starts_as_well() -> None:
+    node = learnt(200 * MS)
+    node.give(account_put(2, 1, limits={Resource.CONCURRENCY: 2}))
+    for _ in range(10):
+        node.invoke(F)
+    assert len(node.judge.sandboxes) == 2
+
+
+def test_calls_behind_one_that_takes_unexpectedly_long_run_elsewhere() -> None:
+    node = learnt(20 * US, sandboxes=1)
+    for _ in range(8):
+        node.invoke(F)
+    stuck = node.sandboxes(State.BUSY)[0]
+    waiting = [call.cookie for _, call in list(stuck.ring)[1:] if call is not None]
+    done: list[int] = []
+    for _ in range(60):  # 60 ms: the first never returns, whoever else there is works
+        for action in node.pass_time(MS):
+            if action.kind == Act.ANSWER and action.outcome == Outcome.OK:
+                done.append(action.cookie)
+        for sandbox in node.sandboxes(State.STARTING):
+            node.ready(sandbox)
+        for sandbox in node.sandboxes(State.BUSY):
+            if sandbox is not stuck and sandbox.ring[0][1] is not None:
+                done += [a.cookie for a in node.reply(sandbox, run_ns=20 * US) if a.kind == Act.ANSWER]
+    assert sorted(done) == sorted(waiting)
+
+
+def test_the_ring_is_as_long_as_the_contract_says() -> None:
+    assert AHEAD_MAX == 32
+    with pytest.raises(ValueError, match="core_new refused"):
+        Node(ahead_max=33)
+
+
+class PlacementMachine(NodeMachine):
+    """Known and unknown run times, idle and busy sandboxes, tight and wide windows; the judge forbids what is wrong."""
+
+    @initialize(
+        ahead=st.sampled_from([1, 3, 32]),
+        window=st.sampled_from([10 * US, 2 * MS, 50 * MS]),
+        cpus=st.sampled_from([1, 2, 8]),
+        units=st.sampled_from([1, 2, 5]),
+        queue=st.sampled_from([0, 20 * MS, S]),
+    )
+    def start(self, ahead: int, window: int, cpus: int, units: int, queue: int) -> None:
+        self.build(
+            node={Resource.CONCURRENCY: units},
+            tenants=[{}, {}],
+            leaves=[{}, {}, {}],
+            guarantees=[0, 0, 0],
+            queue_timeout_ns=queue,
+            ahead_max=ahead,
+            ahead_window_ns=window,
+            cpus=cpus,
+        )
+
+    @rule(which=st.integers(0, 2), times=st.integers(2, 12))
+    def burst(self, which: int, times: int) -> None:
+        for _ in range(times):
+            self.node.invoke(self.FUNCTIONS[which])
+
+
+PlacementMachine.TestCase.settings = SETTINGS
+TestPlacementMachine = pytest.mark.slow(PlacementMachine.TestCase)
