@@ -9,9 +9,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 LAUNCHER_SOURCES = sorted(str(p) for p in Path("native/launcher").glob("*.c") if p.name != "zygote_module.c")
-SANDBOX_SOURCES = sorted(
-    str(p) for p in Path("native/launcher").glob("*.c") if p.name not in ("main.c",)
-)
+SANDBOX_SOURCES = sorted(str(p) for p in Path("native/launcher").glob("*.c") if p.name not in ("main.c",))
 
 
 class BuildNative(build_ext):

@@ -371,9 +371,10 @@ static void fresh_add(struct core *core, uint32_t index) {
 static void tell_queued(struct core *core) {
     while (core->fresh_count > 0 && have_room(core)) {
         const uint64_t handle = core->fresh[--core->fresh_count];
-        if (still_queued(core, handle)) {
-            const struct call *call = &core->calls[(uint32_t)handle];
+        if (still_queued(core, handle) && !core->calls[(uint32_t)handle].told) {
+            struct call *call = &core->calls[(uint32_t)handle];
             struct core_action *queued = act(core, CORE_ACT_QUEUED);
+            call->told = 1;
             queued->call = handle;
             queued->cookie = call->cookie;
             queued->function = function_handle(core, call->function);

@@ -41,6 +41,7 @@ struct call {
     uint8_t excused;        /* its queue timeout has passed, but a sandbox is starting for it */
     uint8_t tier;
     uint8_t flushing;       /* counted in function.flush */
+    uint8_t told;           /* its handle has been given out */
 };
 
 struct sandbox {

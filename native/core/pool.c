@@ -238,6 +238,7 @@ void sandbox_send(struct core *core, uint32_t index, uint32_t c) {
     core->totals.sends++;
     struct core_action *send = act(core, CORE_ACT_SEND);
     send->call = call_handle(core, c);
+    call->told = 1;
     send->cookie = call->cookie;
     send->sandbox = sandbox_handle(core, index);
     send->function = function_handle(core, call->function);

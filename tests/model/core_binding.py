@@ -460,9 +460,7 @@ class Core:
         if not lib.core_account_stats(self._core, index, self._account):
             return None
         stats = self._account
-        return AccountStats(
-            list(stats.current), list(stats.max), list(stats.min), list(stats.peak), list(stats.refused)
-        )
+        return AccountStats(list(stats.current), list(stats.max), list(stats.min), list(stats.peak), list(stats.refused))
 
     def function(self, index: int, now_ns: int) -> Any | None:
         """The C struct core_function_stats, valid until the next call; None: the slot is empty."""

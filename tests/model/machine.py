@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tests.model.core_binding import Action
     from tests.sim.judge import Sandbox
 
-__all__ = ["MS", "SETTINGS", "S", "Node", "NodeMachine", "US"]
+__all__ = ["MS", "SETTINGS", "US", "Node", "NodeMachine", "S"]
 
 US, MS, S = 1_000, 1_000_000, 1_000_000_000
 
@@ -87,7 +87,9 @@ class Node:
         return done + self.give(*self._probed(done))
 
     def _probed(self, actions: list[Action]) -> list[Event]:
-        sandboxes = [self.judge.sandboxes[a.sandbox] for a in actions if a.kind == Act.PROBE and a.sandbox in self.judge.sandboxes]
+        sandboxes = [
+            self.judge.sandboxes[a.sandbox] for a in actions if a.kind == Act.PROBE and a.sandbox in self.judge.sandboxes
+        ]
         return [
             Event.of(Ev.PROGRESS, sandbox=s.handle, seq=max(s.progress, s.ring[0][0]))
             for s in {s.handle: s for s in sandboxes}.values()

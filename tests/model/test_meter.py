@@ -114,8 +114,7 @@ class RateMachine(RuleBasedStateMachine):
         first = next(
             a
             for a in leaf_to_root
-            if a.max[Resource.RATE] < NO_LIMIT
-            and a.tat_ns > self.node.now + (a.burst - 1) * (10**9 // a.max[Resource.RATE])
+            if a.max[Resource.RATE] < NO_LIMIT and a.tat_ns > self.node.now + (a.burst - 1) * (10**9 // a.max[Resource.RATE])
         )
         assert first not in blocked
         assert first.tat_ns > self.node.now + retry_after_ns - 1 + (first.burst - 1) * (10**9 // first.max[Resource.RATE])

@@ -25,7 +25,7 @@ def learnt(run_ns: int, *, sandboxes: int = 1, cpus: int = 2, node: Node | None 
         for sandbox in node.sandboxes(State.BUSY):
             node.pass_time(run_ns)
             node.reply(sandbox, run_ns=run_ns)
-        for sandbox in node.sandboxes(State.IDLE):
+        for _idle in node.sandboxes(State.IDLE):
             if not node.sandboxes(State.BUSY):
                 node.invoke(F)
     for sandbox in node.sandboxes(State.BUSY):
@@ -142,9 +142,7 @@ def test_calls_behind_one_that_takes_unexpectedly_long_run_elsewhere() -> None:
     waiting = [call.cookie for _, call in list(stuck.ring)[1:] if call is not None]
     done: list[int] = []
     for _ in range(60):  # 60 ms: the first never returns, whoever else there is works
-        for action in node.pass_time(MS):
-            if action.kind == Act.ANSWER and action.outcome == Outcome.OK:
-                done.append(action.cookie)
+        done += [a.cookie for a in node.pass_time(MS) if a.kind == Act.ANSWER and a.outcome == Outcome.OK]
         for sandbox in node.sandboxes(State.STARTING):
             node.ready(sandbox)
         for sandbox in node.sandboxes(State.BUSY):

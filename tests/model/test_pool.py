@@ -84,10 +84,7 @@ EVENTS = {
 @pytest.mark.parametrize(("state", "event"), TABLE, ids=lambda value: getattr(value, "name", value))
 def test_state_table(state: State, event: str) -> None:
     node, sandbox = node_with(state)
-    if event == "reply":
-        actions = node.reply(sandbox)
-    else:
-        actions = node.give(Event.of(EVENTS[event], handle=sandbox.handle))
+    actions = node.reply(sandbox) if event == "reply" else node.give(Event.of(EVENTS[event], handle=sandbox.handle))
     after, why = TABLE[state, event]
     assert (node.core.sandbox_state(sandbox.handle) or State.FREE) is after
     kills = [Why(a.why) for a in actions if a.kind == Act.KILL and a.sandbox == sandbox.handle]
@@ -204,7 +201,12 @@ class PoolMachine(NodeMachine):
     @initialize(ahead=st.sampled_from([1, 2, 8]), sandboxes=st.sampled_from([1, 3, 8]))
     def start(self, ahead: int, sandboxes: int) -> None:
         self.build(
-            node={}, tenants=[{}, {}], leaves=[{}, {}, {}], guarantees=[0, 0, 0], ahead_max=ahead, sandboxes_max=sandboxes
+            node={},
+            tenants=[{}, {}],
+            leaves=[{}, {}, {}],
+            guarantees=[0, 0, 0],
+            ahead_max=ahead,
+            sandboxes_max=sandboxes,
         )
 
     @rule(data=st.data(), kind=st.sampled_from([Ev.READY, Ev.INIT_FAILED, Ev.GONE, Ev.REAPED, Ev.RETIRE]))

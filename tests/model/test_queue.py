@@ -44,7 +44,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.calls_max = self.bytes_max = self.timeout_ns = 0
 
     @initialize(
-        calls=st.sampled_from([0, 1, 3, 50]), size=st.sampled_from([0, 250, 10_000]), timeout=st.sampled_from([0, 5 * MS, S])
+        calls=st.sampled_from([0, 1, 3, 50]),
+        size=st.sampled_from([0, 250, 10_000]),
+        timeout=st.sampled_from([0, 5 * MS, S]),
     )
     def start(self, calls: int, size: int, timeout: int) -> None:
         self.calls_max, self.bytes_max, self.timeout_ns = calls, size, timeout
@@ -58,9 +60,11 @@ class QueueMachine(RuleBasedStateMachine):
         expected = None
         if margin < 0:
             expected = Outcome.DEADLINE
-        elif len(self.waiting) + 1 > self.calls_max or sum(w.size for w in self.waiting) + size > self.bytes_max:
-            expected = Outcome.THROTTLED
-        elif self.timeout_ns == 0:
+        elif (
+            len(self.waiting) + 1 > self.calls_max
+            or sum(w.size for w in self.waiting) + size > self.bytes_max
+            or self.timeout_ns == 0
+        ):
             expected = Outcome.THROTTLED
         answers = [Outcome(a.outcome) for a in actions if a.kind == Act.ANSWER]
         assert answers == ([] if expected is None else [expected])
@@ -153,7 +157,8 @@ def test_the_queues_time_counts_from_arrival_however_often_a_call_returns() -> N
     _, second = sandbox.ring[1]
     assert second is not None
     node.pass_time(300 * MS)
-    assert second.sandbox and not sandbox.ring[1][1], "called back meanwhile"
+    assert second.sandbox
+    assert not sandbox.ring[1][1], "called back meanwhile"
     assert not [a for a in node.pass_time(due - node.now - 1) if a.kind == Act.ANSWER]
     (answer,) = [a for a in node.pass_time(2 * (1 << 16)) if a.kind == Act.ANSWER]
     assert (answer.cookie, answer.outcome) == (second.cookie, Outcome.THROTTLED)

@@ -34,7 +34,9 @@ class WheelMachine(RuleBasedStateMachine):
     def start(self, now: int, digit: int) -> None:
         self.node = Node(now_ns=now + (digit << 16), calls_max=200)
         self.node.give(
-            account_put(1, 0), account_put(2, 1, limits={Resource.MEMORY: 0}), function_put(F, 2, queue_timeout_ns=400 * DAY)
+            account_put(1, 0),
+            account_put(2, 1, limits={Resource.MEMORY: 0}),
+            function_put(F, 2, queue_timeout_ns=400 * DAY),
         )
 
     @rule(level=st.integers(0, 7), factor=st.integers(1, 64), off=st.integers(-2, 2))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ WHEEL_SLACK_NS = 2 * TICK_NS  # wheel.h: at most two ticks late
 RECALL_SLACK_NS = 1_000_000  # channel.md: a call may run elsewhere 1 ms after its valid_until
 
 
-class Violation(AssertionError):  # noqa: N818 - it is a verdict, not an error of ours
+class Violation(AssertionError):
     """The core broke a rule."""
 
 
@@ -53,8 +53,12 @@ class Settings:
     init_timeout_ns: int
     idle_timeout_ns: int
     reap_timeout_ns: int
+
     late_ns: int = 0
-    probe_ns: int = 1_000_000  # how late a probe is answered at worst
+
+    def of_core(self) -> dict[str, int]:
+        """Those that are fields of core_config."""
+        return {name: value for name, value in asdict(self).items() if name != "late_ns"}
 
 
 @dataclass(slots=True, eq=False)
@@ -227,7 +231,13 @@ class Judge:
             return
         if not taken:
             self.functions[handle] = Function(
-                handle, f["account"], f["revision"], f["memory_mb"], f["timeout_ns"], f["queue_timeout_ns"], f["ahead_max"]
+                handle,
+                f["account"],
+                f["revision"],
+                f["memory_mb"],
+                f["timeout_ns"],
+                f["queue_timeout_ns"],
+                f["ahead_max"],
             )
             return
         function = self.functions[handle]
@@ -248,9 +258,7 @@ class Judge:
 
     def _invoke(self, event: Event, actions: Sequence[Action]) -> None:
         f = event.fields
-        call = Call(
-            f["cookie"], f["function"], self.order, self.now, f["deadline_ns"], f["bytes"], waits_since_ns=self.now
-        )
+        call = Call(f["cookie"], f["function"], self.order, self.now, f["deadline_ns"], f["bytes"], waits_since_ns=self.now)
         self.order += 1
         self._want(call.cookie not in self.calls and call.cookie not in self.answered, "the driver used a cookie twice")
         refusal = next((a for a in actions if a.kind == Act.ANSWER and a.cookie == call.cookie and a.call == 0), None)
@@ -374,7 +382,8 @@ class Judge:
             if not dying:
                 self._break_ring(sandbox)
             self._want(
-                any(a.kind == Act.FREED and a.sandbox == sandbox.handle for a in actions), f"reaped, not freed: {sandbox}"
+                any(a.kind == Act.FREED and a.sandbox == sandbox.handle for a in actions),
+                f"reaped, not freed: {sandbox}",
             )
             if not sandbox.ready_ns:
                 function.failed_start_ns = self.now
@@ -519,9 +528,7 @@ class Judge:
             self._want(not idle, f"queued ahead beside an idle sandbox: {action} {idle}")
             self.ahead += 1
         if call.deadline_ns:
-            self._want(
-                call.deadline_ns + WHEEL_SLACK_NS + self.settings.late_ns >= self.now, f"sent past its deadline: {call}"
-            )
+            self._want(call.deadline_ns + WHEEL_SLACK_NS + self.settings.late_ns >= self.now, f"sent past its deadline: {call}")
             self._want(0 < action.valid_until_ns <= call.deadline_ns, f"may start past its deadline: {action}")
         if not sandbox.ring:
             refused = self.accounts.refuses(function.account, Resource.CONCURRENCY)
@@ -591,9 +598,7 @@ class Judge:
         outcome = Outcome(action.outcome)
         self._want(action.arrive_ns == call.arrive_ns, f"arrival changed: {call} {action}")
         if action.start_ns:
-            self._want(
-                call.arrive_ns <= action.start_ns <= action.end_ns <= self.now, f"times out of order: {call} {action}"
-            )
+            self._want(call.arrive_ns <= action.start_ns <= action.end_ns <= self.now, f"times out of order: {call} {action}")
             self._want(action.init_ns <= action.start_ns - call.arrive_ns, f"init longer than the wait: {action}")
         self._want(bool(action.cancelled) == call.cancelled, f"cancelled flag: {call} {action}")
         match outcome:
@@ -628,7 +633,8 @@ class Judge:
                 self._want(function.removing, f"not found, but it is there: {call}")
             case Outcome.UNAVAILABLE:
                 self._want(
-                    self.draining_until is not None and self.now >= self.draining_until, f"unavailable too early: {call}"
+                    self.draining_until is not None and self.now >= self.draining_until,
+                    f"unavailable too early: {call}",
                 )
             case Outcome.INIT_FAILED:
                 self._want(function.failed_start_ns == self.now, f"no start failed for {call}")

@@ -141,9 +141,7 @@ def saturate(
                 del sandboxes[handle]
             elif box.alive:
                 box.busy = False
-                inbox.append(
-                    Event.of(Ev.REPLY, sandbox=handle, start_ns=since, end_ns=now, seq=seq, status=int(Reply.OK))
-                )
+                inbox.append(Event.of(Ev.REPLY, sandbox=handle, start_ns=since, end_ns=now, seq=seq, status=int(Reply.OK)))
                 if now > begun:
                     place, run_ns = owner[box.function]
                     result.cpu_ns[place] += run_ns

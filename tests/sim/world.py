@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.model.core_binding import Action
+    from tests.sim.replay import Recorder
 
 __all__ = ["Fault", "Report", "World"]
 
@@ -137,15 +138,17 @@ class Report:
 
 
 class World:
-    """One run. `recorded` holds every step's time and events: enough to judge it again without the world."""
+    """One run; a recorder gets every step's time and events: enough to judge it again without the world."""
 
-    def __init__(self, seed: int, *, events: int = 1500, faults: set[Fault] | None = None) -> None:
+    def __init__(
+        self, seed: int, *, events: int = 1500, faults: set[Fault] | None = None, recorder: Recorder | None = None
+    ) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
         drawn = {fault for fault in Fault if self.rng.random() < 0.3}
         self.faults = drawn if faults is None else faults
         self.events_left = events
-        self.recorded: list[tuple[int, list[Event]]] = []
+        self.events = 0
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._pushed = 0
         self._inbox: list[Event] = []
@@ -158,7 +161,10 @@ class World:
         self.sandboxes: dict[int, FakeSandbox] = {}
         self.dead: list[int] = []
         self.calm = False
+        self.recorder = recorder
         self._draw()
+        if recorder is not None:
+            recorder.begin(self.core_settings, self.settings)
 
     # ---- drawing a run -------------------------------------------------------------------------------------------------
 
@@ -177,22 +183,15 @@ class World:
             reap_timeout_ns=100 * MS,
             late_ns=5 * MS if Fault.LATE_STEPS in self.faults else 0,
         )
-        self.functions_max, self.accounts_max = 16, 32
-        self.core = Core(
-            actions_max=96 if Fault.SMALL_BATCH in self.faults else 600,
-            calls_max=self.settings.calls_max,
-            functions_max=self.functions_max,
-            sandboxes_max=self.settings.sandboxes_max,
-            accounts_max=self.accounts_max,
-            ahead_max=self.settings.ahead_max,
-            starting_max=self.settings.starting_max,
-            ahead_window_ns=self.settings.ahead_window_ns,
-            init_timeout_ns=self.settings.init_timeout_ns,
-            idle_timeout_ns=self.settings.idle_timeout_ns,
-            reap_timeout_ns=self.settings.reap_timeout_ns,
-            cold_start_guess_ns=rng.choice([1 * MS, 15 * MS]),
-            cpus=rng.choice([1, 2, 8]),
-        )
+        self.core_settings = {
+            "actions_max": 96 if Fault.SMALL_BATCH in self.faults else 600,
+            "functions_max": 16,
+            "accounts_max": 32,
+            "cold_start_guess_ns": rng.choice([1 * MS, 15 * MS]),
+            "cpus": rng.choice([1, 2, 8]),
+            **self.settings.of_core(),
+        }
+        self.core = Core(**self.core_settings)
         self.judge = Judge(self.core, self.settings, every=7)
         self.profiles: list[Profile] = []
         self.account_events: list[Event] = [account_put(0, 0xFFFF, limits=self._limits(tight, node=True))]
@@ -285,7 +284,7 @@ class World:
         return Report(
             self.seed,
             sorted(fault.name for fault in self.faults),
-            sum(len(events) for _, events in self.recorded),
+            self.events,
             judged.steps,
             (self.now - begun) / S,
             {outcome.name: n for outcome, n in judged.outcomes.items() if n},
@@ -315,7 +314,9 @@ class World:
 
     def _step(self) -> None:
         events, self._inbox, self._step_at = self._inbox, [], -1
-        self.recorded.append((self.now, events))
+        if self.recorder is not None:
+            self.recorder.step(self.now, events)
+        self.events += len(events)
         turns = list(self.core.turns(self.now, events))
         self.judge.observe(self.now, turns)
         for _, actions in turns:
@@ -386,9 +387,7 @@ class World:
 
     def _ready(self, sandbox: FakeSandbox, took: int) -> None:
         if sandbox.alive:
-            self.give(
-                Event.of(Ev.READY, handle=sandbox.handle, init_ns=took, tier=self.rng.choice([Tier.SHELL, Tier.FRESH]))
-            )
+            self.give(Event.of(Ev.READY, handle=sandbox.handle, init_ns=took, tier=self.rng.choice([Tier.SHELL, Tier.FRESH])))
 
     def _init_fails(self, sandbox: FakeSandbox) -> None:
         if not sandbox.alive:
@@ -497,9 +496,7 @@ class World:
         elif self._chance(Fault.DUPLICATE, 0.01):
             self._lies(sandbox)
             copies = 2
-        event = Event.of(
-            Ev.REPLY, sandbox=sandbox.handle, start_ns=begun, end_ns=self.now, seq=seq & 0xFFFFFFFF, status=value
-        )
+        event = Event.of(Ev.REPLY, sandbox=sandbox.handle, start_ns=begun, end_ns=self.now, seq=seq & 0xFFFFFFFF, status=value)
         if not sandbox.unsent:
             sandbox.unsent_since_ns = self.now
         sandbox.unsent += [event] * copies
