@@ -26,7 +26,7 @@ struct sched_config {
     uint32_t answer_bytes_max;        /* 6,291,556 */
     uint32_t connection_buffer_bytes_max; /* unread answers of one connection before it is no longer read: 1 MiB */
     uint32_t turn_bytes_max;          /* read from one connection in one turn: 256 KiB */
-    uint64_t payload_total_bytes_max; /* of all payloads held; more are refused as Throttled, node, queued_bytes */
+    uint64_t payload_total_bytes_max; /* of all payloads held: above it, connections with large frames wait unread */
     uint32_t spin_us;                 /* busy-poll this long before sleeping; 0: never */
     uint32_t log_bytes_max;           /* of one function's journal before it rotates */
     uint32_t log_files_max;           /* rotated journals kept */
@@ -37,18 +37,23 @@ struct sched_config {
 };
 
 enum sched_command_kind {
-    SCHED_CMD_CORE = 1,               /* hand `core` to core_step: accounts, functions, WANT, REAPED, DRAIN, RETIRE, ... */
+    SCHED_CMD_CORE = 1,               /* hand `core` to core_step: accounts, functions, WANT, REAPED, DRAIN, RETIRE, ...
+                                         ACCOUNT_PUT: blob is the account's name as callers see it in a refusal
+                                         ("node", "tenant:blue", "function:hello"); empty: as it was */
     SCHED_CMD_NAME_PUT = 2,           /* blob: name as a client writes it ("hello", "hello:7"); function */
     SCHED_CMD_NAME_REMOVE = 3,        /* blob: name */
-    SCHED_CMD_FUNCTION_INFO = 4,      /* function; blob: NUL-separated: display name, version, tenant; u32s: memory_mb, timeout_ms */
+    SCHED_CMD_FUNCTION_INFO = 4,      /* function; blob: NUL-separated: display name, version, tenant;
+                                         u32s: memory_mb, timeout_ms, tenant's number (0: anybody's).
+                                         Functions of one display name share a journal, log_dir/<display name>.journal */
     SCHED_CMD_SANDBOX_START = 5,      /* sandbox (from the NEED event), fds[0] channel, fds[1] output pipe, fds[2] progress memfd,
                                          fds[3] pidfd, fds[4] cpu usage file or -1, fds[5] memory peak file or -1;
-                                         blob: START's JSON; u32s[0] tier; text id goes in the blob of SANDBOX_NAME.
+                                         blob: START's JSON; u32s[0] tier. Callers know the sandbox as "%016x" of its handle.
                                          The reactor owns the descriptors from here on, whatever happens */
     SCHED_CMD_RESPOND = 6,            /* connection, msgid; blob: error object (MessagePack), flag 1: result instead */
-    SCHED_CMD_CONNECTION_GRANT = 7,   /* connection; u32s[0] rights: what hello earned */
+    SCHED_CMD_CONNECTION_GRANT = 7,   /* connection; u32s[0] rights: what hello earned; u32s[1] tenant's number: only its
+                                         functions may be invoked, 0: all */
     SCHED_CMD_CONNECTION_CLOSE = 8,
-    SCHED_CMD_CONNECTION_ADOPT = 9,   /* fds[0]: a connected stream (TLS relay), u32s[0] rights */
+    SCHED_CMD_CONNECTION_ADOPT = 9,   /* fds[0]: a connected stream (TLS relay), u32s as GRANT; answered by EV_OPENED with tag */
     SCHED_CMD_STATS = 10,             /* u32s[0] first function, u32s[1] count <= 32; answered by EV_STATS */
     SCHED_CMD_STOP_LISTENING = 11,
     SCHED_CMD_STOP = 12               /* sched_run returns once this is handled */
