@@ -21,9 +21,11 @@ enum rpc_verdict {
     RPC_METHOD = 2,   /* request or notification of another method: method, params */
     RPC_CANCEL = 3,   /* notification cancel [msgid] */
     RPC_BAD = 4,      /* well-formed frame with wrong method, params or types: error says which field, value and limit.
-                         A notification that is bad has notification set: nobody is answered */
-    RPC_BROKEN = 5    /* not MessagePack-RPC, too deep or too large: error; the connection is to be closed. too_large tells
-                         a frame over the limit from rubbish */
+                         A notification that is bad has notification set: nobody is answered. A method that is no str, no UTF-8
+                         or longer than 64 bytes is bad, and so are invoke as a notification and cancel as a request */
+    RPC_BROKEN = 5    /* not MessagePack-RPC (bad tag, wrong length, msgid no uint32, a response), too deep or too large: error; the
+                         connection is to be closed. too_large tells a frame over the limit from rubbish. Found at the
+                         first byte that shows it, the same wherever the stream is cut */
 };
 
 enum rpc_type { RPC_SYNC = 0, RPC_EVENT = 1, RPC_DRYRUN = 2 };
@@ -37,11 +39,14 @@ struct rpc_limits {
     uint32_t frame_bytes_max;
 };
 
-/* Zero it for the first frame; rpc_read() zeroes it after each verdict but RPC_MORE. */
+/* Zero it for the first frame; rpc_read() zeroes it after each verdict but RPC_MORE. Only need is the caller's business. */
 struct rpc_scan {
-    uint64_t need;               /* from the frame's first byte; more than what was given */
+    uint64_t need;               /* from the frame's first byte; more than what was given, at most frame_bytes_max. No verdict can
+                                    fall before, so a caller may wait for as much; an attacker may announce it without sending it */
     uint64_t at;                 /* everything before is well-formed */
+    uint64_t last_param;         /* where the last element of params begins */
     uint32_t depth;
+    uint32_t pending;            /* values still to come, of all depths */
     uint32_t left[RPC_DEPTH_MAX + 1]; /* values still to come, by depth */
     bool begun;
 };
@@ -52,10 +57,10 @@ struct rpc_request {
     bool notification;
     bool too_large;
     /* METHOD, BAD where known; INVOKE too (an event goes on to the slow side as it came) */
-    struct rpc_slice method;     /* text, no NUL at its end */
+    struct rpc_slice method;     /* 1 .. 64 bytes of UTF-8, no NUL at its end */
     struct rpc_slice params;     /* the whole array, MessagePack */
     /* INVOKE */
-    struct rpc_slice function;   /* 1 .. 256 bytes */
+    struct rpc_slice function;   /* 1 .. 256 bytes of UTF-8 */
     struct rpc_slice payload;    /* contents of a bin or str, or a whole MessagePack value */
     bool payload_msgpack;
     bool report;                 /* log_tail implies it */
@@ -64,7 +69,7 @@ struct rpc_request {
     uint64_t deadline_ms;        /* 0: none given; else 1 .. 86,400,000 */
     struct rpc_slice client_context; /* <= 3,583 bytes */
     struct rpc_slice trace;      /* <= 1,024 bytes, printable ASCII */
-    struct rpc_slice idempotency_key; /* 1 .. 128 bytes; only with type "event" */
+    struct rpc_slice idempotency_key; /* 1 .. 128 bytes of UTF-8; only with type "event" */
     /* CANCEL */
     uint32_t cancel_msgid;
     char error[RPC_ERROR_BYTES]; /* BAD, BROKEN: a sentence, NUL-terminated, always valid UTF-8 (hostile bytes are escaped) */
