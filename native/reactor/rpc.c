@@ -12,9 +12,8 @@
  *
  * What is BROKEN (the connection closes) and what is only BAD (the caller is answered): BROKEN is a stream whose next frame
  * cannot be trusted: not MessagePack, not [0 | 2, ...] of the right length, no msgid to answer to, a response, too deep, too
- * large. A
- * well-formed frame that asks for something wrong, be it a method that is no str, is too long or no UTF-8, or params that are no
- * array, is BAD. */
+ * large. A well-formed frame that asks for something wrong, be it a method that is no str, is too long or no UTF-8, or params
+ * that are no array, is BAD. */
 #include "rpc.h"
 
 #include "invariant.h"
@@ -76,8 +75,7 @@ struct reader {
 
 /* ---- errors ---- */
 
-__attribute__((format(printf, 2, 3))) static void say(struct rpc_request *out, const char *format, ...)
-{
+__attribute__((format(printf, 2, 3))) static void say(struct rpc_request *out, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     (void)vsnprintf(out->error, sizeof out->error, format, arguments); /* cut where the room ends: it is all ASCII */
@@ -85,14 +83,14 @@ __attribute__((format(printf, 2, 3))) static void say(struct rpc_request *out, c
 }
 
 /* A stranger's bytes as printable ASCII. */
-static const char *shown(char room[SHOWN_ROOM], const uint8_t *bytes, uint64_t size)
-{
+static const char *shown(char room[SHOWN_ROOM], const uint8_t *bytes, uint64_t size) {
     char *to = room;
     for (uint64_t i = 0; i < size && i < SHOWN_BYTES_MAX; i++) {
-        if (bytes[i] >= 0x20 && bytes[i] < 0x7f && bytes[i] != '"' && bytes[i] != '\\')
+        if (bytes[i] >= 0x20 && bytes[i] < 0x7f && bytes[i] != '"' && bytes[i] != '\\') {
             *to++ = (char)bytes[i];
-        else
+        } else {
             to += snprintf(to, 5, "\\x%02x", bytes[i]);
+        }
     }
     (void)snprintf(to, 4, "%s", size > SHOWN_BYTES_MAX ? "..." : "");
     return room;
@@ -100,35 +98,36 @@ static const char *shown(char room[SHOWN_ROOM], const uint8_t *bytes, uint64_t s
 
 /* ---- values ---- */
 
-static inline struct shape shape_of(uint8_t first)
-{
-    if (first < 0x80 || first >= 0xe0)
+static inline struct shape shape_of(uint8_t first) {
+    if (first < 0x80 || first >= 0xe0) {
         return (struct shape){INT, 1, 0};
-    if (first >= 0xc0)
+    }
+    if (first >= 0xc0) {
         return shapes_c0_df[first - 0xc0];
+    }
     return (struct shape){first >= 0xa0 ? STR : first >= 0x90 ? ARRAY : MAP, 1, 0};
 }
 
-static inline uint64_t big_endian(const uint8_t *at, unsigned bytes)
-{
+static inline uint64_t big_endian(const uint8_t *at, unsigned bytes) {
     uint64_t value = 0;
-    for (unsigned i = 0; i < bytes; i++)
+    for (unsigned i = 0; i < bytes; i++) {
         value = value << 8 | at[i];
+    }
     return value;
 }
 
-static inline uint64_t length_of(const uint8_t *at, struct shape shape)
-{
-    if (shape.head > 1)
+static inline uint64_t length_of(const uint8_t *at, struct shape shape) {
+    if (shape.head > 1) {
         return big_endian(at + 1, shape.head - 1U);
-    if (*at >= 0xa0 && *at < 0xc0)
+    }
+    if (*at >= 0xa0 && *at < 0xc0) {
         return *at & 0x1f;
+    }
     return *at >= 0x80 && *at < 0xa0 ? *at & 0x0f : 0;
 }
 
 /* The value at `at`, all of whose bytes are known to be there. */
-static inline struct value value_at(const uint8_t *in, uint64_t at)
-{
+static inline struct value value_at(const uint8_t *in, uint64_t at) {
     struct shape shape = shape_of(in[at]);
     uint64_t length = length_of(in + at, shape);
     struct value value = {.kind = shape.kind, .at = at, .body = at + shape.head};
@@ -141,8 +140,7 @@ static inline struct value value_at(const uint8_t *in, uint64_t at)
     return value;
 }
 
-static enum step too_large(struct reader *reader, uint64_t bytes)
-{
+static enum step too_large(struct reader *reader, uint64_t bytes) {
     reader->out->too_large = true;
     say(reader->out, "frame: at least %" PRIu64 " bytes, at most %" PRIu64 " (frame_bytes_max)", bytes, reader->max);
     return STEP_BROKEN;
@@ -150,10 +148,10 @@ static enum step too_large(struct reader *reader, uint64_t bytes)
 
 /* The value at `at`, if it is whole. after: values known to come behind it, each of a byte at least; they count against the
  * limit, or a frame could announce four thousand million of them in five bytes. */
-static inline enum step look(struct reader *reader, uint64_t at, uint64_t after, uint32_t depth, struct value *value)
-{
-    if (at + 1 + after > reader->max)
+static inline enum step look(struct reader *reader, uint64_t at, uint64_t after, uint32_t depth, struct value *value) {
+    if (at + 1 + after > reader->max) {
         return too_large(reader, at + 1 + after);
+    }
     if (at >= reader->size) {
         reader->need = at + 1;
         return STEP_MORE;
@@ -169,16 +167,18 @@ static inline enum step look(struct reader *reader, uint64_t at, uint64_t after,
         return STEP_BROKEN;
     }
     uint64_t least = at + shape.head + shape.body;
-    if (least + after > reader->max)
+    if (least + after > reader->max) {
         return too_large(reader, least + after);
+    }
     if (reader->size < at + shape.head) {
         reader->need = least;
         return STEP_MORE;
     }
     *value = value_at(reader->in, at);
     uint64_t most = value->end + value->count + after;
-    if (most > reader->max)
+    if (most > reader->max) {
         return too_large(reader, most);
+    }
     if (reader->size < value->end) {
         reader->need = value->end;
         return STEP_MORE;
@@ -187,10 +187,10 @@ static inline enum step look(struct reader *reader, uint64_t at, uint64_t after,
 }
 
 /* An integer that is not negative, in any of its encodings. */
-static bool unsigned_of(const uint8_t *in, const struct value *value, uint64_t *number)
-{
-    if (value->kind != INT)
+static bool unsigned_of(const uint8_t *in, const struct value *value, uint64_t *number) {
+    if (value->kind != INT) {
         return false;
+    }
     uint8_t first = in[value->at];
     uint64_t bytes = value->end - value->body;
     if (bytes == 0) {
@@ -201,58 +201,59 @@ static bool unsigned_of(const uint8_t *in, const struct value *value, uint64_t *
     return first < 0xd0 || in[value->body] < 0x80; /* 0xd0 .. 0xd3 are signed */
 }
 
-static bool is_utf8(const uint8_t *at, uint64_t size)
-{
+static bool is_utf8(const uint8_t *at, uint64_t size) {
     const uint8_t *end = at + size;
     while (at < end) {
         uint8_t first = *at++;
-        if (first < 0x80)
+        if (first < 0x80) {
             continue;
+        }
         unsigned more = first >= 0xf0 ? 3 : first >= 0xe0 ? 2 : 1;
-        if (first < 0xc2 || first > 0xf4 || (uint64_t)(end - at) < more)
+        if (first < 0xc2 || first > 0xf4 || (uint64_t)(end - at) < more) {
             return false;
+        }
         /* The second byte alone rules out overlong forms, surrogates and what lies past U+10FFFF. */
         uint8_t low = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
         uint8_t high = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
-        if (*at < low || *at > high)
+        if (*at < low || *at > high) {
             return false;
-        for (unsigned i = 1; i < more; i++)
-            if ((at[i] & 0xc0) != 0x80)
+        }
+        for (unsigned i = 1; i < more; i++) {
+            if ((at[i] & 0xc0) != 0x80) {
                 return false;
+            }
+        }
         at += more;
     }
     return true;
 }
 
-static struct rpc_slice slice(const uint8_t *in, uint64_t from, uint64_t to)
-{
+static struct rpc_slice slice(const uint8_t *in, uint64_t from, uint64_t to) {
     SCHED_ASSERT(from <= to && to - from <= UINT32_MAX);
     return (struct rpc_slice){in + from, (uint32_t)(to - from)};
 }
 
-static bool is_text(const uint8_t *in, const struct value *value, const char *text)
-{
+static bool is_text(const uint8_t *in, const struct value *value, const char *text) {
     size_t size = strlen(text);
     return value->end - value->body == size && memcmp(in + value->body, text, size) == 0;
 }
 
 /* What an error calls a value: a number itself, of all else the type. */
-static const char *got(char room[SHOWN_ROOM], const uint8_t *in, const struct value *value)
-{
+static const char *got(char room[SHOWN_ROOM], const uint8_t *in, const struct value *value) {
     uint64_t number;
-    if (unsigned_of(in, value, &number))
+    if (unsigned_of(in, value, &number)) {
         (void)snprintf(room, SHOWN_ROOM, "%" PRIu64, number);
-    else if (value->kind == INT)
+    } else if (value->kind == INT) {
         (void)snprintf(room, SHOWN_ROOM, "a negative int");
-    else
+    } else {
         (void)snprintf(room, SHOWN_ROOM, "%s", kind_names[value->kind]);
+    }
     return room;
 }
 
 /* A str or bin of low .. high bytes. */
 static bool sized(struct rpc_request *out, const uint8_t *in, const struct value *value, const char *field, enum kind kind,
-                  uint32_t low, uint32_t high, struct rpc_slice *to)
-{
+                  uint32_t low, uint32_t high, struct rpc_slice *to) {
     char room[SHOWN_ROOM];
     if (value->kind != kind) {
         say(out, "%s: must be a %s, got %s", field, kind_names[kind], got(room, in, value));
@@ -273,8 +274,7 @@ static bool sized(struct rpc_request *out, const uint8_t *in, const struct value
 
 /* ---- the options of invoke, one reader a key ---- */
 
-static bool flag(struct rpc_request *out, const uint8_t *in, const struct value *value, const char *field, bool *to)
-{
+static bool flag(struct rpc_request *out, const uint8_t *in, const struct value *value, const char *field, bool *to) {
     char room[SHOWN_ROOM];
     if (value->kind != BOOL) {
         say(out, "%s: must be a bool, got %s", field, got(room, in, value));
@@ -284,8 +284,7 @@ static bool flag(struct rpc_request *out, const uint8_t *in, const struct value 
     return true;
 }
 
-static bool option_type(struct rpc_request *out, const uint8_t *in, const struct value *value)
-{
+static bool option_type(struct rpc_request *out, const uint8_t *in, const struct value *value) {
     static const char *const types[] = {[RPC_SYNC] = "sync", [RPC_EVENT] = "event", [RPC_DRYRUN] = "dryrun"};
     char room[SHOWN_ROOM];
     if (value->kind != STR) {
@@ -303,34 +302,31 @@ static bool option_type(struct rpc_request *out, const uint8_t *in, const struct
     return false;
 }
 
-static bool option_deadline(struct rpc_request *out, const uint8_t *in, const struct value *value)
-{
+static bool option_deadline(struct rpc_request *out, const uint8_t *in, const struct value *value) {
     char room[SHOWN_ROOM];
-    if (unsigned_of(in, value, &out->deadline_ms) && out->deadline_ms >= 1 && out->deadline_ms <= DEADLINE_MS_MAX)
+    if (unsigned_of(in, value, &out->deadline_ms) && out->deadline_ms >= 1 && out->deadline_ms <= DEADLINE_MS_MAX) {
         return true;
+    }
     say(out, "options.deadline_ms: must be an int of 1 .. %d, got %s", DEADLINE_MS_MAX, got(room, in, value));
     return false;
 }
 
-static bool option_report(struct rpc_request *out, const uint8_t *in, const struct value *value)
-{
+static bool option_report(struct rpc_request *out, const uint8_t *in, const struct value *value) {
     return flag(out, in, value, "options.report", &out->report);
 }
 
-static bool option_log_tail(struct rpc_request *out, const uint8_t *in, const struct value *value)
-{
+static bool option_log_tail(struct rpc_request *out, const uint8_t *in, const struct value *value) {
     return flag(out, in, value, "options.log_tail", &out->log_tail);
 }
 
-static bool option_context(struct rpc_request *out, const uint8_t *in, const struct value *value)
-{
+static bool option_context(struct rpc_request *out, const uint8_t *in, const struct value *value) {
     return sized(out, in, value, "options.client_context", BIN, 0, CONTEXT_BYTES_MAX, &out->client_context);
 }
 
-static bool option_trace(struct rpc_request *out, const uint8_t *in, const struct value *value)
-{
-    if (!sized(out, in, value, "options.trace", STR, 0, TRACE_BYTES_MAX, &out->trace))
+static bool option_trace(struct rpc_request *out, const uint8_t *in, const struct value *value) {
+    if (!sized(out, in, value, "options.trace", STR, 0, TRACE_BYTES_MAX, &out->trace)) {
         return false;
+    }
     for (uint32_t i = 0; i < out->trace.size; i++) {
         if (out->trace.at[i] < 0x20 || out->trace.at[i] > 0x7e) {
             say(out, "options.trace: byte 0x%02x at offset %u, must be printable ASCII", out->trace.at[i], i);
@@ -340,8 +336,7 @@ static bool option_trace(struct rpc_request *out, const uint8_t *in, const struc
     return true;
 }
 
-static bool option_idempotency_key(struct rpc_request *out, const uint8_t *in, const struct value *value)
-{
+static bool option_idempotency_key(struct rpc_request *out, const uint8_t *in, const struct value *value) {
     return sized(out, in, value, "options.idempotency_key", STR, 1, KEY_BYTES_MAX, &out->idempotency_key);
 }
 
@@ -357,8 +352,7 @@ static const struct {
 
 enum { OPTIONS = sizeof options / sizeof options[0] };
 
-static bool read_options(struct rpc_request *out, const uint8_t *in, uint64_t at)
-{
+static bool read_options(struct rpc_request *out, const uint8_t *in, uint64_t at) {
     char room[SHOWN_ROOM];
     struct value map = value_at(in, at);
     if (map.kind != MAP) {
@@ -375,8 +369,9 @@ static bool read_options(struct rpc_request *out, const uint8_t *in, uint64_t at
             return false;
         }
         unsigned option = 0;
-        while (option < OPTIONS && !is_text(in, &key, options[option].name))
+        while (option < OPTIONS && !is_text(in, &key, options[option].name)) {
             option++;
+        }
         if (option == OPTIONS) {
             say(out, "options: unknown key \"%s\"", shown(room, in + key.body, key.end - key.body));
             return false;
@@ -387,8 +382,9 @@ static bool read_options(struct rpc_request *out, const uint8_t *in, uint64_t at
         }
         seen |= 1U << option;
         struct value value = value_at(in, key.end);
-        if (!options[option].read(out, in, &value))
+        if (!options[option].read(out, in, &value)) {
             return false;
+        }
         at = value.end; /* no option is an array or map, so this is behind the whole value */
     }
     if (out->idempotency_key.at != NULL && out->type != RPC_EVENT) {
@@ -402,8 +398,7 @@ static bool read_options(struct rpc_request *out, const uint8_t *in, uint64_t at
 /* ---- methods ---- */
 
 static enum rpc_verdict read_invoke(struct rpc_request *out, const uint8_t *in, const struct value *params,
-                                    uint64_t last_param)
-{
+                                    uint64_t last_param) {
     if (out->notification) {
         say(out, "method: invoke must be a request [0, msgid, method, params]");
         return RPC_BAD;
@@ -413,8 +408,9 @@ static enum rpc_verdict read_invoke(struct rpc_request *out, const uint8_t *in, 
         return RPC_BAD;
     }
     struct value function = value_at(in, params->end);
-    if (!sized(out, in, &function, "params[0] (function)", STR, 1, FUNCTION_BYTES_MAX, &out->function))
+    if (!sized(out, in, &function, "params[0] (function)", STR, 1, FUNCTION_BYTES_MAX, &out->function)) {
         return RPC_BAD;
+    }
     struct value payload = value_at(in, function.end);
     if (payload.kind == STR || payload.kind == BIN) {
         out->payload = slice(in, payload.body, payload.end);
@@ -422,13 +418,13 @@ static enum rpc_verdict read_invoke(struct rpc_request *out, const uint8_t *in, 
         out->payload = slice(in, payload.at, params->count == 3 ? last_param : out->size);
         out->payload_msgpack = true;
     }
-    if (params->count == 3 && !read_options(out, in, last_param))
+    if (params->count == 3 && !read_options(out, in, last_param)) {
         return RPC_BAD;
+    }
     return RPC_INVOKE;
 }
 
-static enum rpc_verdict read_cancel(struct rpc_request *out, const uint8_t *in, const struct value *params)
-{
+static enum rpc_verdict read_cancel(struct rpc_request *out, const uint8_t *in, const struct value *params) {
     char room[SHOWN_ROOM];
     if (!out->notification) {
         say(out, "method: cancel must be a notification [2, method, params]");
@@ -449,22 +445,24 @@ static enum rpc_verdict read_cancel(struct rpc_request *out, const uint8_t *in, 
 }
 
 /* A whole frame, well-formed throughout; its method lies at `at`. */
-static enum rpc_verdict read_meaning(struct rpc_request *out, const uint8_t *in, uint64_t at, uint64_t last_param)
-{
+static enum rpc_verdict read_meaning(struct rpc_request *out, const uint8_t *in, uint64_t at, uint64_t last_param) {
     char room[SHOWN_ROOM];
     struct value method = value_at(in, at);
-    if (!sized(out, in, &method, "method", STR, 1, METHOD_BYTES_MAX, &out->method))
+    if (!sized(out, in, &method, "method", STR, 1, METHOD_BYTES_MAX, &out->method)) {
         return RPC_BAD;
+    }
     struct value params = value_at(in, method.end);
     if (params.kind != ARRAY) {
         say(out, "params: must be an array, got %s", got(room, in, &params));
         return RPC_BAD;
     }
     out->params = slice(in, params.at, out->size);
-    if (is_text(in, &method, "invoke"))
+    if (is_text(in, &method, "invoke")) {
         return read_invoke(out, in, &params, last_param);
-    if (is_text(in, &method, "cancel"))
+    }
+    if (is_text(in, &method, "cancel")) {
         return read_cancel(out, in, &params);
+    }
     return RPC_METHOD;
 }
 
@@ -473,8 +471,7 @@ static enum rpc_verdict read_meaning(struct rpc_request *out, const uint8_t *in,
 /* look() for a value that must be of one kind, refused at its first byte if it is not: nobody's connection waits for the end of
  * a string that stands where a number should. */
 static enum step look_for(struct reader *reader, uint64_t at, uint64_t after, uint32_t depth, enum kind kind,
-                          const char *must, struct value *value)
-{
+                          const char *must, struct value *value) {
     if (at + 1 + after <= reader->max && at < reader->size) {
         struct shape shape = shape_of(reader->in[at]);
         if (shape.kind != kind && shape.kind != NEVER) {
@@ -486,8 +483,7 @@ static enum step look_for(struct reader *reader, uint64_t at, uint64_t after, ui
 }
 
 /* Array head, type and msgid. *at: where the method lies. */
-static enum step read_envelope(struct reader *reader, uint64_t *at)
-{
+static enum step read_envelope(struct reader *reader, uint64_t *at) {
     static const char frame_must[] = "frame: must be an array of 3 or 4 values";
     static const char type_must[] = "type: must be 0 (request) or 2 (notification)";
     static const char msgid_must[] = "msgid: must be an int of 0 .. 4294967295";
@@ -497,15 +493,17 @@ static enum step read_envelope(struct reader *reader, uint64_t *at)
     struct value frame, type, msgid;
     uint64_t number = 0;
     enum step step = look_for(reader, 0, 0, 0, ARRAY, frame_must, &frame);
-    if (step != STEP_DONE)
+    if (step != STEP_DONE) {
         return step;
+    }
     if (frame.count != 3 && frame.count != 4) {
         say(out, "%s, got %" PRIu64, frame_must, frame.count);
         return STEP_BROKEN;
     }
     step = look_for(reader, frame.end, frame.count - 1, 1, INT, type_must, &type);
-    if (step != STEP_DONE)
+    if (step != STEP_DONE) {
         return step;
+    }
     if (!unsigned_of(in, &type, &number) || number > FRAME_NOTIFICATION || number == FRAME_RESPONSE) {
         say(out, "%s, got %s%s", type_must, got(room, in, &type),
             number == FRAME_RESPONSE ? " (a client sends no responses)" : "");
@@ -518,11 +516,13 @@ static enum step read_envelope(struct reader *reader, uint64_t *at)
         return STEP_BROKEN;
     }
     *at = type.end;
-    if (out->notification)
+    if (out->notification) {
         return STEP_DONE;
+    }
     step = look_for(reader, type.end, 2, 1, INT, msgid_must, &msgid);
-    if (step != STEP_DONE)
+    if (step != STEP_DONE) {
         return step;
+    }
     if (!unsigned_of(in, &msgid, &number) || number > UINT32_MAX) {
         say(out, "%s, got %s", msgid_must, got(room, in, &msgid));
         return STEP_BROKEN;
@@ -533,14 +533,12 @@ static enum step read_envelope(struct reader *reader, uint64_t *at)
 }
 
 /* Values of one byte that hold nothing, which large arrays of small numbers are made of. */
-static inline bool is_single(uint8_t byte)
-{
+static inline bool is_single(uint8_t byte) {
     return byte < 0x80 || byte >= 0xe0 || byte == 0xc0 || byte == 0xc2 || byte == 0xc3;
 }
 
 /* Steps over method and params, all of them that is there. */
-static enum step scan_values(struct reader *reader, struct rpc_scan *scan)
-{
+static enum step scan_values(struct reader *reader, struct rpc_scan *scan) {
     while (scan->pending > 0) {
         uint32_t *left = &scan->left[scan->depth];
         if (*left == 0) {
@@ -551,20 +549,23 @@ static enum step scan_values(struct reader *reader, struct rpc_scan *scan)
             /* They need no look at the limit: it was kept for values to come when their array was opened. */
             uint64_t run = reader->size - scan->at < *left ? reader->size - scan->at : *left;
             uint32_t n = 0;
-            while (n < run && is_single(reader->in[scan->at + n]))
+            while (n < run && is_single(reader->in[scan->at + n])) {
                 n++;
+            }
             scan->at += n;
             scan->pending -= n;
             *left -= n;
-            if (*left == 0)
+            if (*left == 0) {
                 continue;
+            }
         } else if (scan->depth == 2 && scan->left[1] == 0 && *left == 1) {
             scan->last_param = scan->at;
         }
         struct value value;
         enum step step = look(reader, scan->at, scan->pending - 1, scan->depth, &value);
-        if (step != STEP_DONE)
+        if (step != STEP_DONE) {
             return step;
+        }
         scan->at = value.end;
         scan->pending--;
         --*left;
@@ -577,58 +578,64 @@ static enum step scan_values(struct reader *reader, struct rpc_scan *scan)
     return STEP_DONE;
 }
 
-static inline bool is_ascii(const uint8_t *at, size_t size)
-{
+static inline bool is_ascii(const uint8_t *at, size_t size) {
     uint64_t bits = 0, word;
     for (; size >= sizeof word; at += sizeof word, size -= sizeof word) {
         memcpy(&word, at, sizeof word);
         bits |= word;
     }
     uint8_t rest = 0;
-    while (size-- > 0)
+    while (size-- > 0) {
         rest |= *at++;
+    }
     return ((bits & 0x8080808080808080) | (rest & 0x80U)) == 0;
 }
 
 /* [0, msgid, "invoke", [function, payload]], whole, in the encodings every library prefers, with the function in ASCII and the
  * payload a str or bin. false: something else, or not whole; nothing is written then. */
-static inline bool read_common(const uint8_t *in, size_t size, uint32_t max, struct rpc_request *out)
-{
+static inline bool read_common(const uint8_t *in, size_t size, uint32_t max, struct rpc_request *out) {
     enum { LOOKED_AT = 3 + 4 + 8 + 2 }; /* before the first check of what is left, with the longest msgid */
-    if (size < LOOKED_AT || in[0] != 0x94 || in[1] != FRAME_REQUEST)
+    if (size < LOOKED_AT || in[0] != 0x94 || in[1] != FRAME_REQUEST) {
         return false;
+    }
     uint32_t msgid = in[2];
     size_t at = 3;
     if (msgid >= 0x80) {
-        if (msgid < 0xcc || msgid > 0xce)
+        if (msgid < 0xcc || msgid > 0xce) {
             return false;
+        }
         unsigned bytes = 1U << (msgid - 0xcc);
         msgid = (uint32_t)big_endian(in + at, bytes);
         at += bytes;
     }
     size_t method = at;
-    if (memcmp(in + at, "\xa6invoke\x92", 8) != 0)
+    if (memcmp(in + at, "\xa6invoke\x92", 8) != 0) {
         return false;
+    }
     at += 8;
     size_t name = in[at++];
-    if (name == 0xd9)
+    if (name == 0xd9) {
         name = in[at++];
-    else if (name > 0xa0 && name < 0xc0)
+    } else if (name > 0xa0 && name < 0xc0) {
         name -= 0xa0;
-    else
+    } else {
         return false;
+    }
     size_t function = at;
     /* One byte more than the name: the payload's first. */
-    if (name == 0 || size - at <= name || !is_ascii(in + at, name))
+    if (name == 0 || size - at <= name || !is_ascii(in + at, name)) {
         return false;
+    }
     at += name;
     struct shape shape = shape_of(in[at]);
-    if ((shape.kind != STR && shape.kind != BIN) || size - at < shape.head)
+    if ((shape.kind != STR && shape.kind != BIN) || size - at < shape.head) {
         return false;
+    }
     uint64_t bytes = length_of(in + at, shape);
     at += shape.head;
-    if (size - at < bytes || at + bytes > max)
+    if (size - at < bytes || at + bytes > max) {
         return false;
+    }
     out->size = at + bytes;
     out->msgid = msgid;
     out->method = (struct rpc_slice){in + method + 1, 6};
@@ -639,8 +646,7 @@ static inline bool read_common(const uint8_t *in, size_t size, uint32_t max, str
 }
 
 enum rpc_verdict rpc_read(struct rpc_scan *scan, const uint8_t *in, size_t size, const struct rpc_limits *limits,
-                          struct rpc_request *out)
-{
+                          struct rpc_request *out) {
     memset(out, 0, offsetof(struct rpc_request, error));
     out->error[0] = '\0';
     enum rpc_verdict verdict = RPC_BROKEN;
