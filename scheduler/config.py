@@ -1,0 +1,588 @@
+"""One table of settings: what can be set, in which bounds, from where.
+
+Law of this file: a leaf that may use `errors` and `limits`. The table *is* the dataclass: a row is a field of `Settings` with
+its kind, default, bounds and help beside it, so that the attribute, the flag, the environment variable, the key in the file
+and the manual's page cannot differ. Nothing here opens a socket or makes a directory; `load` reads one file and judges.
+
+    settings = load({"state_dir": "/var/lib/scheduler"}, os.environ, Path("scheduler.toml"))
+    settings.socket, settings.metrics.port, settings.tenant("acme").weight
+
+Precedence: flags, then environment, then file, then defaults. All that is wrong is reported at once (`ConfigError.problems`),
+each problem with its source, setting, value and bound.
+
+`python -m scheduler.config` writes the manual's page (docs/settings.md) to its standard output.
+"""
+
+# ruff: noqa: RUF009
+# row() makes a dataclasses.field; the linter knows field() alone.
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import ipaddress
+import os
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from scheduler import limits
+from scheduler.errors import SchedulerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+__all__ = [
+    "CONFIG_ENV",
+    "DEFAULT_TENANT",
+    "SETTINGS",
+    "TENANT_SETTINGS",
+    "Address",
+    "Change",
+    "ConfigError",
+    "Kind",
+    "Setting",
+    "Settings",
+    "TenantSettings",
+    "changes",
+    "load",
+    "manual",
+    "unknown_variables",
+]
+
+ENV_PREFIX: Final = "SCHEDULER_"
+CONFIG_ENV: Final = "SCHEDULER_CONFIG"
+DEFAULT_TENANT: Final = "default"
+NO_LIMIT: Final = 0x7FFFFFFF
+SOCKET_PATH_BYTES_MAX: Final = 107  # sun_path with its final NUL is 108
+MIB: Final = 1024 * 1024
+GIB: Final = 1024 * MIB
+
+
+class ConfigError(SchedulerError):
+    """Settings that cannot be used; `problems` has one sentence for each, naming source, setting, value and bound."""
+
+    type = "BadRequest"
+    exit_code: ClassVar[int] = 2
+    default_message = "the settings are not valid"
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class Kind(enum.Enum):
+    """What a value is, and how it is written."""
+
+    INT = "whole number"
+    TEXT = "text"
+    PATH = "path"
+    ADDRESS = "HOST:PORT"
+    CHOICE = "one of"
+    UIDS = "user ids"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A numeric address and a port; port 0 asks the kernel for one."""
+
+    host: str
+    port: int
+
+    @property
+    def loopback(self) -> bool:
+        return ipaddress.ip_address(self.host).is_loopback
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row. Bounds are inclusive. `reload`: may change while the service runs. `optional`: empty text or "none" is None."""
+
+    name: str
+    kind: Kind
+    default: Any
+    help: str
+    minimum: int = 0
+    maximum: int = NO_LIMIT
+    choices: tuple[str, ...] = ()
+    optional: bool = False
+    reload: bool = False
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def env(self) -> str:
+        return ENV_PREFIX + self.name.upper()
+
+    def show(self, value: object) -> str:
+        """`value` as an operator would write it."""
+        if value is None:
+            return "none"
+        if isinstance(value, tuple):
+            return ", ".join(map(str, value)) or "none"
+        return str(value)
+
+    def bounds(self) -> str:
+        """The bound in words, for messages and the manual."""
+        if self.kind is Kind.CHOICE:
+            return f"one of {', '.join(self.choices)}"
+        if self.kind is Kind.INT:
+            return f"{self.minimum} to {self.maximum}" if self.maximum < NO_LIMIT else f"at least {self.minimum}"
+        if self.kind is Kind.TEXT:
+            return f"{self.minimum} to {self.maximum} printable characters"
+        return f"{self.kind.value} or none" if self.optional else str(self.kind.value)
+
+    def read(self, value: object) -> Any:
+        """A value as flag, variable or file gave it, made what the attribute holds. Raises ValueError with a reason."""
+        if self.optional and value in ("", "none"):
+            return None
+        reader: Callable[[Setting, object], Any] = _READERS[self.kind]
+        return reader(self, value)
+
+
+def _read_int(setting: Setting, value: object) -> int:
+    if isinstance(value, str):
+        try:
+            value = int(value, 10)
+        except ValueError:
+            raise ValueError("is not a whole number") from None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("is not a whole number")
+    if not setting.minimum <= value <= setting.maximum:
+        raise ValueError(f"is out of bounds: {setting.bounds()}")
+    return value
+
+
+def _read_text(setting: Setting, value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("is not text")
+    if not setting.minimum <= len(value) <= setting.maximum or not value.isprintable():
+        raise ValueError(f"is not {setting.bounds()}")
+    return value
+
+
+def _read_path(setting: Setting, value: object) -> Path:
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise ValueError("is not a path")
+    return Path(value).expanduser()
+
+
+def _read_address(setting: Setting, value: object) -> Address:
+    if isinstance(value, Address):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("is not HOST:PORT")
+    host, _, port = value.rpartition(":")
+    host = {"localhost": "127.0.0.1"}.get(host, host.removeprefix("[").removesuffix("]"))
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        raise ValueError("is not HOST:PORT with a numeric host, as 127.0.0.1:9464 or [::1]:9464") from None
+    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise ValueError("has no port of 0 to 65535")
+    return Address(host, int(port))
+
+
+def _read_choice(setting: Setting, value: object) -> str:
+    if value not in setting.choices:
+        raise ValueError(f"is not {setting.bounds()}")
+    return str(value)
+
+
+def _read_uids(setting: Setting, value: object) -> tuple[int, ...]:
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list | tuple):
+        raise ValueError("is no list of user ids")
+    uids = []
+    for item in items:
+        text = str(item).strip() if not isinstance(item, bool) else ""
+        if not (text.isascii() and text.isdigit() and int(text) < 2**32 - 1):
+            raise ValueError(f"holds {item!r}, which is no user id")
+        uids.append(int(text))
+    if len(uids) > setting.maximum:
+        raise ValueError(f"has {len(uids)} user ids, the limit is {setting.maximum}")
+    return tuple(dict.fromkeys(uids))
+
+
+_READERS: Final = {
+    Kind.INT: _read_int,
+    Kind.TEXT: _read_text,
+    Kind.PATH: _read_path,
+    Kind.ADDRESS: _read_address,
+    Kind.CHOICE: _read_choice,
+    Kind.UIDS: _read_uids,
+}
+
+
+def row(kind: Kind, default: Any, help_text: str, minimum: int = 0, maximum: int = NO_LIMIT, **more: Any) -> Any:
+    """A field of a settings class. The name is filled in from the field's own."""
+    setting = Setting("", kind, default, help_text, minimum, maximum, **more)
+    return dataclasses.field(default=default, metadata={"setting": setting})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantSettings:
+    """One `[tenants.NAME]` table of the file, the only place that can name tenants. All of it may be changed by a reload."""
+
+    name: str = DEFAULT_TENANT
+    weight: int = row(Kind.INT, limits.WEIGHT_DEFAULT, "share of CPU time among tenants", limits.WEIGHT_MIN, limits.WEIGHT_MAX)
+    concurrency_max: int = row(Kind.INT, NO_LIMIT, "calls that run at once", 0)
+    rate_max: int = row(Kind.INT, NO_LIMIT, "calls per second", 1)
+    memory_mb_max: int = row(Kind.INT, NO_LIMIT, "MB of all its sandboxes", 0)
+    queued_calls_max: int = row(Kind.INT, NO_LIMIT, "calls that wait", 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings, checked. Paths are absolute. See the table in docs/settings.md for meaning, bounds and units."""
+
+    # ---- places ----
+    state_dir: Path = row(Kind.PATH, Path("state"), "everything that must survive a restart: registry, code, logs")
+    socket: Path = row(Kind.PATH, Path("scheduler.sock"), "Unix socket of the protocol; the default is in state_dir")
+    tcp: Address | None = row(
+        Kind.ADDRESS, None, "TCP address of the protocol; needs token_file unless loopback", optional=True
+    )
+    token_file: Path | None = row(Kind.PATH, None, "hashed tokens with their tenants and rights", optional=True, reload=True)
+    metrics: Address | None = row(
+        Kind.ADDRESS, Address("127.0.0.1", 9464), "address of /metrics, /healthz and /readyz", optional=True
+    )
+    allowed_uids: tuple[int, ...] = row(
+        Kind.UIDS, (), "users besides root and the service's own that may use the socket", 0, 16
+    )
+
+    # ---- identity ----
+    region: str = row(Kind.TEXT, "local", "region in ARNs", 1, 32)
+    account_id: str = row(Kind.TEXT, "000000000000", "account id in ARNs, twelve digits", 12, 12)
+
+    # ---- sandboxes ----
+    isolation: str = row(
+        Kind.CHOICE, "auto", "auto: namespaces and cgroups, or no start; process: bare processes", choices=("auto", "process")
+    )
+    runtime_default: str = row(
+        Kind.TEXT, "auto", "runtime of functions that name none; auto: the newest offered", 1, 64, reload=True
+    )
+    sandbox_uid_base: int = row(Kind.INT, 300_000, "first of the user ids that sandboxes run as", 65_536, 2_000_000_000)
+    cgroup_root: Path | None = row(
+        Kind.PATH, None, "directory of the cgroup tree to use; none: found by the service", optional=True
+    )
+    shells_ahead: int = row(Kind.INT, 2, "pre-warmed shells kept waiting for each runtime", 0, 256, reload=True)
+    shells_max: int = row(Kind.INT, 32, "most shells that may wait at once", 1, 1024, reload=True)
+    init_timeout_ms: int = row(Kind.INT, limits.INIT_TIMEOUT_MS_DEFAULT, "longest init of a function", 100, 900_000)
+    idle_timeout_s: int = row(Kind.INT, 600, "an idle sandbox is ended after this", 1, 86_400)
+    reap_timeout_ms: int = row(Kind.INT, 1_000, "how long a dead sandbox's call waits for the cause", 10, 60_000)
+    cold_start_guess_us: int = row(Kind.INT, 15_000, "expected cold start before one was measured", 1, 60_000_000)
+
+    # ---- bounds of the node ----
+    functions_max: int = row(Kind.INT, 1_024, "functions and published versions together", 1, 65_536)
+    sandboxes_max: int = row(Kind.INT, 512, "sandboxes of all functions", 1, 1_048_576)
+    calls_max: int = row(Kind.INT, 65_536, "calls held at once, queued and running", 16, 16_777_216)
+    connections_max: int = row(Kind.INT, 12_000, "clients connected at once", 1, 1_000_000)
+    concurrency_max: int = row(Kind.INT, limits.CONCURRENCY_DEFAULT, "calls that run at once", 1, 1_048_576, reload=True)
+    unreserved_concurrency_min: int = row(
+        Kind.INT,
+        limits.UNRESERVED_CONCURRENCY_MIN_DEFAULT,
+        "concurrency that reservations must leave to functions without one",
+        0,
+        1_048_576,
+        reload=True,
+    )
+    memory_mb_max: int = row(Kind.INT, 0, "MB of all sandboxes; 0: 80 % of the machine's", 0, reload=True)
+    queued_calls_max: int = row(Kind.INT, 65_536, "calls that wait", 0, 16_777_216, reload=True)
+    queued_bytes_max: int = row(Kind.INT, 512 * MIB, "bytes of the payloads of calls that wait", MIB, 1 << 46, reload=True)
+    payload_bytes_total_max: int = row(Kind.INT, GIB, "bytes of all payloads held, queued and running", 8 * MIB, 1 << 46)
+    function_queued_calls_max: int = row(Kind.INT, 10_000, "calls of one function that wait", 0, 16_777_216, reload=True)
+    queue_timeout_ms: int = row(
+        Kind.INT,
+        limits.QUEUE_TIMEOUT_MS_DEFAULT,
+        "how long a call may wait to start where its function does not say; 0: not at all",
+        0,
+        limits.QUEUE_TIMEOUT_MS_MAX,
+        reload=True,
+    )
+    drain_grace_ms: int = row(Kind.INT, 10_000, "at the end: how long running calls may finish", 0, 900_000, reload=True)
+
+    # ---- placement and the loop ----
+    cpus: int = row(Kind.INT, 0, "CPUs to plan with; 0: all that the service may use", 0, 4_096)
+    starting_max: int = row(Kind.INT, 64, "sandboxes of one function that start at once", 1, 4_096)
+    ahead_max: int = row(Kind.INT, 32, "calls sent ahead to one sandbox, the running one included", 1, 32)
+    ahead_window_us: int = row(Kind.INT, 2_000, "expected time of calls sent ahead is never above this", 0, 1_000_000)
+    spin_us: int = row(Kind.INT, 0, "the loop polls this long before it sleeps; 0: never", 0, 1_000)
+    frame_bytes_max: int = row(
+        Kind.INT, limits.PAYLOAD_BYTES_MAX + 64 * 1024, "one request", limits.PAYLOAD_BYTES_MAX + 4096, 64 * MIB
+    )
+    turn_bytes_max: int = row(Kind.INT, 256 * 1024, "read from one connection in one turn", 4_096, 16 * MIB)
+    connection_buffer_bytes_max: int = row(
+        Kind.INT, MIB, "unread answers of one connection before it is not read any more", 65_536, GIB
+    )
+
+    # ---- disk ----
+    log_bytes_max: int = row(Kind.INT, 16 * MIB, "one function's log file before it rotates", 65_536, GIB)
+    log_files_max: int = row(Kind.INT, 4, "rotated log files kept for each function", 0, 1_000)
+    code_bytes_max: int = row(Kind.INT, 75 * GIB, "bytes of all code packages, unpacked", 64 * MIB, 1 << 50, reload=True)
+    code_grace_s: int = row(Kind.INT, 3_600, "unreferenced code is kept this long", 60, 2_592_000, reload=True)
+    uploads_max: int = row(Kind.INT, 16, "uploads of code under way at once", 1, 1_024)
+    uploads_bytes_max: int = row(Kind.INT, 512 * MIB, "bytes of all uploads under way", 64 * MIB, 1 << 40)
+    events_max: int = row(Kind.INT, 100_000, "asynchronous events queued", 1, 10_000_000)
+    events_bytes_max: int = row(Kind.INT, GIB, "bytes of all asynchronous events queued", 8 * MIB, 1 << 46)
+
+    tenants: tuple[TenantSettings, ...] = ()
+
+    @property
+    def log_dir(self) -> Path:
+        return self.state_dir / "logs"
+
+    @property
+    def code_dir(self) -> Path:
+        return self.state_dir / "code"
+
+    @property
+    def upload_dir(self) -> Path:
+        return self.state_dir / "uploads"
+
+    @property
+    def store_path(self) -> Path:
+        return self.state_dir / "store" / "scheduler.db"
+
+    def tenant(self, name: str) -> TenantSettings:
+        """Of `name`; one that the file does not name has the defaults."""
+        return next((tenant for tenant in self.tenants if tenant.name == name), TenantSettings(name=name))
+
+    def memory_mb(self, meminfo: str | None = None) -> int:
+        """`memory_mb_max`, or 80 % of the machine's memory as /proc/meminfo tells it."""
+        if self.memory_mb_max:
+            return self.memory_mb_max
+        text = Path("/proc/meminfo").read_text() if meminfo is None else meminfo
+        (total_kib,) = (int(line.split()[1]) for line in text.splitlines() if line.startswith("MemTotal:"))
+        return max(limits.MEMORY_MB_MIN, total_kib * 8 // 10 // 1024)
+
+    def cpu_count(self) -> int:
+        """`cpus`, or as many as the service may run on."""
+        return self.cpus or len(os.sched_getaffinity(0))
+
+
+def _table(owner: type) -> tuple[Setting, ...]:
+    return tuple(
+        dataclasses.replace(field.metadata["setting"], name=field.name)
+        for field in dataclasses.fields(owner)
+        if "setting" in field.metadata
+    )
+
+
+SETTINGS: Final = _table(Settings)
+TENANT_SETTINGS: Final = _table(TenantSettings)
+
+
+# ---- loading -------------------------------------------------------------------------------------------------------------
+
+
+def load(
+    flags: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> Settings:
+    """Settings from flags (by setting name; None: not given), environment, file and defaults, in that order.
+
+    `file` None: the one that SCHEDULER_CONFIG names, if any. Raises ConfigError with everything that is wrong.
+    """
+    flags = {name: value for name, value in (flags or {}).items() if value is not None}
+    environ = environ or {}
+    problems: list[str] = []
+    if file is None and environ.get(CONFIG_ENV):
+        file = Path(environ[CONFIG_ENV])
+    content = _read_file(file, problems) if file is not None else {}
+    source = str(file)
+    tenants = _read_tenants(content.pop("tenants", {}), source, problems)
+    _refuse_unknown(content, SETTINGS, source, problems)
+    _refuse_unknown(flags, SETTINGS, "flags", problems)
+
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        for given, key, where in (
+            (flags, setting.name, f"flag {setting.flag}"),
+            (environ, setting.env, f"variable {setting.env}"),
+            (content, setting.name, f"{source}: {setting.name}"),
+        ):
+            if key in given:
+                _read_value(setting, given[key], where, values, problems)
+                break
+    settings = _resolved(Settings(**values, tenants=tenants), "socket" in values)
+    problems.extend(_relations(settings))
+    if problems:
+        raise ConfigError(tuple(problems))
+    return settings
+
+
+def _read_value(setting: Setting, value: object, where: str, values: dict[str, Any], problems: list[str]) -> None:
+    try:
+        values[setting.name] = setting.read(value)
+    except ValueError as error:
+        problems.append(f"{where}: {_short(value)} {error}")
+
+
+def _read_file(file: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        problems.append(f"{file}: cannot be read: {error.strerror}")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problems.append(f"{file}: is not TOML: {error}")
+    return {}
+
+
+def _read_tenants(tables: object, source: str, problems: list[str]) -> tuple[TenantSettings, ...]:
+    if not isinstance(tables, dict):
+        problems.append(f"{source}: tenants: {_short(tables)} is no table; write [tenants.NAME]")
+        return ()
+    tenants = []
+    for name, table in tables.items():
+        where = f"{source}: tenants.{name}"
+        if (
+            not (name.isascii() and name.replace("-", "").replace("_", "").isalnum())
+            or len(name) > limits.TENANT_NAME_CHARS_MAX
+        ):
+            problems.append(f"{where}: a tenant's name is 1 to {limits.TENANT_NAME_CHARS_MAX} of a-z, A-Z, 0-9, - and _")
+            continue
+        if not isinstance(table, dict):
+            problems.append(f"{where}: {_short(table)} is no table")
+            continue
+        _refuse_unknown(table, TENANT_SETTINGS, where, problems)
+        values: dict[str, Any] = {}
+        for setting in TENANT_SETTINGS:
+            if setting.name in table:
+                _read_value(setting, table[setting.name], f"{where}.{setting.name}", values, problems)
+        tenants.append(TenantSettings(name=name, **values))
+    return tuple(tenants)
+
+
+def _refuse_unknown(given: Mapping[str, object], rows: tuple[Setting, ...], source: str, problems: list[str]) -> None:
+    names = [setting.name for setting in rows]
+    problems.extend(
+        f"{source}: no setting is called {_short(key)}{_did_you_mean(key, names)}" for key in given if key not in names
+    )
+
+
+def _did_you_mean(word: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(word.lower().replace("-", "_"), names, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _short(value: object) -> str:
+    text = repr(str(value) if isinstance(value, Path) else value)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _resolved(settings: Settings, own_socket: bool) -> Settings:
+    """Absolute paths: the service may change its directory. The default socket lives in the state directory."""
+    state_dir = settings.state_dir.absolute()
+    socket = settings.socket.absolute() if own_socket else state_dir / settings.socket
+    return dataclasses.replace(
+        settings,
+        state_dir=state_dir,
+        socket=socket,
+        token_file=settings.token_file and settings.token_file.absolute(),
+        cgroup_root=settings.cgroup_root and settings.cgroup_root.absolute(),
+    )
+
+
+def _relations(settings: Settings) -> Iterator[str]:
+    """What no single row can say."""
+    if len(os.fsencode(settings.socket)) > SOCKET_PATH_BYTES_MAX:
+        yield f"socket: {str(settings.socket)!r} is longer than a Unix socket's path can be, {SOCKET_PATH_BYTES_MAX} bytes"
+    if len(os.fsencode(settings.log_dir)) > 255:
+        yield f"state_dir: {str(settings.state_dir)!r} is too long: the path of its logs is over 255 bytes"
+    if not (settings.account_id.isascii() and settings.account_id.isdigit()):
+        yield f"account_id: {settings.account_id!r} is not twelve digits"
+    if not (settings.region.isascii() and settings.region.replace("-", "").isalnum()):
+        yield f"region: {settings.region!r} is not made of letters, digits and -"
+    if settings.tcp is not None and not settings.tcp.loopback and settings.token_file is None:
+        yield f"tcp: {settings.tcp} can be reached from other machines, which needs token_file"
+    for low, high in (
+        ("unreserved_concurrency_min", "concurrency_max"),
+        ("queued_calls_max", "calls_max"),
+        ("queued_bytes_max", "payload_bytes_total_max"),
+        ("shells_ahead", "shells_max"),
+        ("turn_bytes_max", "frame_bytes_max"),
+    ):
+        if getattr(settings, low) > getattr(settings, high):
+            yield f"{low}: {getattr(settings, low)} is more than {high}, which is {getattr(settings, high)}"
+
+
+def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """A warning for each variable that looks like a setting and is none; the service logs them, since they have no effect."""
+    names = [setting.name for setting in SETTINGS]
+    given = (
+        key.removeprefix(ENV_PREFIX).lower() for key in sorted(environ) if key.startswith(ENV_PREFIX) and key != CONFIG_ENV
+    )
+    return tuple(
+        f"variable {ENV_PREFIX}{name.upper()} has no effect: no setting is called {name}{_did_you_mean(name, names)}"
+        for name in given
+        if name not in names
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One setting that differs between two loads; `applies`: now, else at the next start."""
+
+    name: str
+    old: Any
+    new: Any
+    applies: bool
+
+
+def changes(old: Settings, new: Settings) -> tuple[Change, ...]:
+    """What a reload would change."""
+    rows = [(setting.name, setting.reload) for setting in SETTINGS] + [("tenants", True)]
+    pairs = ((name, getattr(old, name), getattr(new, name), applies) for name, applies in rows)
+    return tuple(Change(*pair) for pair in pairs if pair[1] != pair[2])
+
+
+# ---- the manual's page ---------------------------------------------------------------------------------------------------
+
+
+def manual() -> str:
+    """docs/settings.md."""
+    lines = [
+        "# Settings",
+        "",
+        "<!-- Written by `python -m scheduler.config > docs/settings.md` from the table in scheduler/config.py. -->",
+        "",
+        "A setting is taken from the command's flag, else from the environment, else from the file (`--config FILE` or",
+        "`SCHEDULER_CONFIG`, TOML), else it is the default. The key in the file is the setting's name; one that is not in the",
+        'table is an error. "MB" is 1,048,576 bytes. *Reload* says whether a change takes effect in a running service.',
+        "",
+        "| setting | flag | variable | default | bounds | reload | meaning |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{row.name}` | `{row.flag}` | `{row.env}` | {row.show(row.default)} | {row.bounds()} | "
+        f"{'yes' if row.reload else 'no'} | {row.help} |"
+        for row in SETTINGS
+    ]
+    lines += [
+        "",
+        "## Tenants",
+        "",
+        f"Tables `[tenants.NAME]` of the file. A function that names no tenant belongs to `{DEFAULT_TENANT}`, which may have a",
+        "table too. All of it can be changed by a reload.",
+        "",
+        "| key | default | bounds | meaning |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{s.name}` | {'no limit' if s.default == NO_LIMIT else s.default} | {s.bounds()} | {s.help} |"
+        for s in TENANT_SETTINGS
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(manual())
