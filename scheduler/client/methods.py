@@ -1,0 +1,140 @@
+"""Parameters of every method, made once for both clients: what a caller may say, checked here, and how it is written on the
+wire.
+
+What must not live here: sockets, tasks, threads.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from scheduler import __version__
+from scheduler.client.session import CannotConnect
+from scheduler.errors import BadAnswer, SchedulerError
+from scheduler.limits import LIST_PAGE_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "CONFIGURATION_KEYS",
+    "UPLOAD_CHUNK_BYTES",
+    "address_of",
+    "cannot_connect",
+    "configuration",
+    "deploy_request",
+    "hello_request",
+    "invoke_params",
+    "is_text",
+    "logs_request",
+    "next_chunk",
+    "shown",
+    "take_received",
+    "without_none",
+]
+
+UPLOAD_CHUNK_BYTES: Final = (
+    1024 * 1024
+)  # the service takes up to 4 MiB; one keeps the progress fluent and others' calls unhindered
+LIST_PAGE: Final = LIST_PAGE_MAX
+LOGS_WAIT_MS: Final = 5_000  # one long poll of `follow`
+LOGS_LIMIT_BYTES: Final = 256 * 1024
+
+CONFIGURATION_KEYS: Final = (
+    "handler",
+    "runtime",
+    "memory_mb",
+    "timeout_s",
+    "ephemeral_storage_mb",
+    "environment",
+    "reserved_concurrency",
+    "weight",
+    "tenant",
+    "queue_timeout_ms",
+    "description",
+)
+
+Address = str | tuple[str, int]
+
+
+def address_of(target: str | os.PathLike[str] | tuple[str, int]) -> Address:
+    """A path of a Unix socket, `(host, port)`, or `"tcp://host:port"`. ValueError: none of them."""
+    if isinstance(target, tuple):
+        host, port = target
+        return host, int(port)
+    text = os.fspath(target)
+    if not text.startswith("tcp://"):
+        if not text:
+            raise ValueError("the socket's path is empty")
+        return text
+    host, colon, port_text = text.removeprefix("tcp://").rpartition(":")
+    if not colon or not host or not port_text.isdecimal() or not 0 < int(port_text) < 65536:
+        raise ValueError(f"{text!r} is not tcp://HOST:PORT")
+    return host.strip("[]"), int(port_text)
+
+
+def shown(address: Address) -> str:
+    return address if isinstance(address, str) else f"tcp://{address[0]}:{address[1]}"
+
+
+def is_text(payload: Any) -> bool:
+    """Whether the payload is the event's JSON text, passed byte for byte; anything else is the event itself."""
+    return isinstance(payload, (bytes, str, bytearray, memoryview))
+
+
+def invoke_params(name: str, payload: Any, options: Mapping[str, Any]) -> list[Any]:
+    """`[name, payload]` or `[name, payload, options]` with the options that were given."""
+    given = {key: value for key, value in options.items() if value is not None and value is not False}
+    context = given.get("client_context")
+    if isinstance(context, str):
+        given["client_context"] = context.encode()
+    if given.get("type") == "sync":
+        del given["type"]
+    return [name, payload, given] if given else [name, payload]
+
+
+def configuration(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that were given (not None). ValueError names a key that no function has."""
+    for key in given:
+        if key not in CONFIGURATION_KEYS:
+            raise ValueError(f"{key!r} is no configuration key; there are {', '.join(CONFIGURATION_KEYS)}")
+    return {key: dict(value) if key == "environment" else value for key, value in given.items() if value is not None}
+
+
+def without_none(**given: Any) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def hello_request(token: str | None) -> dict[str, Any]:
+    return without_none(client="scheduler-python", version=__version__, token=token)
+
+
+def deploy_request(name: str, sha256: str, kind: str, publish: bool, settings: Mapping[str, Any]) -> dict[str, Any]:
+    request = {"name": name, "code_sha256": sha256, "code_kind": kind, **settings}
+    return {**request, "publish": True} if publish else request
+
+
+def logs_request(name: str, cursor: Any, limit_bytes: int, wait_ms: int | None, request_id: str | None) -> dict[str, Any]:
+    return without_none(name=name, cursor=cursor, limit_bytes=limit_bytes, wait_ms=wait_ms, request_id=request_id)
+
+
+def next_chunk(data: bytes, sha256: str, offset: int) -> dict[str, Any]:
+    """The request of `code.put` that sends what stands at `offset`."""
+    return {"sha256": sha256, "size": len(data), "offset": offset, "data": data[offset : offset + UPLOAD_CHUNK_BYTES]}
+
+
+def take_received(answer: Any, offset: int, size: int) -> tuple[int, bool]:
+    """The next offset, and whether the service has the whole. BadAnswer: it would have us send for ever."""
+    received = answer.get("received") if isinstance(answer, dict) else None
+    if type(received) is not int or not 0 <= received <= size:
+        raise BadAnswer(f"code.put answered received = {received!r} of {size:,} bytes")
+    complete = answer.get("complete") is True
+    if not complete and received <= offset:
+        raise BadAnswer(f"code.put stands still at {received:,} of {size:,} bytes")
+    return received, complete
+
+
+def cannot_connect(address: Address, error: Exception) -> SchedulerError:
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return CannotConnect(f"cannot connect to {shown(address)}: {why}")
