@@ -1,0 +1,371 @@
+"""What a function is: its configuration, its code, its versions, and what is allowed in them.
+
+Law of this file: frozen data and pure checks. Bounds and grammar are Lambda's where Lambda has them; each configuration key
+is one row of `FIELDS`. All that is wrong in one request is reported together (`InvalidConfig.problems`), worded as Lambda
+words it, with our key, the value and the limit. Values of environment variables are secrets: they stand in no message and in
+no repr.
+
+    config = build({"name": "hello", "handler": "app.handler"}, runtimes=("python3.12",))
+    config = build({"memory_mb": 256}, runtimes=("python3.12",), base=config)
+    describe(version, ["1", "2"], identity)      -> the description of docs/internals/service.md
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+from scheduler import limits
+from scheduler.config import DEFAULT_TENANT
+from scheduler.errors import BadRequest
+from scheduler.functions.names import LATEST, NAME, TENANT, Identity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = [
+    "FIELDS",
+    "FUNCTION_LEVEL",
+    "RESERVED_ENVIRONMENT",
+    "CodeKind",
+    "CodeRef",
+    "Field",
+    "FunctionConfig",
+    "FunctionVersion",
+    "InvalidConfig",
+    "Problem",
+    "State",
+    "build",
+    "describe",
+    "environment_bytes",
+    "timestamp",
+]
+
+
+class CodeKind(enum.Enum):
+    """How the code came: a zip archive, or the text of one module."""
+
+    ZIP = "zip"
+    FILE = "file"
+
+
+class State(enum.Enum):
+    """Of a version, as Lambda names them."""
+
+    PENDING = "Pending"
+    ACTIVE = "Active"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True, slots=True)
+class CodeRef:
+    """Code in the code store. `sha256` (hex) and `size` (bytes) are of what was uploaded; `path` is the unpacked tree's place,
+    relative to the code store's root (see packages.CodeStore.task_dir)."""
+
+    sha256: str
+    size: int
+    kind: CodeKind
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionConfig:
+    """Everything a deployment may say. Keys, units and defaults are those of the control methods."""
+
+    name: str
+    handler: str
+    runtime: str
+    tenant: str = DEFAULT_TENANT
+    description: str = ""
+    memory_mb: int = limits.MEMORY_MB_DEFAULT
+    timeout_s: int = limits.TIMEOUT_S_DEFAULT
+    ephemeral_storage_mb: int = limits.EPHEMERAL_STORAGE_MB_DEFAULT
+    environment: Mapping[str, str] = dataclasses.field(default_factory=lambda: MappingProxyType({}), repr=False, hash=False)
+    reserved_concurrency: int | None = None
+    weight: int = limits.WEIGHT_DEFAULT
+    queue_timeout_ms: int = limits.QUEUE_TIMEOUT_MS_DEFAULT
+
+    def __post_init__(self) -> None:
+        # Own, sealed copy: a frozen thing must not change through the map its maker kept.
+        object.__setattr__(self, "environment", MappingProxyType(dict(self.environment)))
+
+
+FUNCTION_LEVEL: Final = ("tenant", "reserved_concurrency", "weight")
+"""Keys that belong to the function, not to a version: a published version shows the function's present value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionVersion:
+    """One version, `$LATEST` included. `revision` rises with each deployment of code or configuration of `$LATEST` and is the
+    one it was published from in others; `revision_id` changes with every write; `last_modified` is RFC 3339 in UTC."""
+
+    config: FunctionConfig
+    version: str
+    revision: int
+    revision_id: str
+    code: CodeRef
+    last_modified: str
+    state: State = State.ACTIVE
+    state_reason: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def display_name(self) -> str:
+        """`hello` for `$LATEST`, `hello:7` for a published version."""
+        return self.name if self.version == LATEST else f"{self.name}:{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong. `shown` is the value as it may be printed; `constraint` a sentence that has the limit."""
+
+    field: str
+    shown: str
+    constraint: str
+
+    def __str__(self) -> str:
+        return f"Value {self.shown} at '{self.field}' failed to satisfy constraint: {self.constraint}"
+
+
+class InvalidConfig(BadRequest):
+    """A configuration that is not allowed, with all its problems."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        count = f"{len(problems)} validation error{'s' if len(problems) > 1 else ''} detected: "
+        super().__init__(count + "; ".join(map(str, problems)), reason="validation")
+        self.problems = tuple(problems)
+
+
+# ---- the rows ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One key of a deployment. `check` gives a sentence where the value is wrong, else None. `member` is Lambda's own name."""
+
+    name: str
+    member: str
+    check: Callable[[Any], str | None]
+    secret: bool = False
+    nullable: bool = False
+
+
+def _whole(minimum: int, maximum: int) -> Callable[[Any], str | None]:
+    def check(value: Any) -> str | None:
+        if not isinstance(value, int) or isinstance(value, bool):
+            return "Member must be a whole number"
+        if value < minimum:
+            return f"Member must have value greater than or equal to {minimum}"
+        if value > maximum:
+            return f"Member must have value less than or equal to {maximum}"
+        return None
+
+    return check
+
+
+def _text(minimum: int, maximum: int, pattern: re.Pattern[str] | None = None, shown: str = "") -> Callable[[Any], str | None]:
+    def check(value: Any) -> str | None:
+        if not isinstance(value, str):
+            return "Member must be text"
+        if len(value) < minimum:
+            return f"Member must have length greater than or equal to {minimum}"
+        if len(value) > maximum:
+            return f"Member must have length less than or equal to {maximum}"
+        if not _encodable(value):
+            return "Member must be valid Unicode without NUL"
+        if pattern is not None and not pattern.fullmatch(value):
+            return f"Member must satisfy regular expression pattern: {shown}"
+        return None
+
+    return check
+
+
+def _encodable(text: str) -> bool:
+    return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+RESERVED_ENVIRONMENT: Final = frozenset(
+    {
+        "_HANDLER",
+        "_X_AMZN_TRACE_ID",
+        "AWS_DEFAULT_REGION",
+        "AWS_REGION",
+        "AWS_EXECUTION_ENV",
+        "AWS_LAMBDA_FUNCTION_NAME",
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
+        "AWS_LAMBDA_FUNCTION_VERSION",
+        "AWS_LAMBDA_INITIALIZATION_TYPE",
+        "AWS_LAMBDA_LOG_GROUP_NAME",
+        "AWS_LAMBDA_LOG_STREAM_NAME",
+        "AWS_LAMBDA_MAX_CONCURRENCY",
+        "AWS_LAMBDA_METADATA_API",
+        "AWS_LAMBDA_RUNTIME_API",
+        "AWS_ACCESS_KEY",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "LAMBDA_TASK_ROOT",
+        "LAMBDA_RUNTIME_DIR",
+    }
+)
+
+ENVIRONMENT_KEY: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9_]+")
+
+
+def environment_bytes(environment: Mapping[str, str]) -> int:
+    """The size that counts against the 4 KB: of the map's JSON text in UTF-8, without blanks."""
+    return len(json.dumps(dict(environment), separators=(",", ":"), ensure_ascii=False).encode("utf-8"))
+
+
+def _check_environment(value: Any) -> str | None:
+    if not isinstance(value, dict | MappingProxyType):
+        return "Member must be a map of text to text"
+    if len(value) > limits.ENVIRONMENT_BYTES_MAX:  # each entry takes at least one byte: no need to look at them
+        return f"Member must have at most {limits.ENVIRONMENT_BYTES_MAX} bytes"
+    for key, text in value.items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            return "Member must be a map of text to text"
+    reserved = sorted(RESERVED_ENVIRONMENT.intersection(value))
+    if reserved:
+        return (
+            "Lambda was unable to configure your environment variables because the environment variables you have provided "
+            "contains reserved keys that are currently not supported for modification. Reserved keys used in this request: "
+            + ", ".join(reserved)
+        )
+    for key, text in value.items():
+        if not ENVIRONMENT_KEY.fullmatch(key):
+            return f"Map keys must satisfy regular expression pattern: [a-zA-Z]([a-zA-Z0-9_])+ ({_cut(key)} does not)"
+        if not _encodable(text):
+            return f"Map values must be valid Unicode without NUL (that of {_cut(key)} is not)"
+    size = environment_bytes(value)
+    if size > limits.ENVIRONMENT_BYTES_MAX:
+        return (
+            "Lambda was unable to configure your environment variables because the environment variables you have provided "
+            f"exceeded the 4KB limit. Measured: {size} bytes of JSON, the limit is {limits.ENVIRONMENT_BYTES_MAX}"
+        )
+    return None
+
+
+FIELDS: Final = (
+    Field("name", "functionName", _text(1, limits.FUNCTION_NAME_CHARS_MAX, NAME, "[a-zA-Z0-9-_]+")),
+    Field("handler", "handler", _text(1, limits.HANDLER_CHARS_MAX, re.compile(r"\S+"), r"[^\s]+")),
+    Field("runtime", "runtime", _text(1, 64)),
+    Field("tenant", "tenant", _text(1, limits.TENANT_NAME_CHARS_MAX, TENANT, "[a-zA-Z0-9-_]+")),
+    Field("description", "description", _text(0, limits.DESCRIPTION_CHARS_MAX)),
+    Field("memory_mb", "memorySize", _whole(limits.MEMORY_MB_MIN, limits.MEMORY_MB_MAX)),
+    Field("timeout_s", "timeout", _whole(limits.TIMEOUT_S_MIN, limits.TIMEOUT_S_MAX)),
+    Field(
+        "ephemeral_storage_mb",
+        "ephemeralStorage.size",
+        _whole(limits.EPHEMERAL_STORAGE_MB_MIN, limits.EPHEMERAL_STORAGE_MB_MAX),
+    ),
+    Field("environment", "environment.variables", _check_environment, secret=True),
+    Field("reserved_concurrency", "reservedConcurrentExecutions", _whole(0, 0x7FFFFFFF), nullable=True),
+    Field("weight", "weight", _whole(limits.WEIGHT_MIN, limits.WEIGHT_MAX)),
+    Field("queue_timeout_ms", "queueTimeoutMs", _whole(0, limits.QUEUE_TIMEOUT_MS_MAX)),
+)
+
+_REQUIRED: Final = ("name", "handler")
+
+
+def build(
+    given: Mapping[str, object],
+    *,
+    runtimes: Sequence[str],
+    base: FunctionConfig | None = None,
+    defaults: Mapping[str, object] | None = None,
+) -> FunctionConfig:
+    """A configuration of the keys in `given`; keys left out come from `base`, else from `defaults`, else are Lambda's defaults.
+
+    `runtimes`: those offered here, best first; the first is the one for functions that name none. An environment replaces the
+    one of `base` whole, as in Lambda. None for `reserved_concurrency` takes the reservation away. A name that differs from
+    base's is a problem. Raises InvalidConfig with all problems; unknown keys are among them.
+    """
+    problems = [
+        Problem(key, _cut(given[key]), "no such key; known are " + ", ".join(f.name for f in FIELDS))
+        for key in given
+        if key not in {f.name for f in FIELDS}
+    ]
+    values: dict[str, Any] = dict(defaults or {})
+    if base is not None:
+        values = {f.name: getattr(base, f.name) for f in FIELDS}
+    for field in FIELDS:
+        if field.name not in given:
+            continue
+        value = given[field.name]
+        values[field.name] = value
+        wrong = None if value is None and field.nullable else field.check(value)
+        if wrong is not None:
+            problems.append(Problem(field.name, "(hidden)" if field.secret else _cut(value), wrong))
+    if base is None and "runtime" not in values and runtimes:
+        values["runtime"] = runtimes[0]
+    problems.extend(
+        Problem(name, "null", "Member must not be null")
+        for name in (*_REQUIRED, "runtime")
+        if values.get(name) is None and not _named(problems, name)
+    )
+    # A function whose runtime is offered no more may still have its other keys changed.
+    if "runtime" in given and values["runtime"] not in runtimes and not _named(problems, "runtime"):
+        known = f"Member must satisfy enum value set: [{', '.join(runtimes)}]"
+        problems.append(Problem("runtime", _cut(values["runtime"]), known))
+    if base is not None and values["name"] != base.name and not _named(problems, "name"):
+        problems.append(Problem("name", _cut(values["name"]), f"Member must be {base.name}: a function keeps its name"))
+    if problems:
+        raise InvalidConfig(problems)
+    return FunctionConfig(**values)
+
+
+def _named(problems: Sequence[Problem], field: str) -> bool:
+    return any(problem.field == field for problem in problems)
+
+
+def _cut(value: object) -> str:
+    """The value as Lambda quotes it, never long enough to flood a log."""
+    text = str(value)
+    return ascii(text if len(text) <= 128 else text[:127] + "…") if not text.isprintable() else f"'{text[:128]}'"
+
+
+# ---- description ---------------------------------------------------------------------------------------------------------
+
+
+def timestamp(now_s: float) -> str:
+    """RFC 3339 in UTC with milliseconds."""
+    return datetime.fromtimestamp(now_s, UTC).isoformat(timespec="milliseconds")
+
+
+def describe(version: FunctionVersion, versions: Sequence[str], identity: Identity) -> dict[str, Any]:
+    """The map that the control methods answer. `versions`: numbers of the published versions, oldest first."""
+    config = version.config
+    return {
+        "name": config.name,
+        "arn": identity.arn(config.name, None if version.version == LATEST else version.version),
+        "tenant": config.tenant,
+        "version": version.version,
+        "versions": list(versions),
+        "revision": version.revision,
+        "revision_id": version.revision_id,
+        "runtime": config.runtime,
+        "handler": config.handler,
+        "description": config.description,
+        "memory_mb": config.memory_mb,
+        "timeout_s": config.timeout_s,
+        "ephemeral_storage_mb": config.ephemeral_storage_mb,
+        "environment": dict(config.environment),
+        "reserved_concurrency": config.reserved_concurrency,
+        "weight": config.weight,
+        "queue_timeout_ms": config.queue_timeout_ms,
+        "code_sha256": version.code.sha256,
+        "code_size": version.code.size,
+        "last_modified": version.last_modified,
+        "state": version.state.value,
+        "state_reason": version.state_reason,
+    }
