@@ -1,0 +1,160 @@
+"""The sandbox's end of the channel: what is read, and what may be written when.
+
+Two kinds of writers share one stream of bytes: the loop, whose answers are gathered and sent together, and anybody who
+prints (handler, its threads, its signal handlers, threads left over from earlier calls). The rules:
+
+- Only the holder of the lock writes, and it first takes the answers that are waiting. So a LOG never overtakes an answer.
+- The loop sets `seq` to 0 *before* it adds an answer, and to the next call's number after. A LOG carries the seq that was
+  the same before and after the waiting answers were taken, else 0. So no LOG carries the seq of a call already answered.
+- A signal handler that prints while its own thread holds the lock only leaves its bytes: the loop that holds it sends them.
+- Writing blocks. A flood of prints is slowed down to what the service reads, and memory stays where it is.
+- After a fork the child has no channel: its prints go to descriptor 1 or 2, and it can never answer.
+"""
+
+import os
+from collections import deque
+from threading import RLock
+
+from .frames import FRAME_BYTES_MAX, HEADER, LOG, LOG_BYTES_MAX
+
+__all__ = ["Channel", "Closed", "Inbox"]
+
+SMALL_BYTES = 128 * 1024  # of the inbox while no large frame is in it
+
+_write = os.write  # kept: a handler may replace what os offers
+_readv = os.readv
+
+
+class Closed(Exception):
+    """The service's end is gone."""
+
+
+class Channel:
+    """Writing end. Every method may be called from any thread and from signal handlers.
+
+    answers: whole frames the loop has not sent yet. seq: of the call that runs now, 0 when none does.
+    output: bytes printed and not sent yet; less than 64 KiB, and no whole line, unless a thread is just sending it.
+    """
+
+    __slots__ = ("_lock", "_output_bytes", "_rest", "answers", "fd", "forked", "output", "seq")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.seq = 0
+        self.forked = False
+        self.answers: deque[bytes] = deque()
+        self.output: deque[bytes] = deque()
+        self._output_bytes = 0
+        self._rest = memoryview(b"")
+        self._lock = RLock()
+
+    def send(self, frame: bytes) -> None:
+        """Send one frame now, after everything that waits."""
+        self.write_output()
+        self.answers.append(frame)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send the answers that wait."""
+        if self.answers and not self._lock._is_owned():  # type: ignore[attr-defined]
+            with self._lock:
+                self._write(self._take(self.answers))
+
+    def print(self, data: bytes) -> None:
+        """Take what was printed; send it when a line is whole or 64 KiB have gathered."""
+        self.output.append(data)
+        self._output_bytes += len(data)
+        if b"\n" in data or self._output_bytes >= LOG_BYTES_MAX:
+            self.write_output()
+
+    def write_output(self) -> None:
+        """Send what was printed, whole lines or not, as LOG frames."""
+        if not self.output or self._lock._is_owned():  # type: ignore[attr-defined]
+            return
+        with self._lock:
+            while self.output:
+                self._output_bytes = 0
+                text = self._take(self.output)
+                for at in range(0, len(text), LOG_BYTES_MAX):
+                    part = text[at : at + LOG_BYTES_MAX]
+                    before = self.seq
+                    answers = self._take(self.answers)
+                    seq = before if self.seq == before else 0
+                    self._write(answers + HEADER.pack(len(part), LOG, 0, 0, seq, 0, 0) + part)
+
+    def disown(self) -> None:
+        """In the child of a fork: from here on there is no channel."""
+        if not self.forked:
+            self.forked = True
+            os.close(self.fd)
+            self.fd = -1
+        self._lock = RLock()  # another thread of the parent may have held it
+        self.answers.clear()
+        self.output.clear()
+
+    @staticmethod
+    def _take(waiting: deque[bytes]) -> bytes:
+        # popleft() one by one, since others append meanwhile and clear() would lose theirs
+        return b"".join([waiting.popleft() for _ in range(len(waiting))])
+
+    def _write(self, data: bytes) -> None:
+        if self.forked:
+            return
+        self._rest = memoryview(bytes(self._rest) + data if self._rest else data)
+        try:
+            while self._rest:
+                # A signal handler may raise out of here; what is left then goes out first next time, so no frame is torn.
+                self._rest = self._rest[_write(self.fd, self._rest) :]
+        except (BrokenPipeError, ConnectionResetError):
+            raise Closed from None
+
+
+class Inbox:
+    """Reading end: a window [at, end) of `buffer` that the loop walks through. One thread only.
+
+    The buffer is small and reused, but for the time a frame larger than it is inside.
+    """
+
+    __slots__ = ("_fd", "buffer", "view")
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._resize(SMALL_BYTES)
+
+    def more(self, at: int, end: int, need: int) -> int:
+        """Move [at, end) to the front and wait until at least `need` bytes are there. Returns the new end.
+
+        need: at most FRAME_BYTES_MAX, else ValueError. Closed: the service closed its end.
+        """
+        if need > FRAME_BYTES_MAX:
+            raise ValueError(f"frame of {need} bytes, at most {FRAME_BYTES_MAX} are allowed")
+        left = end - at
+        if need > len(self.buffer):
+            rest = self.buffer[at:end]
+            self._resize(need)
+            self.buffer[:left] = rest
+        elif left == 0 and len(self.buffer) > SMALL_BYTES:
+            self._resize(SMALL_BYTES)
+        elif at and left:
+            self.buffer[:left] = self.buffer[at:end]
+        while left < need:
+            got = self._read(left)
+            if not got:
+                raise Closed
+            left += got
+        return left
+
+    def drop(self, at: int, end: int) -> int:
+        """Forget what is before `at`, move the rest to the front. Returns the new end."""
+        self.buffer[: end - at] = self.buffer[at:end]
+        return end - at
+
+    def _read(self, at: int) -> int:
+        try:
+            return _readv(self._fd, [self.view[at:]])
+        except ConnectionResetError:
+            return 0
+
+    def _resize(self, size: int) -> None:
+        self.buffer = bytearray(size)
+        self.view = memoryview(self.buffer)

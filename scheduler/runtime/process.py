@@ -1,0 +1,94 @@
+"""One sandbox from its first frame to its end: START, the function's init, READY, calls, and how to leave."""
+
+import gc
+import mmap
+import os
+import time
+from typing import Any
+
+from .channel import Channel, Closed, Inbox
+from .context import LambdaContext
+from .faults import error_bytes, from_exception
+from .frames import HEADER, HEADER_BYTES, INIT_ERROR, READY, START, frame
+from .handlers import find_handler
+from .logs import failure_line, set_up_logging
+from .loop import Current, serve
+from .startup import Start, enter, parse_start
+
+__all__ = ["run"]
+
+PROGRESS_BYTES = 4096
+INIT_FAILED_STATUS = 1
+# Out of the way of code that closes low descriptors by number; the highest that the limit allows is taken.
+HIGH_DESCRIPTORS = (1000, 500, 250, 120, 60)
+
+
+def run(channel_fd: int, progress_fd: int) -> int:
+    """Status to exit with. Returns only after STOP, or when init failed."""
+    fd = _move_up(channel_fd)
+    os.set_blocking(fd, True)
+    progress = mmap.mmap(progress_fd, PROGRESS_BYTES)
+    os.close(progress_fd)
+    channel, inbox = Channel(fd), Inbox(fd)
+    os.register_at_fork(after_in_child=channel.disown)
+    try:
+        start, end = _read_start(inbox)
+        enter(start, channel)
+        current = Current()
+        set_up_logging(channel.print, current.request_id)
+        handler = _init(start, channel)
+        if handler is None:
+            return INIT_FAILED_STATUS
+        gc.freeze()  # what init has made stays: the collector need not look at it again and again
+        context_type = LambdaContext.bound(start.identity, channel.print)
+        try:
+            serve(channel, inbox, end, memoryview(progress).cast("Q"), handler, context_type, current)
+        finally:
+            if not channel.forked:
+                channel.write_output()
+                channel.flush()
+    except Closed:
+        os._exit(0)  # nobody is left to hear of anything
+    return 0
+
+
+def _read_start(inbox: Inbox) -> tuple[Start, int]:
+    """START, and how many bytes have come behind it: calls may be there already."""
+    end = inbox.more(0, 0, HEADER_BYTES)
+    length, kind, *_ = HEADER.unpack_from(inbox.buffer)
+    if kind != START:
+        raise ValueError(f"first frame is of kind {kind}, expected {START}")
+    end = inbox.more(0, end, HEADER_BYTES + length)
+    whole = HEADER_BYTES + length
+    start = parse_start(bytes(inbox.view[HEADER_BYTES:whole]))
+    return start, inbox.drop(whole, end)
+
+
+def _init(start: Start, channel: Channel) -> Any:
+    """The handler, after READY was sent; or None, after INIT_ERROR was."""
+    began_ns = time.monotonic_ns()
+    try:
+        handler = find_handler(start.handler)
+        if channel.forked:  # a child that the module forked came back here
+            os._exit(0)
+    except Exception as error:  # the function's own module ran: whatever it raised is reported
+        if channel.forked:
+            os._exit(0)
+        known = from_exception(error, "")
+        channel.print(failure_line(known))
+        channel.send(frame(INIT_ERROR, error_bytes(known)))
+        return None
+    channel.send(frame(READY, (time.monotonic_ns() - began_ns).to_bytes(8, "little")))
+    return handler
+
+
+def _move_up(fd: int) -> int:
+    for high in HIGH_DESCRIPTORS:
+        try:
+            moved = os.dup2(fd, high, inheritable=False)
+        except OSError:
+            continue
+        os.close(fd)
+        return moved
+    os.set_inheritable(fd, False)
+    return fd

@@ -1,0 +1,87 @@
+"""From START to a process that looks like Lambda's to the function in it.
+
+START is one JSON object (docs/internals/channel.md). Its environment is complete: what the process had before is gone.
+"""
+
+import builtins
+import json
+import os
+import site
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .context import Identity
+from .output import open_stream
+
+if TYPE_CHECKING:
+    from .channel import Channel
+
+__all__ = ["Start", "enter", "parse_start"]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    identity: Identity
+    handler: str
+    task_root: str
+    environment: dict[str, str]
+
+
+_FIELDS: dict[str, type] = {
+    "function_name": str,
+    "function_version": str,
+    "invoked_function_arn": str,
+    "handler": str,
+    "memory_mb": int,
+    "timeout_ms": int,
+    "task_root": str,
+    "environment": dict,
+    "log_group_name": str,
+    "log_stream_name": str,
+}
+
+
+def parse_start(body: bytes) -> Start:
+    """ValueError names the field that is missing or of the wrong type. Unknown fields are ignored: the service may be newer."""
+    values: dict[str, Any] = json.loads(body)
+    for name, kind in _FIELDS.items():
+        if not isinstance(values.get(name), kind):
+            raise ValueError(f"START: {name} is {values.get(name)!r}, must be {kind.__name__}")
+    return Start(
+        identity=Identity(
+            function_name=values["function_name"],
+            function_version=values["function_version"],
+            invoked_function_arn=values["invoked_function_arn"],
+            memory_mb=values["memory_mb"],
+            timeout_ns=values["timeout_ms"] * 1_000_000,
+            log_group_name=values["log_group_name"],
+            log_stream_name=values["log_stream_name"],
+        ),
+        handler=values["handler"],
+        task_root=values["task_root"],
+        environment=values["environment"],
+    )
+
+
+def enter(start: Start, channel: "Channel") -> None:
+    """Put the process into the state a function finds itself in: environment, clock, streams, import path, directory."""
+    os.environ.clear()
+    os.environ.update(start.environment)
+    time.tzset()
+    if "random" in sys.modules:  # forked from a process that others were forked from too
+        sys.modules["random"].seed()
+    sys.stdout = sys.__stdout__ = open_stream(channel, 1)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = open_stream(channel, 2)  # type: ignore[misc]
+    sys.argv = [os.path.join(os.path.dirname(__file__), "bootstrap.py")]
+    sys.path[:0] = _paths(start)
+    if not hasattr(builtins, "exit"):  # -S leaves these out, and functions use them
+        site.setquit()
+    os.chdir(start.task_root)
+
+
+def _paths(start: Start) -> list[str]:
+    own = [path for path in start.environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return [start.task_root, *own, "/opt/python", f"/opt/python/lib/{version}/site-packages"]
