@@ -8,17 +8,25 @@ CC      ?= gcc
 STRICT  := -std=c11 -D_GNU_SOURCE -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wstrict-prototypes \
            -Wmissing-prototypes -Wswitch-enum -Wvla -Werror
 INC     := -Inative/include -Inative/core -Inative/reactor -Inative/launcher
-FLAGS    = $(STRICT) -O1 -g -fno-omit-frame-pointer -fsanitize=$(SAN) -fno-sanitize-recover=all $(INC)
+# Sanitizers' extra branches make gcc see uninitialised values where there are none; native-strict still looks for them.
+FLAGS    = $(STRICT) -Wno-maybe-uninitialized -O1 -g -fno-omit-frame-pointer -fsanitize=$(SAN) -fno-sanitize-recover=all $(INC)
 ENGINE  := $(wildcard native/core/*.c native/reactor/*.c)
 HEADERS := $(wildcard native/*/*.h)
-CTESTS  := $(patsubst native/tests/%.c,build/$(SAN)/%,$(wildcard native/tests/test_*.c))
-FUZZ    := $(patsubst native/fuzz/%.c,build/$(SAN)/%,$(wildcard native/fuzz/fuzz_*.c))
+# One set of objects for each set of sanitizers, and a library of them, so that a test links what it uses.
+OUT      = build/$(SAN)
+OBJECTS  = $(patsubst native/%.c,$(OUT)/%.o,$(ENGINE))
+CTESTS   = $(patsubst native/tests/%.c,$(OUT)/%,$(wildcard native/tests/test_*.c))
+FUZZ     = $(patsubst native/fuzz/%.c,$(OUT)/%,$(filter-out native/fuzz/fuzz_canary.c,$(wildcard native/fuzz/fuzz_*.c)))
+CANARY   = $(OUT)/fuzz_canary
+# LIBFUZZER=1 CC=clang: targets for long runs, in a place of their own.
+REPLAY   = $(if $(LIBFUZZER),,$(OUT)/fuzz/replay.o)
+RUNS    ?= 20000
 STATE   ?= state
 SEED    ?= 1
 EVENTS  ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check ctest fuzz-smoke asan tsan sim e2e bench clean native-strict
+.PHONY: help run build test check ctest fuzz fuzz-smoke asan tsan sim e2e bench bench-core bench-rpc clean native-strict
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,10 +50,11 @@ build: $(VENV)/.built ## build everything into .venv (command: .venv/bin/schedul
 run: build ## build, start the service, deploy the sample function, invoke it, stay in the foreground
 	@$(PY) -m scheduler.cli.quickstart --state-dir $(STATE)
 
-native-strict: ## compile our C alone with every warning an error
-	@mkdir -p build/strict
-	@set -e; for f in $(ENGINE) $(filter-out native/launcher/zygote_module.c,$(wildcard native/launcher/*.c)); do \
-		$(CC) $(STRICT) -O2 $(INC) -c $$f -o build/strict/$$(echo $$f | tr / _).o; done
+STRICT_OBJECTS := $(patsubst native/%.c,build/strict/%.o,$(ENGINE) \
+                  $(filter-out native/launcher/zygote_module.c,$(wildcard native/launcher/*.c)))
+native-strict: $(STRICT_OBJECTS) ## compile our C alone with every warning an error
+build/strict/%.o: native/%.c
+	@mkdir -p $(@D); $(CC) $(STRICT) -O2 -MMD -MP $(INC) -c $< -o $@
 
 check: build native-strict ## linters, types, strict warnings
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
@@ -54,17 +63,41 @@ check: build native-strict ## linters, types, strict warnings
 ctest: $(CTESTS) ## C unit tests under sanitizers
 	@set -e; for t in $^; do echo "$$t"; $$t; done
 
-fuzz-smoke: $(FUZZ) ## fuzz targets over their corpus and a fixed seed
-	@set -e; for t in $^; do echo "$$t"; $$t -seed 123; done
+fuzz: $(FUZZ) $(CANARY) ## build the fuzz targets (LIBFUZZER=1 CC=clang SAN=fuzzer,address,undefined for long runs)
 
-build/$(SAN)/test_%: native/tests/test_%.c $(ENGINE) $(HEADERS)
-	@mkdir -p $(@D); $(CC) $(FLAGS) -o $@ $< $(ENGINE) -lpthread
-build/$(SAN)/fuzz_%: native/fuzz/fuzz_%.c native/fuzz/replay.c $(ENGINE) $(HEADERS)
-	@mkdir -p $(@D); $(CC) $(FLAGS) -o $@ $< native/fuzz/replay.c $(ENGINE) -lpthread
+fuzz-smoke: fuzz ## fuzz targets over their corpus and a fixed seed; the canary has to be caught
+	@set -e; for t in $(FUZZ); do echo "$$t"; $$t -seed 123 -runs $(RUNS) native/fuzz/corpus/$$(basename $$t)/*; done
+	@echo "$(CANARY)"; rm -f $(CANARY).crash; \
+	if $(CANARY) -seed 123 -runs $(RUNS) native/fuzz/corpus/fuzz_canary/* >$(CANARY).log 2>&1 || ! test -s $(CANARY).crash; then \
+		cat $(CANARY).log; echo "the planted bug was not found: these fuzz runs prove nothing"; exit 1; fi
+
+# Kept, so that a second run compiles nothing.
+.SECONDARY:
+$(OUT)/%.o: native/%.c
+	@mkdir -p $(@D); $(CC) $(FLAGS) -MMD -MP -c $< -o $@
+# Written beside and moved, so that two makes at once do not read half a library.
+$(OUT)/libengine.a: $(OBJECTS)
+	@rm -f $@.$$$$; $(AR) rcs $@.$$$$ $^ && mv $@.$$$$ $@
+$(OUT)/test_%: $(OUT)/tests/test_%.o $(OUT)/libengine.a
+	@$(CC) $(FLAGS) -o $@ $< $(OUT)/libengine.a -lpthread $(LINK_$(@F))
+$(OUT)/fuzz_%: $(OUT)/fuzz/fuzz_%.o $(REPLAY) $(OUT)/libengine.a
+	@$(CC) $(FLAGS) -o $@ $< $(REPLAY) $(OUT)/libengine.a -lpthread
+# Its allocator calls are counted.
+LINK_test_no_alloc = -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=free
+-include $(wildcard build/strict/*/*.d $(OUT)/*/*.d build/bench/*/*.d)
 
 tsan: ## the rings under ThreadSanitizer
-	@$(MAKE) --no-print-directory SAN=thread build/thread/test_mailbox
+	@$(MAKE) -s --no-print-directory SAN=thread build/thread/test_mailbox
 	@build/thread/test_mailbox
+
+bench-core: build/bench/bench_core ## speed of the core alone, on virtual time
+	@$<
+bench-rpc: build/bench/bench_rpc ## speed of the RPC reader
+	@$<
+build/bench/%.o: native/%.c
+	@mkdir -p $(@D); $(CC) $(STRICT) -O2 -MMD -MP $(INC) -c $< -o $@
+build/bench/bench_%: build/bench/tests/bench_%.o $(patsubst native/%.c,build/bench/%.o,$(ENGINE))
+	@$(CC) -O2 -o $@ $^ -lpthread
 
 asan: build ## the Python tests of the engine against a sanitized engine
 	@CFLAGS="-O1 -g -fsanitize=address,undefined -fno-omit-frame-pointer" LDFLAGS="-fsanitize=address,undefined" \

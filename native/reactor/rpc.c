@@ -171,7 +171,7 @@ static inline enum step look(struct reader *reader, uint64_t at, uint64_t after,
         return too_large(reader, least + after);
     }
     if (reader->size < at + shape.head) {
-        reader->need = least;
+        reader->need = at + shape.head; /* and no more: the length may be the end of it */
         return STEP_MORE;
     }
     *value = value_at(reader->in, at);
