@@ -6,6 +6,7 @@ to be hostile replaces `serve` and then holds the raw socket. `requests` keeps e
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import queue
@@ -240,17 +241,13 @@ class FakeService:
     def hang_up(self) -> None:
         """Cuts every connection that is open."""
         for sock in self.connections:
-            try:
+            with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
         self.connections.clear()
 
     def close(self) -> None:
-        try:
+        with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         self._listener.close()
         self._acceptor.join(5)
         self.hang_up()

@@ -1,0 +1,274 @@
+"""What every command shares: the options that may stand before or after it, where the service is looked for, how an answer
+and an error are shown, and the class that gives each command its man-like help.
+
+What must not live here: anything about one command.
+
+Rules of output. The answer goes to stdout and nothing else does; progress, reports and errors go to stderr. An error is one
+line: its type, what happened, and the next step. With `--json` stdout is one JSON document (or one a line where it is a
+stream). Colour and live drawing only on a terminal, and no colour where NO_COLOR is set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+
+import click
+
+from scheduler.errors import SchedulerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rich.console import Console
+
+    from scheduler.client import BlockingClient
+
+__all__ = [
+    "EXIT_FUNCTION_FAILED",
+    "EXIT_REFUSED",
+    "EXIT_USAGE",
+    "Command",
+    "Shared",
+    "connected",
+    "emit_json",
+    "error_line",
+    "fail",
+    "function_argument",
+    "json_option",
+    "note",
+    "shared_options",
+    "stderr_console",
+    "stdout_console",
+]
+
+EXIT_FUNCTION_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_REFUSED: Final = 3
+
+SOCKET_ENV: Final = "SCHEDULER_SOCKET"
+TOKEN_FILE_ENV: Final = "SCHEDULER_CLIENT_TOKEN_FILE"
+PLAIN_WIDTH: Final = 10_000  # no terminal: nothing is cut and nothing wrapped, for a script reads it
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+
+@dataclass(slots=True)
+class Shared:
+    """The shared options as given, before or after the command; after wins."""
+
+    socket: str | None = None
+    token_file: str | None = None
+    as_json: bool = False
+    name: str | None = None  # the function the command is about, for the next step of an error
+
+    def target(self) -> str:
+        """Where the service is: told, or found; ends the command where nothing is found."""
+        told = self.socket or os.environ.get(SOCKET_ENV)
+        if told:
+            return told
+        looked = default_sockets()
+        for path in looked:
+            try:
+                if stat.S_ISSOCK(path.stat().st_mode):
+                    return str(path)
+            except OSError:
+                continue
+        where = ", ".join(map(str, looked))
+        fail(
+            "Unavailable: no service found (looked for "
+            f"{where}); next: scheduler serve --state-dir state, or name its socket with --socket"
+        )
+
+    def token(self) -> str | None:
+        path = self.token_file or os.environ.get(TOKEN_FILE_ENV)
+        if not path:
+            return None
+        try:
+            return Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.UsageError(f"--token-file {path}: cannot be read: {error}") from error
+
+
+def default_sockets() -> tuple[Path, ...]:
+    """Where a service is looked for, in this order."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return (
+        Path("state/scheduler.sock"),
+        *([Path(runtime) / "scheduler" / "scheduler.sock"] if runtime else []),
+        Path("/run/scheduler/scheduler.sock"),
+    )
+
+
+def shared_of(context: click.Context) -> Shared:
+    return context.ensure_object(Shared)
+
+
+def connected(context: click.Context, **options: Any) -> BlockingClient:
+    """A client for `with`; a missing or refusing service ends the command with one line and exit code 3."""
+    from scheduler.client.blocking import BlockingClient
+
+    shared = shared_of(context)
+    try:
+        return BlockingClient(shared.target(), token=shared.token(), **options)
+    except ValueError as error:
+        raise click.UsageError(f"--socket: {error}") from error
+
+
+# -- options
+
+
+def _store(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def callback(context: click.Context, _: click.Parameter, value: Any) -> None:
+        shared = shared_of(context)  # made on the group's context even if nothing is given, so that the command's inherits it
+        if value:
+            setattr(shared, name, value)
+
+    return callback
+
+
+json_option = click.option(
+    "--json", is_flag=True, expose_value=False, callback=_store("as_json"), help="Print JSON for programs to read."
+)
+
+
+def shared_options(command: F) -> F:
+    """`--socket`, `--token-file` and `--json` on the group and on each command that talks to the service."""
+    for option in (
+        json_option,
+        click.option(
+            "--token-file",
+            metavar="FILE",
+            expose_value=False,
+            callback=_store("token_file"),
+            help=f"File with the token to present; needed over TCP. Also {TOKEN_FILE_ENV}.",
+        ),
+        click.option(
+            "--socket",
+            metavar="PATH",
+            expose_value=False,
+            is_eager=True,
+            callback=_store("socket"),
+            help=f"The service's Unix socket, or tcp://HOST:PORT. Also {SOCKET_ENV}; else ./state, the user's runtime "
+            "directory and /run/scheduler are searched.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def complete_function(context: click.Context, _: click.Parameter, incomplete: str) -> list[Any]:
+    """Names of deployed functions, asked of the running service; nothing where none answers quickly."""
+    from click.shell_completion import CompletionItem
+
+    from scheduler.client.blocking import BlockingClient
+
+    shared = Shared()
+    for parent in (context.parent, context):
+        given = parent.params.get("socket") if parent is not None else None
+        shared.socket = given or shared.socket
+    shared.socket = shared_of(context).socket or shared.socket
+    try:
+        with BlockingClient(shared.target(), token=shared.token(), timeout_s=1.0) as client:
+            functions = [function for function in client.list() if function.name.startswith(incomplete)]
+    except (SchedulerError, TimeoutError, ValueError, click.ClickException, SystemExit):
+        return []
+    return [CompletionItem(function.name, help=f"{function.handler}, {function.memory_mb} MB") for function in functions]
+
+
+def function_argument(command: F) -> F:
+    """The argument NAME: `name`, `name:version` or an ARN; completed from the running service."""
+    return click.argument("name", metavar="NAME", shell_complete=complete_function)(command)
+
+
+# -- help
+
+
+class Command(click.Command):
+    """A command whose help ends in examples: pairs of a purpose and a line to type."""
+
+    def __init__(self, *args: Any, examples: Sequence[tuple[str, str]] = (), **kwargs: Any) -> None:
+        self.examples = tuple(examples)
+        super().__init__(*args, **kwargs)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.examples:
+            formatter.write_paragraph()
+            formatter.write("Examples:\n")
+            for purpose, line in self.examples:
+                formatter.write(f"  # {purpose}\n  {line}\n")
+        super().format_epilog(ctx, formatter)
+
+
+# -- output
+
+
+def stdout_console() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False, soft_wrap=False)
+
+
+def stderr_console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, width=None if sys.stderr.isatty() else PLAIN_WIDTH, highlight=False)
+
+
+def emit_json(value: Any) -> None:
+    """One JSON document on stdout: indented on a terminal, one line otherwise."""
+    indent = 2 if sys.stdout.isatty() else None
+    click.echo(json.dumps(value, indent=indent, ensure_ascii=False, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value).decode("utf-8", "replace")
+    if isinstance(value, (set, frozenset, tuple)):
+        return list(value)
+    return str(value)
+
+
+def note(text: str) -> None:
+    """A line for the human, beside the answer."""
+    click.echo(text, err=True)
+
+
+# What to do about an error, by its type. `{name}`: the function, where the command has one.
+NEXT_STEPS: Final = {
+    "CannotConnect": "is it running? scheduler serve --state-dir state",
+    "ConnectionLost": "look at the service's own log",
+    "ProtocolFault": "is this socket the service's? scheduler invoke --socket PATH",
+    "FunctionError": "scheduler logs {name}",
+    "InitFailed": "scheduler logs {name}",
+    "SandboxDied": "scheduler logs {name}",
+    "Timeout": "deploy it with a longer --timeout, or see scheduler logs {name}",
+    "Throttled": "see scheduler top --once, or raise the limit that is named",
+    "DeadlineExceeded": "a longer --deadline-ms, or see scheduler top --once",
+    "NotFound": "scheduler list",
+    "Unauthorized": "run it as a user the service allows, or give --token-file",
+    "Unavailable": "try again in a moment",
+    "Internal": "look at the service's own log for the request",
+}
+
+
+def error_line(error: SchedulerError, name: str | None = None) -> str:
+    """`Type: what happened; next: what to do`, always one line."""
+    line = str(error)
+    step = next((NEXT_STEPS[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in NEXT_STEPS), None)
+    if error.type == "SandboxDied" and error.reason == "oom":
+        step = "deploy it with more --memory"
+    if step is None or ("{name}" in step and not name):
+        return line
+    return f"{line}; next: {step.format(name=name)}"
+
+
+def fail(line: str, code: int = EXIT_REFUSED) -> NoReturn:
+    """Ends the command with one line on stderr."""
+    click.echo(f"scheduler: {line}", err=True)
+    raise SystemExit(code)

@@ -1,0 +1,227 @@
+"""`scheduler list`, `describe` and `remove`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from scheduler.cli.common import (
+    EXIT_USAGE,
+    Command,
+    connected,
+    emit_json,
+    fail,
+    function_argument,
+    note,
+    shared_of,
+    shared_options,
+    stdout_console,
+)
+from scheduler.cli.text import age, counts, microseconds, size
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from scheduler.client.model import FunctionDescription, FunctionStats
+
+__all__ = ["describe_command", "list_command", "remove_command"]
+
+
+@click.command(
+    "list",
+    cls=Command,
+    short_help="List the functions.",
+    examples=(
+        ("all functions", "scheduler list"),
+        ("names alone, for a script", "scheduler list --json | jq -r '.[].name'"),
+    ),
+)
+@click.option("--tenant", metavar="T", help="Only functions of this tenant.")
+@shared_options
+@click.pass_context
+def list_command(context: click.Context, tenant: str | None) -> None:
+    """List the functions.
+
+    With --json: an array of descriptions.
+    """
+    with connected(context) as client:
+        functions = list(client.list(tenant=tenant))
+    if shared_of(context).as_json:
+        return emit_json([function.raw for function in functions])
+    if not functions:
+        note("no functions yet; next: scheduler deploy SRC --name NAME --handler MODULE.FUNCTION")
+        return None
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    tenants = len({function.tenant for function in functions}) > 1
+    table.add_column("NAME", overflow="fold", style="bold")
+    table.add_column("HANDLER", overflow="fold")
+    table.add_column("RUNTIME", no_wrap=True)
+    table.add_column("MEMORY", justify="right", no_wrap=True)
+    table.add_column("TIMEOUT", justify="right", no_wrap=True)
+    table.add_column("VERSIONS", justify="right", no_wrap=True)
+    if tenants:
+        table.add_column("TENANT", overflow="fold")
+    table.add_column("CHANGED", justify="right", no_wrap=True)
+    if any(function.state != "Active" for function in functions):
+        table.add_column("STATE")
+    for function in functions:
+        cells = [
+            function.name,
+            function.handler,
+            function.runtime,
+            f"{function.memory_mb} MB",
+            f"{function.timeout_s:g} s",
+            str(len(function.versions)),
+            *([function.tenant] if tenants else []),
+            age(function.last_modified),
+        ]
+        table.add_row(*cells, *([function.state] if len(table.columns) > len(cells) else []))
+    stdout_console().print(table, markup=False)
+    return None
+
+
+@click.command(
+    "describe",
+    cls=Command,
+    short_help="Show one function: configuration, versions, limits, figures.",
+    examples=(
+        ("everything about a function", "scheduler describe hello"),
+        ("one published version", "scheduler describe hello:2"),
+        ("one value, for a script", "scheduler describe hello --json | jq .memory_mb"),
+    ),
+)
+@function_argument
+@shared_options
+@click.pass_context
+def describe_command(context: click.Context, name: str) -> None:
+    """Show one function: configuration, versions, limits, figures.
+
+    NAME is a function's name or NAME:VERSION. Figures count since the service started.
+    """
+    shared_of(context).name = name
+    with connected(context) as client:
+        function = client.get(name)
+    if shared_of(context).as_json:
+        return emit_json(function.raw)
+    stdout_console().print(_described(function), soft_wrap=True)
+    return None
+
+
+def _described(function: FunctionDescription) -> Tree:
+    from rich.text import Text
+    from rich.tree import Tree
+
+    root = Tree(Text(f"{function.name}  {function.arn}", style="bold"), guide_style="dim")
+
+    def branch(title: str, rows: list[tuple[str, Any]]) -> None:
+        shown = [(key, value) for key, value in rows if value not in (None, "")]
+        if not shown:
+            return
+        node = root.add(Text(title, style="bold"))
+        width = max(len(key) for key, _ in shown)
+        for key, value in shown:
+            node.add(Text(f"{key:<{width}}  {value}"))
+
+    branch(
+        "code",
+        [
+            ("handler", function.handler),
+            ("runtime", function.runtime),
+            ("size", size(function.code_size)),
+            ("sha256", function.code_sha256),
+            ("description", function.description),
+        ],
+    )
+    state = function.state + (f": {function.state_reason}" if function.state_reason else "")
+    branch(
+        "version",
+        [
+            ("this", function.version),
+            ("revision", f"{function.revision} ({function.revision_id})" if function.revision_id else function.revision),
+            ("published", ", ".join(function.versions) or "none"),
+            ("changed", f"{function.last_modified} ({age(function.last_modified)})"),
+            ("state", state),
+        ],
+    )
+    reserved = function.reserved_concurrency
+    branch(
+        "limits",
+        [
+            ("memory", f"{function.memory_mb} MB"),
+            ("timeout", f"{function.timeout_s:g} s"),
+            ("/tmp", f"{function.ephemeral_storage_mb} MB"),
+            ("queue timeout", f"{function.queue_timeout_ms} ms"),
+            ("concurrency", "shared with all others" if reserved is None else f"{reserved} reserved"),
+            ("weight", f"{function.weight:g}"),
+            ("tenant", function.tenant),
+        ],
+    )
+    branch("environment", sorted(function.environment.items()))
+    if function.stats is not None:
+        _figures(branch, function.stats)
+    return root
+
+
+def _figures(branch: Any, stats: FunctionStats) -> None:
+    branch(
+        "figures",
+        [
+            ("invocations", f"{stats.invocations:,}"),
+            ("outcomes", counts(stats.outcomes)),
+            ("throttled", counts(stats.throttled)),
+            ("cold starts", counts(stats.cold_starts)),
+            ("now", f"{stats.queued} queued, {stats.executing} executing"),
+            ("sandboxes", counts(stats.sandboxes)),
+            ("CPU", f"{stats.cpu_seconds:.3f} s"),
+            ("memory × time", f"{stats.gb_seconds:.3f} GB·s"),
+        ],
+    )
+    rows = [(name, times) for name, times in stats.durations.items() if times.count]
+    branch(
+        "latency",
+        [
+            (
+                name,
+                f"p50 {microseconds(times.p50_us)}, p90 {microseconds(times.p90_us)}, p99 {microseconds(times.p99_us)}, "
+                f"max {microseconds(times.max_us)}  ({times.count:,})",
+            )
+            for name, times in rows
+        ],
+    )
+
+
+@click.command(
+    "remove",
+    cls=Command,
+    short_help="Remove a function.",
+    examples=(
+        ("ask first (on a terminal)", "scheduler remove hello"),
+        ("in a script", "scheduler remove hello --yes"),
+    ),
+)
+@function_argument
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@shared_options
+@click.pass_context
+def remove_command(context: click.Context, name: str, yes: bool) -> None:
+    """Remove a function, with all its versions.
+
+    Calls in flight end first; its log stays. On a terminal it asks, unless --yes is given.
+    """
+    shared_of(context).name = name
+    with connected(context) as client:
+        if not yes and sys.stdin.isatty() and sys.stderr.isatty():
+            function = client.get(name)
+            versions = len(function.versions)
+            more = f" and its {versions} published version{'s' if versions != 1 else ''}" if versions else ""
+            if not click.confirm(f"Remove {function.name}{more}?", err=True):
+                fail(f"{name} was not removed", EXIT_USAGE)
+        client.remove(name)
+    if shared_of(context).as_json:
+        emit_json({"removed": name})
+    else:
+        click.echo(f"removed {name}")

@@ -1,0 +1,110 @@
+"""`scheduler serve`: the service in the foreground.
+
+Every row of the table of settings is an option here, made from the table itself, so that none can be missing or differ.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from scheduler.cli.common import EXIT_USAGE, Command, fail, json_option, shared_of
+from scheduler.config import CONFIG_ENV, SETTINGS, ConfigError, Kind, Setting, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["GROUPS", "ServeCommand", "serve_command"]
+
+# Titles of the groups in the help, each with the settings it starts at; the table's order is kept.
+GROUPS: Final = (
+    ("Places", "state_dir"),
+    ("Identity", "region"),
+    ("Sandboxes", "isolation"),
+    ("Bounds of the node", "functions_max"),
+    ("Placement and the loop", "cpus"),
+    ("Disk", "log_bytes_max"),
+)
+
+
+class ServeCommand(Command):
+    """Shows the options in the groups of the table of settings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        starts = {name: title for title, name in GROUPS}
+        sections: list[tuple[str, list[tuple[str, str]]]] = [("Options", [])]
+        own = {setting.name for setting in SETTINGS}
+        records = {param.name: param.get_help_record(ctx) for param in self.get_params(ctx)}
+        sections[0][1].extend(record for name, record in records.items() if name not in own and record)
+        for setting in SETTINGS:
+            if setting.name in starts:
+                sections.append((starts[setting.name], []))
+            record = records.get(setting.name)
+            if record:
+                sections[-1][1].append(record)
+        for title, rows in sections:
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+def _option(setting: Setting) -> click.Option:
+    """One setting as an option. The value goes on as text: `load` reads and judges all sources alike."""
+    default = setting.show(setting.default)
+    text = setting.help if default == "none" else f"{setting.help} [{default}]"
+    metavar = {Kind.INT: "N", Kind.PATH: "PATH", Kind.ADDRESS: "HOST:PORT", Kind.UIDS: "UID,..."}.get(setting.kind, "TEXT")
+    if setting.kind is Kind.CHOICE:
+        metavar = "|".join(setting.choices)
+    return click.Option([setting.flag], metavar=metavar, help=text)
+
+
+def _options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for setting in reversed(SETTINGS):
+        command.__click_params__.append(_option(setting))  # type: ignore[attr-defined]
+    return command
+
+
+@click.command(
+    "serve",
+    cls=ServeCommand,
+    short_help="Run the service in the foreground.",
+    examples=(
+        ("everything under ./state", "scheduler serve --state-dir state"),
+        (
+            "as scripts start it",
+            "scheduler serve --state-dir /var/lib/scheduler --socket /run/scheduler/scheduler.sock --metrics 127.0.0.1:9464",
+        ),
+        ("settings from a file", "scheduler serve --config scheduler.toml"),
+        ("where user namespaces are missing, at one's own risk", "scheduler serve --state-dir state --isolation process"),
+    ),
+)
+@click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help=f"A TOML file of settings, named as the options are with _ for -. Also {CONFIG_ENV}.",
+)
+@_options
+@json_option
+@click.pass_context
+def serve_command(context: click.Context, /, config_file: Path | None, **flags: Any) -> None:
+    """Run the service in the foreground until SIGTERM or Ctrl-C; then it finishes what runs and exits with 0.
+
+    A setting is taken from its option, else from the environment (SCHEDULER_ and its name, as SCHEDULER_STATE_DIR), else
+    from the file, else it is the default in brackets.
+    """
+    flags["socket"] = flags["socket"] or shared_of(context).socket
+    try:
+        settings = load(flags, os.environ, config_file)
+    except ConfigError as error:
+        if len(error.problems) == 1:
+            fail(f"BadRequest: {error.problems[0]}; next: scheduler serve -h", EXIT_USAGE)
+        for problem in error.problems:
+            click.echo(f"scheduler: {problem}", err=True)
+        fail(f"BadRequest: {len(error.problems)} settings cannot be used; next: scheduler serve -h", EXIT_USAGE)
+    from scheduler.service import serve
+
+    context.exit(serve(settings))
