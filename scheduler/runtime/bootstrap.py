@@ -51,14 +51,15 @@ def preload() -> None:
 
 
 def main(channel_fd: int = 3, progress_fd: int = 4) -> NoReturn:
-    """Be a sandbox: read START, then run calls. Ends by SystemExit, or by what a handler raised beyond Exception."""
+    """Be a sandbox: read START, then run calls. Ends the process, or raises what a handler raised beyond Exception."""
     process = adopt()
     for name, module in list(sys.modules.items()):
         where = getattr(module, "__file__", None) or ""
         own = where.startswith(DIRECTORY + os.sep) or where == os.path.join(os.path.dirname(DIRECTORY), "__init__.py")
         if own and name != "__main__" and name.partition(".")[0] != PACKAGE:
             del sys.modules[name]
-    raise SystemExit(process.run(channel_fd, progress_fd))
+    process.run(channel_fd, progress_fd)
+    raise AssertionError("unreachable")
 
 
 if __name__ == "__main__":

@@ -60,8 +60,13 @@ class Channel:
             with self._lock:
                 self._write(self._take(self.answers))
 
-    def print(self, data: bytes) -> None:
-        """Take what was printed; send it when a line is whole or 64 KiB have gathered."""
+    def print(self, data: bytes, fd: int = 1) -> None:
+        """Take what was printed; send it when a line is whole or 64 KiB have gathered. fd: where it goes in a forked child."""
+        if self.forked:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[_write(fd, rest) :]
+            return
         self.output.append(data)
         self._output_bytes += len(data)
         if b"\n" in data or self._output_bytes >= LOG_BYTES_MAX:

@@ -16,7 +16,7 @@ __all__ = ["failure_line", "set_up_logging"]
 _TEXT = "[%(levelname)s]\t%(asctime)s.%(msecs)03dZ\t%(aws_request_id)s\t%(message)s\n"
 _TEXT_TIME = "%Y-%m-%dT%H:%M:%S"
 _JSON_TIME = "%Y-%m-%dT%H:%M:%SZ"
-_NO_BREAK_SPACE = "\u00a0"  # Lambda indents the traceback's lines with it, so that its log stays one event
+_NO_BREAK_SPACE = "\u00a0"  # Lambda indents a traceback's lines with it
 
 _OWN_FIELDS = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {
     "message", "asctime", "aws_request_id", "tenant_id", "taskName",
@@ -89,7 +89,7 @@ def set_up_logging(write: Callable[[bytes], None], request_id: Callable[[], str]
 
 
 def failure_line(error: dict[str, Any]) -> bytes:
-    """What the log shows of a failed call: one event, its lines parted by carriage returns; or one JSON object."""
+    """What the log shows of a failed call: Lambda's lines, or one JSON object."""
     if _json_wanted():
         return to_json({"timestamp": time.strftime(_JSON_TIME, time.gmtime()), "level": "ERROR", **error}) + b"\n"
     lines = [f"[ERROR] {error['errorType']}" + (f": {error['errorMessage']}" if error["errorMessage"] else "")]
@@ -98,7 +98,7 @@ def failure_line(error: dict[str, Any]) -> bytes:
         for line in entry.splitlines():
             text = line.lstrip(" ")
             lines.append(_NO_BREAK_SPACE * (len(line) - len(text)) + text)
-    return ("\r".join(lines) + "\n").encode("utf-8", "backslashreplace")
+    return ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace")
 
 
 def _json_wanted() -> bool:

@@ -167,7 +167,7 @@ def serve(
                 except StopIteration:
                     stop = -1
                 if stop != len(text):
-                    event = from_json(text)
+                    event = from_json(text) if text else {}  # Lambda: nothing sent is an empty object
             else:
                 event = messagepack.unpack(bytes(view[payload_at:next_at]))
             if special is not None and special.client_text:

@@ -5,7 +5,6 @@ order is that of the writes, whichever stream they went to. In a forked child th
 """
 
 import io
-import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,12 +25,7 @@ class _Captured(io.BufferedIOBase):
         if self.closed:
             raise ValueError("write to closed file")
         held = bytes(data)
-        if self._channel.forked:
-            rest = memoryview(held)
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
-        else:
-            self._channel.print(held)
+        self._channel.print(held, self._fd)
         return len(held)
 
     def flush(self) -> None:

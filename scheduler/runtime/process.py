@@ -1,10 +1,12 @@
 """One sandbox from its first frame to its end: START, the function's init, READY, calls, and how to leave."""
 
+import atexit
 import gc
 import mmap
 import os
+import signal
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 from .channel import Channel, Closed, Inbox
 from .context import LambdaContext
@@ -23,8 +25,8 @@ INIT_FAILED_STATUS = 1
 HIGH_DESCRIPTORS = (1000, 500, 250, 120, 60)
 
 
-def run(channel_fd: int, progress_fd: int) -> int:
-    """Status to exit with. Returns only after STOP, or when init failed."""
+def run(channel_fd: int, progress_fd: int) -> NoReturn:
+    """Be a sandbox. Whatever the handler raises beyond Exception (SystemExit, KeyboardInterrupt) comes through."""
     fd = _move_up(channel_fd)
     os.set_blocking(fd, True)
     progress = mmap.mmap(progress_fd, PROGRESS_BYTES)
@@ -38,7 +40,7 @@ def run(channel_fd: int, progress_fd: int) -> int:
         set_up_logging(channel.print, current.request_id)
         handler = _init(start, channel)
         if handler is None:
-            return INIT_FAILED_STATUS
+            _leave(INIT_FAILED_STATUS, channel)
         gc.freeze()  # what init has made stays: the collector need not look at it again and again
         context_type = LambdaContext.bound(start.identity, channel.print)
         try:
@@ -47,9 +49,18 @@ def run(channel_fd: int, progress_fd: int) -> int:
             if not channel.forked:
                 channel.write_output()
                 channel.flush()
+        if callable(signal.getsignal(signal.SIGTERM)):
+            signal.raise_signal(signal.SIGTERM)  # what Lambda sends at the end, for those who asked
+        _leave(0, channel)
     except Closed:
         os._exit(0)  # nobody is left to hear of anything
-    return 0
+
+
+def _leave(status: int, channel: Channel) -> NoReturn:
+    """End as Python does, but wait for no thread: those that init or a call left behind may never end."""
+    atexit._run_exitfuncs()
+    channel.write_output()
+    os._exit(status)
 
 
 def _read_start(inbox: Inbox) -> tuple[Start, int]:
