@@ -1,0 +1,172 @@
+"""How functions stand in the store: JSON values, and the one place where an environment is written and read.
+
+Law of this file: pure translation, both ways, of what the registry keeps. A value names its format; one of a newer format is
+refused, never half understood.
+
+    fn.NAME           the function: what belongs to it as a whole, its $LATEST, and which versions it has
+    fv.NAME.RECORD    one published version, written before the function names it and never changed; RECORD is its revision id
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Final
+
+from scheduler.errors import Unavailable
+from scheduler.functions.model import CodeKind, CodeRef, FunctionConfig, FunctionVersion, State
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "FUNCTION_PREFIX",
+    "VERSION_PREFIX",
+    "Published",
+    "Record",
+    "decode_function",
+    "decode_published",
+    "encode_function",
+    "encode_published",
+    "function_key",
+    "version_key",
+]
+
+FORMAT: Final = 1
+FUNCTION_PREFIX: Final = "fn."
+VERSION_PREFIX: Final = "fv."
+
+
+def function_key(name: str) -> str:
+    return f"{FUNCTION_PREFIX}{name}"
+
+
+def version_key(name: str, record: str) -> str:
+    return f"{VERSION_PREFIX}{name}.{record}"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One function as stored. `published`: (number, record) of each version, oldest first. `last_version`: highest number ever
+    given, since numbers are never used again."""
+
+    latest: FunctionVersion
+    last_version: int = 0
+    published: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One version as stored. `source_description` is that of the `$LATEST` it came from: a version may be given its own, and
+    that alone does not make the next publication a change."""
+
+    version: FunctionVersion
+    source_description: str
+
+
+def seal_environment(environment: Mapping[str, str], name: str) -> Any:
+    """What is stored for an environment. Stored as it is; `name` is what an encryption would bind it to."""
+    del name
+    return dict(environment)
+
+
+def open_environment(stored: Any, name: str) -> dict[str, str]:
+    """Turns what `seal_environment` gave back."""
+    del name
+    return dict(stored)
+
+
+def encode_function(record: Record) -> bytes:
+    return _dump(
+        {
+            "format": FORMAT,
+            "latest": _version_out(record.latest),
+            "last_version": record.last_version,
+            "published": [list(pair) for pair in record.published],
+        }
+    )
+
+
+def decode_function(key: str, value: bytes) -> Record:
+    """Raises Unavailable where the value cannot be understood."""
+    raw = _load(key, value)
+    try:
+        published = tuple((int(number), str(record)) for number, record in raw["published"])
+        return Record(_version_in(raw["latest"]), int(raw["last_version"]), published)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _broken(key, error) from error
+
+
+def encode_published(published: Published) -> bytes:
+    return _dump(
+        {
+            "format": FORMAT,
+            "version": _version_out(published.version),
+            "source_description": published.source_description,
+        }
+    )
+
+
+def decode_published(key: str, value: bytes) -> Published:
+    """Raises Unavailable where the value cannot be understood."""
+    raw = _load(key, value)
+    try:
+        return Published(_version_in(raw["version"]), str(raw["source_description"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise _broken(key, error) from error
+
+
+def _version_out(version: FunctionVersion) -> dict[str, Any]:
+    config = version.config
+    plain = {field.name: getattr(config, field.name) for field in fields(config) if field.name != "environment"}
+    return {
+        "config": {**plain, "environment": seal_environment(config.environment, config.name)},
+        "version": version.version,
+        "revision": version.revision,
+        "revision_id": version.revision_id,
+        "code": {
+            "sha256": version.code.sha256,
+            "size": version.code.size,
+            "kind": version.code.kind.value,
+            "path": version.code.path,
+        },
+        "last_modified": version.last_modified,
+        "state": version.state.value,
+        "state_reason": version.state_reason,
+    }
+
+
+def _version_in(raw: Mapping[str, Any]) -> FunctionVersion:
+    config = dict(raw["config"])
+    environment = open_environment(config.pop("environment"), config["name"])
+    code = raw["code"]
+    return FunctionVersion(
+        config=FunctionConfig(**config, environment=environment),
+        version=raw["version"],
+        revision=raw["revision"],
+        revision_id=raw["revision_id"],
+        code=CodeRef(code["sha256"], code["size"], CodeKind(code["kind"]), code["path"]),
+        last_modified=raw["last_modified"],
+        state=State(raw["state"]),
+        state_reason=raw["state_reason"],
+    )
+
+
+def _dump(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+
+
+def _load(key: str, value: bytes) -> dict[str, Any]:
+    try:
+        raw = json.loads(value)
+    except ValueError as error:
+        raise _broken(key, error) from error
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        found = raw.get("format") if isinstance(raw, dict) else "none"
+        raise Unavailable(f"{key}: stored in format {found}, this version reads {FORMAT}; update the service")
+    return raw
+
+
+def _broken(key: str, error: Exception) -> Unavailable:
+    # The error's text could quote an environment's value: its type must do.
+    return Unavailable(f"{key}: the stored value cannot be read ({type(error).__name__}); restore a copy or deploy anew")

@@ -1,0 +1,524 @@
+"""The registry: which functions there are, in which versions, with which code.
+
+Law of this file: decides and writes; knows no engine, no sandbox, no socket. Everything is kept in memory (functions and
+versions are bounded by the setting functions_max), so reading is a plain call; only what must become durable is async, and
+returns once it is.
+
+    registry = await FunctionRegistry.load(store, settings, runtimes=("python3.12", "python3.11"))
+    deployed = await registry.deploy({"name": "hello", "handler": "app.handler"}, code)   # creates or replaces
+    await registry.update("hello", {"memory_mb": 256}, revision_id=deployed.latest.revision_id)
+    await registry.publish("hello")                     -> FunctionVersion, a new one only if something changed
+    await registry.remove("hello"), await registry.remove("hello", "3")     -> the versions removed
+    registry.get("hello", "$LATEST" | "3"), registry.resolve("arn:aws:lambda:…:function:hello:3")
+    registry.describe(version), registry.list(), registry.all(), registry.code_in_use()
+
+Mutations run one at a time and cannot be cancelled half-way: a published version is stored before its function names it, so a
+crash leaves at most a version nobody names, which a later load sweeps.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from scheduler import limits
+from scheduler.errors import BadRequest, NotFound, Throttled, Unavailable
+from scheduler.functions import names
+from scheduler.functions.model import (
+    FIELDS,
+    FUNCTION_LEVEL,
+    CodeRef,
+    FunctionConfig,
+    FunctionVersion,
+    build,
+    describe,
+    timestamp,
+)
+from scheduler.functions.names import LATEST, Identity
+from scheduler.functions.records import (
+    FUNCTION_PREFIX,
+    VERSION_PREFIX,
+    Published,
+    Record,
+    decode_function,
+    decode_published,
+    encode_function,
+    encode_published,
+    function_key,
+    version_key,
+)
+from scheduler.store.port import ABSENT, RevisionConflict
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+
+    from scheduler.config import Settings
+    from scheduler.store import port
+
+__all__ = ["SANDBOX_KEYS", "Conflict", "Deployed", "FunctionRegistry", "Page", "RevisionMismatch"]
+
+SANDBOX_KEYS: Final = ("handler", "runtime", "memory_mb", "timeout_s", "ephemeral_storage_mb", "environment")
+"""Keys a sandbox is made with: a change of one makes a new revision, so that sandboxes of the old one drain."""
+
+ORPHAN_AGE_S: Final = 3600
+LOAD_PAGE: Final = 200
+
+
+class Conflict(BadRequest):
+    """The name is taken, or somebody else changed the function at the same time."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="conflict")
+
+
+class RevisionMismatch(BadRequest):
+    """The revision id given is not the present one; nothing was changed."""
+
+    def __init__(self, name: str, given: str) -> None:
+        super().__init__(
+            f"revision_id: {given!r} is not the present one of {name}; get the function and use its revision_id",
+            reason="revision",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """What a deployment did. `published` is the new or unchanged version if one was asked for."""
+
+    latest: FunctionVersion
+    published: FunctionVersion | None
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """`next_marker` None: that was the last page."""
+
+    functions: tuple[FunctionVersion, ...]
+    next_marker: str | None
+
+
+@dataclass(slots=True)
+class _Function:
+    """One function in memory: what is stored, the store's revision of it, and its versions by number."""
+
+    record: Record
+    stored: int
+    versions: dict[int, Published]
+
+
+class FunctionRegistry:
+    """Made by `load`. `settings` may be replaced by a reload; see the module's head for use."""
+
+    def __init__(
+        self,
+        store: port.Registry,
+        settings: Settings,
+        runtimes: Sequence[str],
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.identity = Identity(settings.region, settings.account_id)
+        self._store = store
+        self._runtimes = tuple(runtimes)
+        self._now_s = now_s
+        self._functions: dict[str, _Function] = {}
+        self._mutating = trio.Lock()
+        self._doubtful: set[str] = set()  # names whose last write ended unknown
+
+    @classmethod
+    async def load(
+        cls,
+        store: port.Registry,
+        settings: Settings,
+        *,
+        runtimes: Sequence[str],
+        now_s: Callable[[], float] = time.time,
+    ) -> FunctionRegistry:
+        """Read everything. `runtimes`: those offered, best first. Raises Unavailable where a value cannot be understood."""
+        registry = cls(store, settings, runtimes, now_s)
+        versions: dict[str, Published] = {}
+        for entry in await _entries(store, VERSION_PREFIX):
+            versions[entry.key] = decode_published(entry.key, entry.value)
+        for entry in await _entries(store, FUNCTION_PREFIX):
+            registry._admit(entry, decode_function(entry.key, entry.value), versions)
+        await registry._sweep(versions)
+        return registry
+
+    # ---- reading -----------------------------------------------------------------------------------------------------
+
+    def get(self, name: str, qualifier: str = LATEST) -> FunctionVersion:
+        """That version. Raises NotFound."""
+        function = self._functions.get(name)
+        if function is not None:
+            if qualifier == LATEST:
+                return function.record.latest
+            if names.is_version(qualifier) and int(qualifier) in function.versions:
+                return self._present(function, function.versions[int(qualifier)].version)
+        raise NotFound(f"Function not found: {self.identity.arn(name, qualifier)}")
+
+    def resolve(self, text: object, qualifier: str | None = None) -> FunctionVersion:
+        """The version that `text` names, in any form Lambda accepts. Raises BadRequest, NotFound."""
+        reference = names.parse(text, self.identity, qualifier)
+        return self.get(reference.name, reference.effective)
+
+    def versions(self, name: str) -> tuple[FunctionVersion, ...]:
+        """The published ones, oldest first. Raises NotFound."""
+        self.get(name)
+        function = self._functions[name]
+        return tuple(self._present(function, function.versions[number].version) for number, _ in function.record.published)
+
+    def describe(self, version: FunctionVersion) -> dict[str, Any]:
+        """The description of docs/internals/service.md. Raises NotFound if the function is gone."""
+        return describe(version, [v.version for v in self.versions(version.name)], self.identity)
+
+    def list(self, *, tenant: str | None = None, marker: str | None = None, limit: int = limits.LIST_PAGE_MAX) -> Page:
+        """`$LATEST` of each function by name, after `marker`, at most `limit` (1 to 10,000; more than 50 gives 50)."""
+        if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= 10_000:
+            raise BadRequest(f"limit: {limit!r} is not a whole number of 1 to 10000")
+        if marker is not None and (not isinstance(marker, str) or not names.NAME.fullmatch(marker)):
+            raise BadRequest(f"marker: {str(marker)[:80]!r} is none that a list gave")
+        found = sorted(
+            name
+            for name, function in self._functions.items()
+            if (marker is None or name > marker) and (tenant is None or function.record.latest.config.tenant == tenant)
+        )
+        page = found[: min(limit, limits.LIST_PAGE_MAX)]
+        functions = tuple(self._functions[name].record.latest for name in page)
+        return Page(functions, page[-1] if len(found) > len(page) else None)
+
+    def all(self) -> tuple[FunctionVersion, ...]:
+        """Every version of every function, `$LATEST` first, by name: what a starting service loads into the engine."""
+        return tuple(
+            version
+            for name in sorted(self._functions)
+            for version in (self._functions[name].record.latest, *self.versions(name))
+        )
+
+    def code_in_use(self, tenant: str | None = None) -> frozenset[str]:
+        """`CodeRef.path` of every version, of one tenant or of all."""
+        return frozenset(v.code.path for v in self.all() if tenant is None or v.config.tenant == tenant)
+
+    def reserved_concurrency(self) -> int:
+        """Sum over all functions."""
+        return sum(f.record.latest.config.reserved_concurrency or 0 for f in self._functions.values())
+
+    def __len__(self) -> int:
+        return len(self._functions)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._functions
+
+    # ---- writing -----------------------------------------------------------------------------------------------------
+
+    async def create(self, fields: Mapping[str, object], code: CodeRef, *, publish: bool = False) -> Deployed:
+        """A new function. Raises Conflict if the name is taken, InvalidConfig, BadRequest, Throttled."""
+        return await self._deploy(fields, code, publish=publish, may_exist=False)
+
+    async def deploy(
+        self, fields: Mapping[str, object], code: CodeRef, *, publish: bool = False, revision_id: str | None = None
+    ) -> Deployed:
+        """Create, or replace code and those keys of the configuration that are given; the others stay as they are.
+
+        A deployment always makes a new revision, the same code included: that is how one restarts a function.
+        """
+        return await self._deploy(fields, code, publish=publish, revision_id=revision_id)
+
+    async def update(
+        self,
+        name: str,
+        fields: Mapping[str, object],
+        *,
+        code: CodeRef | None = None,
+        publish: bool = False,
+        revision_id: str | None = None,
+    ) -> Deployed:
+        """Change configuration, code or both of `$LATEST`. Raises NotFound, InvalidConfig, RevisionMismatch, BadRequest."""
+        async with self._mutation(name):
+            function = self._existing(name, revision_id)
+            config = build(fields, runtimes=self._runtimes, base=function.record.latest.config)
+            return await self._replace(name, function, config, code, publish=publish)
+
+    async def publish(
+        self,
+        name: str,
+        *,
+        description: str | None = None,
+        code_sha256: str | None = None,
+        revision_id: str | None = None,
+    ) -> FunctionVersion:
+        """A version of `$LATEST` as it is: the last one if nothing changed since, else a new one with the next number.
+
+        `code_sha256`: refuse if `$LATEST` has other code. Raises NotFound, RevisionMismatch, BadRequest, Throttled.
+        """
+        async with self._mutation(name):
+            function = self._existing(name, revision_id)
+            latest = function.record.latest
+            if code_sha256 is not None and code_sha256 != latest.code.sha256:
+                raise BadRequest(f"code_sha256: {code_sha256[:80]!r} is not that of $LATEST, {latest.code.sha256}")
+            if description is not None:  # same bounds as in a configuration
+                build({"description": description}, runtimes=self._runtimes, base=latest.config)
+            record, made = self._publication(function.record, function.versions, description)
+            if made is not None:
+                self._check_room(1)
+                await self._write(name, function, record, made)
+            return self.get(name, str(record.published[-1][0]))
+
+    async def remove(self, name: str, qualifier: str | None = None) -> tuple[FunctionVersion, ...]:
+        """Remove one version, or with no qualifier the function with all versions; returns what was removed, `$LATEST` first.
+
+        Raises NotFound, BadRequest (`$LATEST` alone cannot be removed).
+        """
+        async with self._mutation(name):
+            if qualifier == LATEST:
+                raise BadRequest("$LATEST version cannot be deleted without deleting the function.")
+            function = self._existing(name, None)
+            removed: tuple[FunctionVersion, ...]
+            if qualifier is None:
+                removed = (function.record.latest, *self.versions(name))
+                gone = function.record.published
+                await self._forget(name, function)
+            else:
+                removed = (self.get(name, qualifier),)
+                gone = tuple(pair for pair in function.record.published if pair[0] == int(qualifier))
+                kept = tuple(pair for pair in function.record.published if pair[0] != int(qualifier))
+                await self._write(name, function, replace(function.record, published=kept), None)
+            for _, record in gone:
+                # Nobody names it any more: if this fails it is swept later.
+                try:
+                    await self._store.delete(version_key(name, record))
+                except Unavailable:
+                    break
+            return removed
+
+    # ---- how -----------------------------------------------------------------------------------------------------------
+
+    async def _deploy(
+        self,
+        fields: Mapping[str, object],
+        code: CodeRef,
+        *,
+        publish: bool,
+        may_exist: bool = True,
+        revision_id: str | None = None,
+    ) -> Deployed:
+        name = str(fields.get("name"))  # what is no text is refused by build() below
+        async with self._mutation(name):
+            function = self._functions.get(name)
+            if function is not None:
+                if not may_exist:
+                    raise Conflict(f"Function already exist: {name}")
+                self._existing(name, revision_id)
+                config = build(fields, runtimes=self._runtimes, base=function.record.latest.config)
+                return await self._replace(name, function, config, code, publish=publish)
+            if revision_id is not None:
+                raise RevisionMismatch(name, revision_id)
+            config = self._build_new(fields)
+            self._check_room(1 + publish)
+            self._check_reservation(config, None)
+            record, made = Record(self._version(config, LATEST, 1, code)), None
+            if publish:
+                record, made = self._publication(record, {}, None)
+            await self._write(name, _Function(record, ABSENT, {}), record, made)
+            return Deployed(record.latest, made.version if made else None, created=True)
+
+    def _build_new(self, fields: Mapping[str, object]) -> FunctionConfig:
+        defaults: dict[str, object] = {"queue_timeout_ms": self.settings.queue_timeout_ms}
+        if self.settings.runtime_default != "auto":
+            defaults["runtime"] = self.settings.runtime_default
+        return build(fields, runtimes=self._runtimes, defaults=defaults)
+
+    async def _replace(
+        self, name: str, function: _Function, config: FunctionConfig, code: CodeRef | None, *, publish: bool
+    ) -> Deployed:
+        old = function.record.latest
+        if config.tenant != old.config.tenant:
+            raise BadRequest(
+                f"tenant: {config.tenant!r} is not {old.config.tenant!r}: a function keeps its tenant, whose accounts are "
+                "charged for what runs; remove the function and deploy it anew"
+            )
+        self._check_reservation(config, old.config)
+        anew = code is not None or any(getattr(config, key) != getattr(old.config, key) for key in SANDBOX_KEYS)
+        latest = self._version(config, LATEST, old.revision + anew, code or old.code)
+        record, made = replace(function.record, latest=latest), None
+        if publish:
+            record, made = self._publication(record, function.versions, None)
+            self._check_room(made is not None)
+        await self._write(name, function, record, made)
+        published = self.get(name, str(record.published[-1][0])) if publish else None
+        return Deployed(latest, published, created=False)
+
+    def _version(self, config: FunctionConfig, version: str, revision: int, code: CodeRef) -> FunctionVersion:
+        return FunctionVersion(
+            config=config,
+            version=version,
+            revision=revision,
+            revision_id=str(uuid.uuid4()),
+            code=code,
+            last_modified=timestamp(self._now_s()),
+        )
+
+    def _publication(
+        self, record: Record, versions: Mapping[int, Published], description: str | None
+    ) -> tuple[Record, Published | None]:
+        """The record with one version more, and that version; the record as it is and None where nothing changed."""
+        latest = record.latest
+        if record.published:
+            last = versions[record.published[-1][0]]
+            if last.version.code == latest.code and _same(last, latest.config):
+                return record, None
+        if len(record.published) >= limits.VERSIONS_PER_FUNCTION_MAX:
+            raise Throttled(
+                f"{latest.name} has {len(record.published)} versions, the limit is {limits.VERSIONS_PER_FUNCTION_MAX}; "
+                "remove some",
+                account=f"function/{latest.name}",
+                resource="versions",
+                current=len(record.published),
+                limit=limits.VERSIONS_PER_FUNCTION_MAX,
+            )
+        number = record.last_version + 1
+        config = latest.config if description is None else replace(latest.config, description=description)
+        made = Published(self._version(config, str(number), latest.revision, latest.code), latest.config.description)
+        pair = (number, made.version.revision_id)
+        return replace(record, last_version=number, published=(*record.published, pair)), made
+
+    def _existing(self, name: str, revision_id: str | None) -> _Function:
+        latest = self.get(name)
+        if revision_id is not None and revision_id != latest.revision_id:
+            raise RevisionMismatch(name, str(revision_id)[:80])
+        return self._functions[name]
+
+    def _present(self, function: _Function, version: FunctionVersion) -> FunctionVersion:
+        """A published version with what belongs to the function as a whole as it is now."""
+        now = function.record.latest.config
+        if all(getattr(version.config, key) == getattr(now, key) for key in FUNCTION_LEVEL):
+            return version
+        return replace(version, config=replace(version.config, **{key: getattr(now, key) for key in FUNCTION_LEVEL}))
+
+    def _check_room(self, more: int) -> None:
+        held = sum(1 + len(function.versions) for function in self._functions.values())
+        if held + more > self.settings.functions_max:
+            raise Throttled(
+                f"{held} functions and versions are deployed, the limit (functions_max) is {self.settings.functions_max}",
+                account="node",
+                resource="functions",
+                current=held,
+                limit=self.settings.functions_max,
+            )
+
+    def _check_reservation(self, config: FunctionConfig, old: FunctionConfig | None) -> None:
+        """Lambda's rule: what is reserved comes out of the pool at once, and the pool keeps its minimum."""
+        before = (old.reserved_concurrency if old is not None else None) or 0
+        wanted = config.reserved_concurrency or 0
+        if wanted <= before:  # giving back is always allowed, even where a lower setting made the pool too small
+            return
+        left = self.settings.concurrency_max - (self.reserved_concurrency() - before + wanted)
+        if left < self.settings.unreserved_concurrency_min:
+            raise BadRequest(
+                "Specified ReservedConcurrentExecutions for function decreases account's UnreservedConcurrentExecution below "
+                f"its minimum value of [{self.settings.unreserved_concurrency_min}]. reserved_concurrency: {wanted} would "
+                f"leave {left} of {self.settings.concurrency_max}",
+                resource="concurrency",
+                account="node",
+            )
+        tenant = self.settings.tenant(config.tenant)
+        same = (f.record.latest.config for f in self._functions.values())
+        reserved = sum(c.reserved_concurrency or 0 for c in same if c.tenant == config.tenant) - before + wanted
+        if reserved > tenant.concurrency_max:
+            raise BadRequest(
+                f"reserved_concurrency: {wanted} makes {reserved} for tenant {tenant.name}, whose concurrency_max is "
+                f"{tenant.concurrency_max}",
+                resource="concurrency",
+                account=f"tenant/{tenant.name}",
+            )
+
+    # ---- the store -----------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _mutation(self, name: str) -> AsyncIterator[None]:
+        """One at a time, so that what was checked still holds when it is written; shielded, so that its end is known."""
+        async with self._mutating:
+            with trio.CancelScope(shield=True):
+                if name in self._doubtful:
+                    await self._reload(name)
+                yield
+
+    async def _write(self, name: str, function: _Function, record: Record, made: Published | None) -> None:
+        """Store the new version if there is one, then the function that names it; once that is durable, show both."""
+        if made is not None:
+            await self._store.put(version_key(name, made.version.revision_id), encode_published(made), expect=ABSENT)
+        stored = await self._settle(name, self._store.put(function_key(name), encode_function(record), expect=function.stored))
+        versions = {number: function.versions[number] for number, _ in record.published if number in function.versions}
+        if made is not None:
+            versions[int(made.version.version)] = made
+        self._functions[name] = _Function(record, stored, versions)
+
+    async def _forget(self, name: str, function: _Function) -> None:
+        await self._settle(name, self._store.delete(function_key(name), expect=function.stored))
+        del self._functions[name]
+
+    async def _settle(self, name: str, write: Awaitable[int]) -> int:
+        try:
+            return await write
+        except RevisionConflict as conflict:
+            self._doubtful.add(name)
+            raise Conflict(f"{name}: somebody else changed it at the same time; get it and try again") from conflict
+        except Unavailable:
+            self._doubtful.add(name)
+            raise
+
+    async def _reload(self, name: str) -> None:
+        """Read one function anew after a write whose end is unknown."""
+        entry = await self._store.get(function_key(name))
+        if entry is None:
+            self._functions.pop(name, None)
+        else:
+            record = decode_function(entry.key, entry.value)
+            versions = {}
+            for _, record_id in record.published:
+                found = await self._store.get(version_key(name, record_id))
+                if found is not None:
+                    versions[found.key] = decode_published(found.key, found.value)
+            self._admit(entry, record, versions)
+        self._doubtful.discard(name)
+
+    def _admit(self, entry: port.Entry, record: Record, versions: Mapping[str, Published]) -> None:
+        name = record.latest.name
+        found: dict[int, Published] = {}
+        for number, record_id in record.published:
+            key = version_key(name, record_id)
+            if key not in versions:
+                raise Unavailable(f"{entry.key}: version {number} ({key}) is missing from the store; restore a copy")
+            found[number] = versions[key]
+        self._functions[name] = _Function(record, entry.revision, found)
+
+    async def _sweep(self, versions: Mapping[str, Published]) -> None:
+        """Delete versions that no function names, left by a crash between two writes. Young ones may be about to be named by
+        another service of a fleet."""
+        named = {
+            version_key(name, record_id)
+            for name, function in self._functions.items()
+            for _, record_id in function.record.published
+        }
+        before = timestamp(self._now_s() - ORPHAN_AGE_S)
+        for key, published in versions.items():
+            if key not in named and published.version.last_modified < before:
+                await self._store.delete(key)
+
+
+def _same(published: Published, latest: FunctionConfig) -> bool:
+    """Whether a version came from a configuration like this one. A description given to the version alone is no change."""
+    source = replace(published.version.config, description=published.source_description)
+    return all(getattr(source, f.name) == getattr(latest, f.name) for f in FIELDS if f.name not in FUNCTION_LEVEL)
+
+
+async def _entries(store: port.Registry, prefix: str) -> Sequence[port.Entry]:
+    entries: list[port.Entry] = []
+    while page := await store.list(prefix, after=entries[-1].key if entries else "", limit=LOAD_PAGE):
+        entries += page
+    return entries
