@@ -121,6 +121,10 @@ void mailbox_wake(struct mailbox *box) {
     SCHED_ASSERT(got == (ssize_t)sizeof count || errno == EAGAIN); /* EAGAIN: woken by something else */
 }
 
+void mailbox_stir(struct mailbox *box) {
+    atomic_store(&box->asleep, false);
+}
+
 uint32_t mailbox_waiting(const struct mailbox *box) {
     /* Head first, acquired: whoever moved it had seen at least that tail, so the difference is not below zero. */
     uint32_t head = atomic_load_explicit(&box->head, memory_order_acquire);

@@ -41,6 +41,9 @@ bool mailbox_pop(struct mailbox *box, void *item);
  * not wait). The consumer calls mailbox_wake() after waiting, which clears the eventfd and the wish. */
 bool mailbox_sleep(struct mailbox *box);
 void mailbox_wake(struct mailbox *box);
+/* After a wait that ended for another reason: takes the wish back without a system call. Should somebody have rung meanwhile, the
+ * eventfd stays readable and mailbox_wake() is due when it is seen. */
+void mailbox_stir(struct mailbox *box);
 /* Any thread: an estimate. */
 uint32_t mailbox_waiting(const struct mailbox *box);
 

@@ -1,0 +1,728 @@
+/* channel.c: sandboxes as the reactor sees them. docs/internals/channel.md has the bytes.
+ *
+ * The other end is a stranger. A frame's length is checked before anything is kept for it, its kind before anything is done; what
+ * it claims of calls is left to the core, which ends whoever answers out of turn. Whatever breaks the rules ends the sandbox: the
+ * core is told the progress word first, so that no call that may have run is run again.
+ *
+ * A sandbox that writes more log than its credit allows is not read for a while: it slows itself and nobody else. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "reactor.h"
+
+enum frame_kind {
+    FRAME_START = 1, FRAME_CALL = 2, FRAME_STOP = 3,
+    FRAME_RESULT = 16, FRAME_LOG = 17, FRAME_READY = 18, FRAME_INIT_ERROR = 19, FRAME_HANDBACK = 20
+};
+
+enum { FLAG_MSGPACK = 1, FLAG_FUNCTION_ERROR = 2, FLAG_TOO_LARGE = 4 };
+
+enum {
+    HEADER_BYTES = 24,
+    REQUEST_ID_BYTES = 16,
+    INIT_ERROR_BYTES_MAX = 256 * 1024,
+    REFER_BYTES_MIN = 16 * 1024,    /* larger payloads are not copied into the output queue */
+    PROGRESS_BYTES = 4096,
+    BROKEN_STATUS = 99,             /* a status no sandbox can mean: the core ends it for its protocol */
+    LOG_CREDIT_MAX = 4 << 20,       /* bytes of log at once */
+    LOG_CREDIT_PER_MS = 64 * 1024,  /* and 64 MB/s after that */
+    OUTPUT_READ_MAX = 64 * 1024
+};
+
+struct header {
+    uint32_t length;
+    uint8_t kind;
+    uint8_t flags;
+    uint16_t extra;
+    uint32_t seq;
+    uint32_t reserved;
+    uint64_t time_ns;
+};
+
+_Static_assert(sizeof(struct header) == HEADER_BYTES, "the frame's header as channel.md has it");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "channel.md: little-endian, written as structs");
+
+struct channel *channel_find(struct sched *sched, uint64_t sandbox) {
+    const uint32_t index = (uint32_t)sandbox;
+    if (sandbox == 0 || index >= sched->config.core.sandboxes_max || sched->channels[index] == NULL ||
+        sched->channels[index]->sandbox != sandbox) {
+        return NULL;
+    }
+    return sched->channels[index];
+}
+
+struct ticket *channel_ticket(struct sched *sched, const struct channel *channel, uint32_t seq) {
+    const uint32_t index = channel->cookies[seq % CORE_AHEAD_MAX];
+    if (index == NO_INDEX) {
+        return NULL;
+    }
+    struct ticket *ticket = &sched->tickets[index];
+    return ticket->live && ticket->sandbox == channel->sandbox && ticket->seq == seq ? ticket : NULL;
+}
+
+static uint32_t index_of(const struct channel *channel) {
+    return (uint32_t)channel->sandbox;
+}
+
+static void dirty(struct sched *sched, struct channel *channel) {
+    if (!channel->dirty && !channel->killed && !channel->gone) {
+        channel->dirty = true;
+        channel->dirty_next = sched->dirty_channels;
+        sched->dirty_channels = index_of(channel);
+    }
+}
+
+/* Tells epoll what we want of it now. */
+static void rewatch(struct sched *sched, struct channel *channel, bool reading, bool writing) {
+    if (channel->reading == reading && channel->writing == writing) {
+        return;
+    }
+    channel->reading = reading;
+    channel->writing = writing;
+    (void)watch(sched, EPOLL_CTL_MOD, channel->fd, (reading ? EPOLLIN : 0U) | (writing ? EPOLLOUT : 0U), SOURCE_CHANNEL,
+                index_of(channel));
+}
+
+/* ---- beginning -------------------------------------------------------------------------------------------------------- */
+
+static void close_all(const int32_t fds[6]) {
+    for (int i = 0; i < 6; i++) {
+        if (fds[i] >= 0) {
+            close(fds[i]);
+        }
+    }
+}
+
+static const volatile uint64_t *map_progress(int fd) {
+    struct stat info;
+    const int seals = fcntl(fd, F_GET_SEALS);
+    if (fstat(fd, &info) != 0 || info.st_size < PROGRESS_BYTES || seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
+        return NULL; /* a page that could be taken away would kill us at the next look */
+    }
+    void *page = mmap(NULL, PROGRESS_BYTES, PROT_READ, MAP_SHARED, fd, 0);
+    return page == MAP_FAILED ? NULL : page;
+}
+
+static void refuse_start(struct sched *sched, uint64_t sandbox, const char *why) {
+    fault(sched, "sandbox %016" PRIx64 ": %s", sandbox, why);
+    const struct sched_event event = {.kind = SCHED_EV_KILLED, .sandbox = sandbox, .why = CORE_WHY_PROTOCOL};
+    emit(sched, &event, NULL, 0);
+}
+
+void channel_start(struct sched *sched, const struct sched_command *command, const uint8_t *blob, size_t blob_bytes) {
+    const uint32_t index = (uint32_t)command->sandbox;
+    uint32_t state = CORE_SB_FREE;
+    uint64_t function = 0;
+    if (!core_sandbox_state(sched->core, command->sandbox, &state, &function) || state != CORE_SB_STARTING) {
+        /* Killed while it was made. KILLED was said then, before the service knew which shell it would be. */
+        close_all(command->fds);
+        const struct sched_event event = {.kind = SCHED_EV_KILLED, .sandbox = command->sandbox, .why = CORE_WHY_NONE};
+        emit(sched, &event, NULL, 0);
+        return;
+    }
+    if (sched->channels[index] != NULL) {
+        channel_end_turn(sched); /* its place was freed in this very turn */
+    }
+    SCHED_ASSERT(sched->channels[index] == NULL);
+    struct channel *channel = calloc(1, sizeof *channel);
+    const volatile uint64_t *progress = channel == NULL ? NULL : map_progress(command->fds[2]);
+    if (progress == NULL) {
+        free(channel);
+        close_all(command->fds);
+        refuse_start(sched, command->sandbox, "no memory, or a progress page that is not sealed");
+        return;
+    }
+    close(command->fds[2]);
+    *channel = (struct channel){.sandbox = command->sandbox, .function = function, .fd = command->fds[0],
+                                .output_fd = command->fds[1], .pidfd = command->fds[3], .cpu_fd = command->fds[4],
+                                .memory_fd = command->fds[5], .progress = progress, .tier = command->u32s[0],
+                                .reading = true, .log_credit_bytes = LOG_CREDIT_MAX, .log_credit_ns = sched->now_ns,
+                                .tail_seq = UINT32_MAX};
+    memset(channel->cookies, 0xff, sizeof channel->cookies);
+    sched->channels[index] = channel;
+    (void)fcntl(channel->fd, F_SETFL, O_NONBLOCK);
+    if (!watch(sched, EPOLL_CTL_ADD, channel->fd, EPOLLIN, SOURCE_CHANNEL, index)) {
+        fault(sched, "sandbox %016" PRIx64 ": its channel cannot be watched", channel->sandbox);
+    }
+    if (channel->output_fd >= 0) {
+        (void)fcntl(channel->output_fd, F_SETFL, O_NONBLOCK);
+        (void)watch(sched, EPOLL_CTL_ADD, channel->output_fd, EPOLLIN, SOURCE_OUTPUT, index);
+    }
+    const struct header head = {.length = (uint32_t)blob_bytes, .kind = FRAME_START};
+    output_add(&sched->chunks, &channel->output, &head, sizeof head);
+    output_add(&sched->chunks, &channel->output, blob, blob_bytes);
+    dirty(sched, channel);
+}
+
+/* ---- to the sandbox --------------------------------------------------------------------------------------------------- */
+
+void channel_send_call(struct sched *sched, const struct core_action *send, uint32_t index) {
+    struct channel *channel = channel_find(sched, send->sandbox);
+    struct ticket *ticket = &sched->tickets[index];
+    SCHED_ASSERT(channel != NULL && ticket->live);
+    ticket->call = send->call;
+    ticket->sandbox = send->sandbox;
+    ticket->seq = send->seq;
+    ticket->sent_ns = sched->now_ns;
+    channel->cookies[send->seq % CORE_AHEAD_MAX] = index;
+    const struct header head = {.length = REQUEST_ID_BYTES + ticket->ext_bytes + ticket->payload_bytes, .kind = FRAME_CALL,
+                                .flags = ticket->payload_msgpack ? FLAG_MSGPACK : 0, .extra = (uint16_t)ticket->ext_bytes,
+                                .seq = send->seq, .time_ns = send->valid_until_ns};
+    const size_t front = HEADER_BYTES + REQUEST_ID_BYTES + ticket->ext_bytes;
+    const bool refer = ticket->block != NULL && ticket->payload_bytes >= REFER_BYTES_MIN;
+    const size_t bytes = front + (refer ? 0 : ticket->payload_bytes);
+    if (bytes <= CHUNK_BYTES) {
+        uint8_t *at = output_room(&sched->chunks, &channel->output, bytes);
+        memcpy(at, &head, HEADER_BYTES);
+        memcpy(at + HEADER_BYTES, ticket->request_id, REQUEST_ID_BYTES);
+        memcpy(at + HEADER_BYTES + REQUEST_ID_BYTES, ticket_ext(ticket), ticket->ext_bytes);
+        if (!refer) {
+            memcpy(at + front, ticket_payload(ticket), ticket->payload_bytes);
+        }
+        output_commit(&channel->output, bytes);
+    } else {
+        output_add(&sched->chunks, &channel->output, &head, HEADER_BYTES);
+        output_add(&sched->chunks, &channel->output, ticket->request_id, REQUEST_ID_BYTES);
+        output_add(&sched->chunks, &channel->output, ticket_ext(ticket), ticket->ext_bytes);
+        if (!refer) {
+            output_add(&sched->chunks, &channel->output, ticket_payload(ticket), ticket->payload_bytes);
+        }
+    }
+    if (refer) {
+        output_refer(&sched->chunks, &channel->output, ticket->block, ticket_payload(ticket), ticket->payload_bytes);
+    }
+    dirty(sched, channel);
+}
+
+void channel_flush_all(struct sched *sched) {
+    while (sched->dirty_channels != NO_INDEX) {
+        struct channel *channel = sched->channels[sched->dirty_channels];
+        sched->dirty_channels = channel->dirty_next;
+        channel->dirty = false;
+        if (channel->killed || channel->gone) {
+            continue;
+        }
+        const int64_t sent = output_send(&sched->chunks, &channel->output, channel->fd, sched->config.turn_bytes_max);
+        if (sent < 0 && sent != -EAGAIN) {
+            output_drop(&sched->chunks, &channel->output); /* it died: reading will tell */
+        }
+        rewatch(sched, channel, channel->reading, channel->output.bytes > 0);
+    }
+}
+
+/* ---- logs ------------------------------------------------------------------------------------------------------------- */
+
+static void hush(struct sched *sched, struct channel *channel) {
+    if (channel->hushed || channel->gone || channel->killed) {
+        return;
+    }
+    channel->hushed = true;
+    channel->hushed_next = sched->hushed_channels;
+    sched->hushed_channels = index_of(channel);
+    rewatch(sched, channel, false, channel->writing);
+    if (channel->output_fd >= 0) {
+        (void)watch(sched, EPOLL_CTL_MOD, channel->output_fd, 0, SOURCE_OUTPUT, index_of(channel));
+    }
+}
+
+static void refill(struct sched *sched, struct channel *channel) {
+    const uint64_t ms = (sched->now_ns - channel->log_credit_ns) / 1000000;
+    if (ms > 0) {
+        const uint64_t credit = channel->log_credit_bytes + (ms < 1000 ? ms : 1000) * LOG_CREDIT_PER_MS;
+        channel->log_credit_bytes = credit < LOG_CREDIT_MAX ? credit : LOG_CREDIT_MAX;
+        channel->log_credit_ns = sched->now_ns;
+    }
+}
+
+/* Those that have credit again are read again. */
+static void unhush(struct sched *sched) {
+    uint32_t *link = &sched->hushed_channels;
+    while (*link != NO_INDEX) {
+        struct channel *channel = sched->channels[*link];
+        refill(sched, channel);
+        if (!channel->gone && !channel->killed && channel->log_credit_bytes < LOG_CREDIT_MAX / 4) {
+            link = &channel->hushed_next;
+            continue;
+        }
+        *link = channel->hushed_next;
+        channel->hushed = false;
+        if (!channel->gone && !channel->killed) {
+            rewatch(sched, channel, true, channel->writing);
+            if (channel->output_fd >= 0) {
+                (void)watch(sched, EPOLL_CTL_MOD, channel->output_fd, EPOLLIN, SOURCE_OUTPUT, index_of(channel));
+            }
+        }
+    }
+}
+
+static void keep_tail(struct channel *channel, uint32_t seq, const uint8_t *at, size_t bytes) {
+    if (channel->tail == NULL) {
+        channel->tail = malloc(TAIL_BYTES);
+        if (channel->tail == NULL) {
+            return;
+        }
+    }
+    if (channel->tail_seq != seq) {
+        channel->tail_seq = seq;
+        channel->tail_bytes = 0;
+    }
+    const size_t skip = bytes > TAIL_BYTES ? bytes - TAIL_BYTES : 0;
+    uint64_t end = channel->tail_bytes + skip;
+    for (size_t i = skip; i < bytes; i++) {
+        channel->tail[end++ % TAIL_BYTES] = at[i];
+    }
+    /* Kept below 2^32 with its place in the ring. */
+    channel->tail_bytes = end > UINT32_MAX / 2 ? (uint32_t)(end % TAIL_BYTES) + TAIL_BYTES : (uint32_t)end;
+}
+
+static void log_bytes(struct sched *sched, struct channel *channel, uint32_t seq, const uint8_t *at, size_t bytes) {
+    refill(sched, channel);
+    channel->log_credit_bytes -= bytes < channel->log_credit_bytes ? bytes : channel->log_credit_bytes;
+    if (channel->log_credit_bytes == 0) {
+        hush(sched, channel);
+    }
+    const struct function_info *info = info_of(sched, channel->function);
+    struct ticket *ticket = channel_ticket(sched, channel, seq);
+    struct journal_record record = {.kind = JOURNAL_LOG, .sandbox = channel->sandbox};
+    if (ticket != NULL) {
+        memcpy(record.request_id, ticket->request_id, 16);
+        if (ticket->log_tail) {
+            keep_tail(channel, seq, at, bytes);
+        }
+    }
+    if (info == NULL || info->journal == NULL) {
+        return;
+    }
+    if (ticket != NULL && !ticket->logged_start) {
+        struct journal_record start = record;
+        start.kind = JOURNAL_START;
+        journal_add(&sched->journal, info->journal, &start, info->version, strlen(info->version), NULL, 0);
+        ticket->logged_start = true;
+    }
+    while (bytes > 0) {
+        const size_t part = bytes < JOURNAL_LOG_BYTES_MAX ? bytes : JOURNAL_LOG_BYTES_MAX;
+        journal_add(&sched->journal, info->journal, &record, at, part, NULL, 0);
+        at += part;
+        bytes -= part;
+    }
+}
+
+/* What C code and child processes wrote to descriptors 1 and 2. false: the pipe is at its end. */
+static bool read_output(struct sched *sched, struct channel *channel) {
+    if (channel->output_fd < 0) {
+        return false;
+    }
+    const ssize_t got = read(channel->output_fd, sched->scratch, OUTPUT_READ_MAX);
+    if (got > 0) {
+        log_bytes(sched, channel, (uint32_t)*channel->progress, sched->scratch, (size_t)got);
+        return true;
+    }
+    if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
+        close(channel->output_fd);
+        channel->output_fd = -1;
+    }
+    return false;
+}
+
+void channel_output_ready(struct sched *sched, uint32_t index) {
+    struct channel *channel = sched->channels[index];
+    if (channel != NULL && !channel->freed) {
+        (void)read_output(sched, channel);
+    }
+}
+
+/* ---- usage ------------------------------------------------------------------------------------------------------------ */
+
+static uint64_t digits(const char *at) {
+    uint64_t value = 0;
+    for (; *at >= '0' && *at <= '9'; at++) {
+        value = value * 10 + (uint64_t)(*at - '0');
+    }
+    return value;
+}
+
+static bool read_file(int fd, char *out, size_t bytes) {
+    const ssize_t got = fd < 0 ? -1 : pread(fd, out, bytes - 1, 0);
+    out[got > 0 ? got : 0] = '\0';
+    return got > 0;
+}
+
+/* cgroup v1: cpuacct.usage, ns alone. v2: cpu.stat, "usage_usec N" in its first line. */
+static void usage(struct sched *sched, struct channel *channel) {
+    char text[256];
+    if (!read_file(channel->cpu_fd, text, sizeof text)) {
+        return;
+    }
+    const char *usec = strstr(text, "usage_usec ");
+    struct core_event *event = batch_add(sched, CORE_EV_SANDBOX_USAGE);
+    event->u.sandbox.handle = channel->sandbox;
+    event->u.sandbox.cpu_ns = usec != NULL ? 1000 * digits(usec + strlen("usage_usec ")) : digits(text);
+    if (read_file(channel->memory_fd, text, sizeof text)) {
+        event->u.sandbox.memory_peak_bytes = digits(text);
+    }
+}
+
+void channel_sweep(struct sched *sched) {
+    while (sched->used_channels != NO_INDEX) {
+        struct channel *channel = sched->channels[sched->used_channels];
+        sched->used_channels = channel->used_next;
+        channel->used = false;
+        if (!channel->gone) {
+            usage(sched, channel);
+        }
+    }
+}
+
+/* ---- from the sandbox ------------------------------------------------------------------------------------------------- */
+
+static void tell_progress(struct sched *sched, const struct channel *channel) {
+    struct core_event *event = batch_add(sched, CORE_EV_PROGRESS);
+    event->u.reply.sandbox = channel->sandbox;
+    event->u.reply.seq = (uint32_t)*channel->progress;
+}
+
+void channel_probe(struct sched *sched, uint64_t sandbox) {
+    const struct channel *channel = channel_find(sched, sandbox);
+    if (channel != NULL) {
+        tell_progress(sched, channel);
+    }
+}
+
+static void stop_reading(struct sched *sched, struct channel *channel) {
+    (void)epoll_ctl(sched->epfd, EPOLL_CTL_DEL, channel->fd, NULL);
+    output_drop(&sched->chunks, &channel->output);
+}
+
+static void gone(struct sched *sched, struct channel *channel) {
+    if (channel->gone) {
+        return;
+    }
+    (void)read_output(sched, channel); /* its last words, before the call's END */
+    channel->gone = true;
+    stop_reading(sched, channel);
+    tell_progress(sched, channel);
+    batch_add(sched, CORE_EV_SANDBOX_GONE)->u.sandbox.handle = channel->sandbox;
+    const struct sched_event event = {.kind = SCHED_EV_GONE, .sandbox = channel->sandbox, .function = channel->function};
+    emit(sched, &event, NULL, 0);
+}
+
+static void broken(struct sched *sched, struct channel *channel, const char *what) {
+    if (channel->gone) {
+        return;
+    }
+    sched->stats.sandbox_protocol_errors++;
+    fault(sched, "sandbox %016" PRIx64 " broke the channel's protocol: %s", channel->sandbox, what);
+    channel->gone = true;
+    stop_reading(sched, channel);
+    tell_progress(sched, channel);
+    struct core_event *event = batch_add(sched, CORE_EV_REPLY);
+    event->u.reply.sandbox = channel->sandbox;
+    event->u.reply.status = BROKEN_STATUS;
+}
+
+static uint64_t u64_at(const uint8_t *at) {
+    uint64_t value;
+    memcpy(&value, at, sizeof value);
+    return value;
+}
+
+/* NULL: in order; else what is wrong with this header. */
+static const char *header_wrong(const struct sched *sched, const struct header *head) {
+    switch (head->kind) {
+    case FRAME_RESULT:
+        return head->length < 8 || head->length - 8 > sched->config.answer_bytes_max ? "a result's length" : NULL;
+    case FRAME_LOG:
+        return head->length > JOURNAL_LOG_BYTES_MAX ? "a log frame's length" : NULL;
+    case FRAME_READY:
+        return head->length != 8 ? "the length of READY" : NULL;
+    case FRAME_INIT_ERROR:
+        return head->length > INIT_ERROR_BYTES_MAX ? "an init error's length" : NULL;
+    case FRAME_HANDBACK:
+        return head->length != 0 ? "the length of HANDBACK" : NULL;
+    default:
+        return "a frame's kind";
+    }
+}
+
+static void on_result(struct sched *sched, struct channel *channel, const struct header *head, const uint8_t *body,
+                      struct block *owner) {
+    const uint32_t bytes = head->length - 8;
+    const bool msgpack = (head->flags & FLAG_MSGPACK) != 0;
+    const bool error = (head->flags & (FLAG_FUNCTION_ERROR | FLAG_TOO_LARGE)) != 0;
+    if (msgpack && (error || !pack_check(body + 8, bytes))) {
+        broken(sched, channel, "a result that is not one MessagePack value");
+        return;
+    }
+    const struct ticket *ticket = channel_ticket(sched, channel, head->seq);
+    if (ticket != NULL && ticket->report) {
+        usage(sched, channel); /* just before its reply, so that the call gets what it used */
+    } else if (!channel->used && channel->cpu_fd >= 0) {
+        channel->used = true;
+        channel->used_next = sched->used_channels;
+        sched->used_channels = index_of(channel);
+    }
+    struct core_event *event = batch_add(sched, CORE_EV_REPLY);
+    event->u.reply = (struct core_reply_event){.sandbox = channel->sandbox, .start_ns = head->time_ns, .end_ns = u64_at(body),
+                                               .seq = head->seq, .status = CORE_REPLY_OK};
+    if ((head->flags & FLAG_TOO_LARGE) != 0) {
+        event->u.reply.status = CORE_REPLY_TOO_LARGE;
+    } else if ((head->flags & FLAG_FUNCTION_ERROR) != 0) {
+        event->u.reply.status = CORE_REPLY_FUNCTION_ERROR;
+    }
+    struct reply *reply = &sched->replies[event->tag];
+    *reply = (struct reply){.at = body + 8, .bytes = bytes, .block = owner, .msgpack = msgpack};
+    if (owner != NULL) {
+        block_hold(owner);
+    }
+}
+
+static void on_init_error(struct sched *sched, struct channel *channel, const uint8_t *body, uint32_t bytes) {
+    struct function_info *info = info_of(sched, channel->function);
+    if (info != NULL) {
+        uint8_t *copy = malloc(bytes == 0 ? 1 : bytes);
+        if (copy != NULL) {
+            memcpy(copy, body, bytes);
+            free(info->init_error);
+            info->init_error = copy;
+            info->init_error_bytes = bytes;
+        }
+        struct journal_record record = {.kind = JOURNAL_TEXT, .sandbox = channel->sandbox};
+        journal_add(&sched->journal, info->journal, &record, body, bytes < JOURNAL_LOG_BYTES_MAX ? bytes : JOURNAL_LOG_BYTES_MAX,
+                    NULL, 0);
+    }
+    const struct sched_event event = {.kind = SCHED_EV_INIT_FAILED, .sandbox = channel->sandbox, .function = channel->function};
+    emit(sched, &event, body, bytes);
+    batch_add(sched, CORE_EV_SANDBOX_INIT_FAILED)->u.sandbox.handle = channel->sandbox;
+}
+
+static void on_frame(struct sched *sched, struct channel *channel, const struct header *head, const uint8_t *body,
+                     struct block *owner) {
+    switch ((enum frame_kind)head->kind) {
+    case FRAME_RESULT:
+        on_result(sched, channel, head, body, owner);
+        break;
+    case FRAME_LOG:
+        log_bytes(sched, channel, head->seq, body, head->length);
+        break;
+    case FRAME_READY: {
+        channel->ready = true;
+        channel->init_ns = u64_at(body);
+        struct core_event *event = batch_add(sched, CORE_EV_SANDBOX_READY);
+        event->u.sandbox.handle = channel->sandbox;
+        event->u.sandbox.init_ns = channel->init_ns;
+        event->u.sandbox.tier = channel->tier;
+        const struct sched_event ready = {.kind = SCHED_EV_READY, .sandbox = channel->sandbox, .function = channel->function,
+                                          .value = channel->init_ns};
+        emit(sched, &ready, NULL, 0);
+        break;
+    }
+    case FRAME_INIT_ERROR:
+        on_init_error(sched, channel, body, head->length);
+        break;
+    case FRAME_HANDBACK: {
+        struct core_event *event = batch_add(sched, CORE_EV_REPLY);
+        event->u.reply = (struct core_reply_event){.sandbox = channel->sandbox, .seq = head->seq, .status = CORE_REPLY_HANDBACK};
+        break;
+    }
+    case FRAME_START: case FRAME_CALL: case FRAME_STOP:
+        break; /* header_wrong() has refused them */
+    }
+}
+
+/* Keeps the beginning of a frame whose whole length is known or not even its header is there. */
+static bool keep(struct sched *sched, struct channel *channel, const uint8_t *at, uint32_t bytes) {
+    free(channel->stash);
+    channel->stash = NULL;
+    channel->stash_bytes = 0;
+    if (bytes == 0) {
+        return true;
+    }
+    struct header head = {0};
+    if (bytes >= HEADER_BYTES) {
+        memcpy(&head, at, HEADER_BYTES);
+    }
+    if (bytes < HEADER_BYTES || head.length + HEADER_BYTES <= STASH_BYTES_MAX) {
+        channel->stash = malloc(bytes);
+        if (channel->stash == NULL) {
+            return false;
+        }
+        memcpy(channel->stash, at, bytes);
+        channel->stash_bytes = bytes;
+        return true;
+    }
+    channel->big = block_new(head.length + HEADER_BYTES, &sched->payload_bytes);
+    if (channel->big == NULL) {
+        return false;
+    }
+    memcpy(channel->big->data, at, bytes);
+    channel->big_have = bytes;
+    return true;
+}
+
+static void parse(struct sched *sched, struct channel *channel, const uint8_t *at, uint32_t bytes) {
+    while (bytes >= HEADER_BYTES && !channel->gone) {
+        struct header head;
+        memcpy(&head, at, HEADER_BYTES);
+        const char *wrong = header_wrong(sched, &head);
+        if (wrong != NULL) {
+            broken(sched, channel, wrong);
+            return;
+        }
+        if (bytes - HEADER_BYTES < head.length) {
+            break;
+        }
+        on_frame(sched, channel, &head, at + HEADER_BYTES, NULL);
+        at += HEADER_BYTES + head.length;
+        bytes -= HEADER_BYTES + head.length;
+    }
+    if (!channel->gone && !keep(sched, channel, at, bytes)) {
+        broken(sched, channel, "no memory for its frame");
+    }
+}
+
+static ssize_t receive(struct sched *sched, struct channel *channel, uint8_t *at, uint32_t room) {
+    const ssize_t got = recv(channel->fd, at, room, MSG_DONTWAIT);
+    if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) {
+        gone(sched, channel);
+        return 0;
+    }
+    return got < 0 ? 0 : got;
+}
+
+static void read_big(struct sched *sched, struct channel *channel) {
+    struct block *big = channel->big;
+    const uint32_t left = big->capacity - channel->big_have;
+    const uint32_t max = sched->config.turn_bytes_max;
+    channel->big_have += (uint32_t)receive(sched, channel, big->data + channel->big_have, left < max ? left : max);
+    if (channel->big_have < big->capacity || channel->gone) {
+        return;
+    }
+    channel->big = NULL;
+    channel->big_have = 0;
+    struct header head;
+    memcpy(&head, big->data, HEADER_BYTES);
+    on_frame(sched, channel, &head, big->data + HEADER_BYTES, big);
+    batch_step(sched);
+    block_release(big);
+}
+
+void channel_ready(struct sched *sched, uint32_t index, uint32_t events) {
+    struct channel *channel = sched->channels[index];
+    if (channel == NULL || channel->gone || channel->killed || channel->freed) {
+        return;
+    }
+    if ((events & EPOLLOUT) != 0) {
+        dirty(sched, channel);
+    }
+    if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) == 0) {
+        return;
+    }
+    if (channel->big != NULL) {
+        read_big(sched, channel);
+        return;
+    }
+    const uint32_t kept = channel->stash_bytes;
+    const uint32_t got = (uint32_t)receive(sched, channel, sched->scratch + kept, sched->config.turn_bytes_max);
+    if (got == 0) {
+        batch_step(sched);
+        return;
+    }
+    if (kept > 0) {
+        memcpy(sched->scratch, channel->stash, kept);
+    }
+    parse(sched, channel, sched->scratch, kept + got);
+    batch_step(sched); /* the replies lie in the scratch, which the next reader takes */
+}
+
+/* ---- the end ---------------------------------------------------------------------------------------------------------- */
+
+void channel_kill(struct sched *sched, const struct core_action *kill) {
+    struct channel *channel = channel_find(sched, kill->sandbox);
+    if (channel != NULL && !channel->killed) {
+        (void)syscall(SYS_pidfd_send_signal, channel->pidfd, SIGKILL, NULL, 0);
+        channel->killed = true;
+        if (!channel->gone) {
+            channel->gone = true;
+            stop_reading(sched, channel);
+        }
+    }
+    const struct sched_event event = {.kind = SCHED_EV_KILLED, .sandbox = kill->sandbox, .function = kill->function, .why = kill->why};
+    emit(sched, &event, NULL, 0);
+}
+
+void channel_freed(struct sched *sched, uint64_t sandbox) {
+    struct channel *channel = channel_find(sched, sandbox);
+    if (channel != NULL && !channel->freed) {
+        channel->freed = true;
+        channel->dead_next = sched->dead_channels;
+        sched->dead_channels = index_of(channel);
+    }
+    const struct sched_event event = {.kind = SCHED_EV_FREED, .sandbox = sandbox};
+    emit(sched, &event, NULL, 0);
+}
+
+static void unlink_from(struct sched *sched, uint32_t *link, const struct channel *channel, size_t next_at) {
+    while (*link != NO_INDEX) {
+        if (*link == index_of(channel)) {
+            memcpy(link, (const uint8_t *)channel + next_at, sizeof *link);
+            return;
+        }
+        link = (uint32_t *)(void *)((uint8_t *)sched->channels[*link] + next_at);
+    }
+}
+
+static void destroy(struct sched *sched, struct channel *channel) {
+    if (channel->used) {
+        unlink_from(sched, &sched->used_channels, channel, offsetof(struct channel, used_next));
+    }
+    if (channel->hushed) {
+        unlink_from(sched, &sched->hushed_channels, channel, offsetof(struct channel, hushed_next));
+    }
+    if (channel->dirty) {
+        unlink_from(sched, &sched->dirty_channels, channel, offsetof(struct channel, dirty_next));
+    }
+    for (int i = 0; i < 16 && read_output(sched, channel); i++) {
+        /* what it wrote last; 1 MB is enough of a dead one's words */
+    }
+    output_drop(&sched->chunks, &channel->output);
+    block_release(channel->big);
+    free(channel->stash);
+    free(channel->tail);
+    (void)munmap((void *)(uintptr_t)channel->progress, PROGRESS_BYTES);
+    const int32_t fds[6] = {channel->fd, channel->output_fd, channel->pidfd, channel->cpu_fd, channel->memory_fd, -1};
+    close_all(fds);
+    sched->channels[index_of(channel)] = NULL;
+    free(channel);
+}
+
+void channel_end_turn(struct sched *sched) {
+    if (sched->hushed_channels != NO_INDEX) {
+        unhush(sched);
+    }
+    while (sched->dead_channels != NO_INDEX) {
+        struct channel *channel = sched->channels[sched->dead_channels];
+        sched->dead_channels = channel->dead_next;
+        destroy(sched, channel);
+    }
+}
+
+void channel_free_all(struct sched *sched) {
+    for (uint32_t i = 0; sched->channels != NULL && i < sched->config.core.sandboxes_max; i++) {
+        if (sched->channels[i] != NULL) {
+            (void)syscall(SYS_pidfd_send_signal, sched->channels[i]->pidfd, SIGKILL, NULL, 0);
+            destroy(sched, sched->channels[i]);
+        }
+    }
+    free(sched->channels);
+    sched->channels = NULL;
+}

@@ -1,0 +1,550 @@
+/* journal.c: see journal.h. */
+#include "journal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../core/invariant.h"
+#include "engine.h"
+
+enum { LETTERS = 1024, OPEN_FILES_MAX = 64 };
+
+enum letter_kind { LETTER_WRITE = 1, LETTER_CLOSE = 2, LETTER_END = 3 };
+
+struct letter {
+    enum letter_kind kind;
+    struct journal_file *file;
+    struct journal_buffer *buffer;
+};
+
+static uint64_t realtime_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME_COARSE, &now); /* a log line's time: a few ms are near enough, and it costs half */
+    return (uint64_t)now.tv_sec * 1000000000ULL + (uint64_t)now.tv_nsec;
+}
+
+/* ---- the writer's thread -------------------------------------------------------------------------------------------- */
+
+static void rotate(struct journal *journal, struct journal_file *file) {
+    char from[512];
+    char to[512];
+    close(file->fd);
+    file->fd = -1;
+    for (uint32_t i = journal->files_max; i > 0; i--) {
+        if (i == 1) {
+            snprintf(from, sizeof from, "%s", file->path);
+        } else {
+            snprintf(from, sizeof from, "%s.%" PRIu32, file->path, i - 1);
+        }
+        snprintf(to, sizeof to, "%s.%" PRIu32, file->path, i);
+        (void)rename(from, to);
+    }
+    if (journal->files_max == 0) {
+        (void)unlink(file->path);
+    }
+}
+
+static bool open_file(struct journal_file *file) {
+    if (file->fd >= 0) {
+        return true;
+    }
+    file->fd = open(file->path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640);
+    if (file->fd < 0) {
+        return false;
+    }
+    struct stat info;
+    file->size = fstat(file->fd, &info) == 0 ? (uint64_t)info.st_size : 0;
+    return true;
+}
+
+static void write_out(struct journal *journal, struct journal_file *file, const struct journal_buffer *buffer) {
+    if (file->fd >= 0 && file->size + buffer->used > journal->bytes_max && file->size > 0) {
+        rotate(journal, file);
+    }
+    if (!open_file(file)) {
+        return;
+    }
+    if (file->size + buffer->used > journal->bytes_max && file->size > 0) {
+        rotate(journal, file); /* it was there, and full, when we came */
+        if (!open_file(file)) {
+            return;
+        }
+    }
+    uint32_t at = 0;
+    while (at < buffer->used) {
+        const ssize_t wrote = write(file->fd, buffer->data + at, buffer->used - at);
+        if (wrote < 0) {
+            if (errno == EINTR) {
+                continue;
+            }
+            /* A torn record would hide all that follow it: take it back. */
+            if (ftruncate(file->fd, (off_t)file->size) != 0) {
+                close(file->fd);
+                file->fd = -1;
+            }
+            return;
+        }
+        at += (uint32_t)wrote;
+    }
+    file->size += buffer->used;
+}
+
+static void *writer(void *argument) {
+    struct journal *journal = argument;
+    struct journal_file *opened[OPEN_FILES_MAX] = {0}; /* a ring: the oldest is closed when one more is opened */
+    uint32_t next = 0;
+    for (;;) {
+        struct letter letter;
+        if (!mailbox_pop(&journal->to_writer, &letter)) {
+            if (mailbox_sleep(&journal->to_writer)) {
+                struct pollfd wait = {.fd = journal->to_writer.eventfd, .events = POLLIN};
+                (void)poll(&wait, 1, -1);
+            }
+            mailbox_wake(&journal->to_writer);
+            continue;
+        }
+        struct journal_file *file = letter.file;
+        switch (letter.kind) {
+        case LETTER_WRITE: {
+            const bool was_open = file->fd >= 0;
+            write_out(journal, file, letter.buffer);
+            if (!was_open && file->fd >= 0) {
+                struct journal_file *oldest = opened[next];
+                if (oldest != NULL && oldest != file && oldest->fd >= 0) {
+                    close(oldest->fd);
+                    oldest->fd = -1;
+                }
+                opened[next] = file;
+                next = (next + 1) % OPEN_FILES_MAX;
+            }
+            SCHED_ASSERT(mailbox_push(&journal->from_writer, &letter.buffer)); /* as many places as there are buffers */
+            break;
+        }
+        case LETTER_CLOSE:
+            for (uint32_t i = 0; i < OPEN_FILES_MAX; i++) {
+                opened[i] = opened[i] == file ? NULL : opened[i];
+            }
+            if (file->fd >= 0) {
+                close(file->fd);
+            }
+            free(file->path);
+            free(file->name);
+            free(file);
+            break;
+        case LETTER_END:
+            return NULL;
+        }
+    }
+}
+
+/* ---- the reactor's side --------------------------------------------------------------------------------------------- */
+
+int journal_new(struct journal *journal, const char *dir, uint64_t bytes_max, uint32_t files_max) {
+    *journal = (struct journal){.bytes_max = bytes_max, .files_max = files_max};
+    if (dir[0] == '\0') {
+        return 0;
+    }
+    snprintf(journal->dir, sizeof journal->dir, "%s", dir);
+    if (mkdir(dir, 0750) != 0 && errno != EEXIST) {
+        return -errno;
+    }
+    int status = mailbox_init(&journal->to_writer, LETTERS, sizeof(struct letter));
+    if (status != 0) {
+        return status;
+    }
+    status = mailbox_init(&journal->from_writer, 2 * JOURNAL_BUFFERS_MAX, sizeof(struct journal_buffer *));
+    if (status != 0) {
+        mailbox_free(&journal->to_writer);
+        return status;
+    }
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the service's main thread's business */
+    status = -pthread_create(&journal->thread, NULL, writer, journal);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (status != 0) {
+        mailbox_free(&journal->to_writer);
+        mailbox_free(&journal->from_writer);
+        return status;
+    }
+    journal->on = journal->running = true;
+    return 0;
+}
+
+static void collect(struct journal *journal) {
+    struct journal_buffer *buffer;
+    while (mailbox_pop(&journal->from_writer, &buffer)) {
+        buffer->next = journal->free;
+        journal->free = buffer;
+    }
+}
+
+static struct journal_buffer *buffer_take(struct journal *journal) {
+    if (journal->free == NULL) {
+        collect(journal);
+    }
+    struct journal_buffer *buffer = journal->free;
+    if (buffer != NULL) {
+        journal->free = buffer->next;
+    } else if (journal->buffers < JOURNAL_BUFFERS_MAX) {
+        buffer = malloc(sizeof *buffer);
+        journal->buffers += buffer != NULL;
+    }
+    if (buffer != NULL) {
+        buffer->used = 0;
+        buffer->next = NULL;
+    }
+    return buffer;
+}
+
+static void submit(struct journal *journal, struct journal_file *file) {
+    const struct letter letter = {.kind = LETTER_WRITE, .file = file, .buffer = file->buffer};
+    if (mailbox_push(&journal->to_writer, &letter)) {
+        file->buffer = NULL;
+        mailbox_ring(&journal->to_writer);
+    } else {
+        file->dropped_bytes += file->buffer->used;
+        journal->dropped_bytes += file->buffer->used;
+        file->buffer->used = 0;
+    }
+}
+
+void journal_flush(struct journal *journal) {
+    while (journal->filled != NULL) {
+        struct journal_file *file = journal->filled;
+        journal->filled = file->filled_next;
+        file->filled = false;
+        if (file->buffer != NULL && file->buffer->used > 0) {
+            submit(journal, file);
+        }
+    }
+    if (journal->on) {
+        collect(journal);
+    }
+}
+
+static bool name_ok(const char *name) {
+    size_t i = 0;
+    for (; name[i] != '\0'; i++) {
+        const char c = name[i];
+        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_') || i >= 140) {
+            return false;
+        }
+    }
+    return i > 0;
+}
+
+struct journal_file *journal_open(struct journal *journal, const char *name) {
+    if (!journal->on || !name_ok(name)) {
+        return NULL;
+    }
+    for (struct journal_file *file = journal->files; file != NULL; file = file->next) {
+        if (strcmp(file->name, name) == 0) {
+            file->holders++;
+            return file;
+        }
+    }
+    struct journal_file *file = calloc(1, sizeof *file);
+    char path[512];
+    const int size = snprintf(path, sizeof path, "%s/%s.journal", journal->dir, name);
+    if (file == NULL || size < 0 || (size_t)size >= sizeof path) {
+        free(file);
+        return NULL;
+    }
+    file->path = strdup(path);
+    file->name = strdup(name);
+    if (file->path == NULL || file->name == NULL) {
+        free(file->path);
+        free(file->name);
+        free(file);
+        return NULL;
+    }
+    file->fd = -1;
+    file->holders = 1;
+    file->next = journal->files;
+    journal->files = file;
+    return file;
+}
+
+void journal_close(struct journal *journal, struct journal_file *file) {
+    if (file == NULL) {
+        return;
+    }
+    SCHED_ASSERT(file->holders > 0);
+    if (--file->holders > 0) {
+        return;
+    }
+    journal_flush(journal);
+    struct journal_file **link = &journal->files;
+    while (*link != file) {
+        SCHED_ASSERT(*link != NULL);
+        link = &(*link)->next;
+    }
+    *link = file->next;
+    if (file->buffer != NULL) { /* the writer's box was full */
+        file->buffer->next = journal->free;
+        journal->free = file->buffer;
+        file->buffer = NULL;
+    }
+    const struct letter letter = {.kind = LETTER_CLOSE, .file = file};
+    while (!mailbox_push(&journal->to_writer, &letter)) {
+        const struct timespec while_it_writes = {.tv_nsec = 1000000};
+        nanosleep(&while_it_writes, NULL); /* rare: a function is removed while the disk is far behind */
+    }
+    mailbox_ring(&journal->to_writer);
+}
+
+void journal_free(struct journal *journal) {
+    if (!journal->running) {
+        return;
+    }
+    while (journal->files != NULL) {
+        journal->files->holders = 1;
+        journal_close(journal, journal->files);
+    }
+    const struct letter letter = {.kind = LETTER_END};
+    while (!mailbox_push(&journal->to_writer, &letter)) {
+        const struct timespec while_it_writes = {.tv_nsec = 1000000};
+        nanosleep(&while_it_writes, NULL);
+    }
+    mailbox_ring(&journal->to_writer);
+    pthread_join(journal->thread, NULL);
+    journal->running = false;
+    collect(journal);
+    while (journal->free != NULL) {
+        struct journal_buffer *buffer = journal->free;
+        journal->free = buffer->next;
+        free(buffer);
+    }
+    mailbox_free(&journal->to_writer);
+    mailbox_free(&journal->from_writer);
+}
+
+static bool put(struct journal *journal, struct journal_file *file, struct journal_record *head, const void *first,
+                size_t first_bytes, const void *second, size_t second_bytes) {
+    const size_t size = sizeof *head + first_bytes + second_bytes;
+    if (size > JOURNAL_BUFFER_BYTES) {
+        return false;
+    }
+    if (file->buffer != NULL && JOURNAL_BUFFER_BYTES - file->buffer->used < size) {
+        submit(journal, file);
+    }
+    if (file->buffer == NULL) {
+        file->buffer = buffer_take(journal);
+        if (file->buffer == NULL) {
+            return false;
+        }
+    }
+    if (!file->filled) {
+        file->filled = true;
+        file->filled_next = journal->filled;
+        journal->filled = file;
+    }
+    head->size = (uint32_t)size;
+    uint8_t *at = file->buffer->data + file->buffer->used;
+    memcpy(at, head, sizeof *head);
+    at += sizeof *head;
+    if (first_bytes > 0) {
+        memcpy(at, first, first_bytes);
+    }
+    if (second_bytes > 0) {
+        memcpy(at + first_bytes, second, second_bytes);
+    }
+    file->buffer->used += (uint32_t)size;
+    journal->bytes += size;
+    return true;
+}
+
+void journal_add(struct journal *journal, struct journal_file *file, struct journal_record *head, const void *first,
+                 size_t first_bytes, const void *second, size_t second_bytes) {
+    if (file == NULL) {
+        return;
+    }
+    head->time_ns = realtime_ns();
+    if (file->dropped_bytes > 0) {
+        struct journal_record gap = {.kind = JOURNAL_DROPPED, .time_ns = head->time_ns};
+        if (put(journal, file, &gap, &file->dropped_bytes, sizeof file->dropped_bytes, NULL, 0)) {
+            file->dropped_bytes = 0;
+        }
+    }
+    if (file->dropped_bytes > 0 || !put(journal, file, head, first, first_bytes, second, second_bytes)) {
+        const uint64_t lost = sizeof *head + first_bytes + second_bytes;
+        file->dropped_bytes += lost;
+        journal->dropped_bytes += lost;
+    }
+}
+
+/* ---- records to lines ----------------------------------------------------------------------------------------------- */
+
+void journal_uuid(const uint8_t id[16], char out[37]) {
+    static const char digits[] = "0123456789abcdef";
+    size_t at = 0;
+    for (size_t i = 0; i < 16; i++) {
+        if (i == 4 || i == 6 || i == 8 || i == 10) {
+            out[at++] = '-';
+        }
+        out[at++] = digits[id[i] >> 4];
+        out[at++] = digits[id[i] & 15];
+    }
+    out[at] = '\0';
+}
+
+uint64_t journal_billed_ms(uint64_t run_ns, uint64_t init_ns) {
+    return (run_ns + init_ns + 999999) / 1000000;
+}
+
+const char *journal_signal(int number) {
+    switch (number) {
+    case SIGABRT: return "aborted";
+    case SIGBUS: return "bus error";
+    case SIGFPE: return "floating point exception";
+    case SIGHUP: return "hangup";
+    case SIGILL: return "illegal instruction";
+    case SIGINT: return "interrupt";
+    case SIGKILL: return "killed";
+    case SIGPIPE: return "broken pipe";
+    case SIGQUIT: return "quit";
+    case SIGSEGV: return "segmentation fault";
+    case SIGSYS: return "bad system call";
+    case SIGTERM: return "terminated";
+    case SIGTRAP: return "trace/breakpoint trap";
+    default: return "unknown signal";
+    }
+}
+
+static size_t clipped(int size, size_t max) {
+    return size < 0 ? 0 : (size_t)size < max ? (size_t)size : max == 0 ? 0 : max - 1;
+}
+
+size_t journal_render_start(char *out, size_t out_bytes, const uint8_t request_id[16], const char *version, size_t version_bytes) {
+    char id[37];
+    journal_uuid(request_id, id);
+    return clipped(snprintf(out, out_bytes, "START RequestId: %s Version: %.*s\n", id, (int)version_bytes, version), out_bytes);
+}
+
+static size_t render_fate(char *out, size_t out_bytes, const struct journal_record *head, const struct journal_end *end,
+                          const char *id) {
+    if (head->outcome == CORE_TIMEOUT) {
+        const time_t seconds = (time_t)(head->time_ns / 1000000000ULL);
+        struct tm parts;
+        char when[32] = "";
+        if (gmtime_r(&seconds, &parts) != NULL) {
+            strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%S", &parts);
+        }
+        return clipped(snprintf(out, out_bytes, "%s.%03uZ %s Task timed out after %u.%02u seconds\n\n", when,
+                                (unsigned)(head->time_ns / 1000000 % 1000), id, end->timeout_ms / 1000,
+                                end->timeout_ms % 1000 / 10), out_bytes);
+    }
+    if (head->outcome != CORE_SANDBOX_DIED) {
+        return 0;
+    }
+    if (head->cause == CORE_CAUSE_EXIT && end->status == 0) {
+        return clipped(snprintf(out, out_bytes, "RequestId: %s Error: Runtime exited without providing a reason\n"
+                                "Runtime.ExitError\n", id), out_bytes);
+    }
+    if (head->cause == CORE_CAUSE_EXIT) {
+        return clipped(snprintf(out, out_bytes, "RequestId: %s Error: Runtime exited with error: exit status %d\n"
+                                "Runtime.ExitError\n", id, end->status), out_bytes);
+    }
+    return clipped(snprintf(out, out_bytes, "RequestId: %s Error: Runtime exited with error: signal: %s\nRuntime.ExitError\n",
+                            id, head->cause == CORE_CAUSE_SIGNAL ? journal_signal(end->status) : "killed"), out_bytes);
+}
+
+size_t journal_render_end(char *out, size_t out_bytes, const struct journal_record *head, const struct journal_end *end) {
+    char id[37];
+    journal_uuid(head->request_id, id);
+    char init[64] = "";
+    if (end->init_ns > 0) {
+        snprintf(init, sizeof init, "Init Duration: %.2f ms\t", (double)end->init_ns / 1e6);
+    }
+    const char *status = "";
+    switch ((enum core_outcome)head->outcome) {
+    case CORE_TIMEOUT:
+        status = "Status: timeout\t";
+        break;
+    case CORE_SANDBOX_DIED:
+        status = head->cause == CORE_CAUSE_OOM ? "Status: error\tError Type: Runtime.OutOfMemory\t"
+                                               : "Status: error\tError Type: Runtime.ExitError\t";
+        break;
+    case CORE_OK: case CORE_FUNCTION_ERROR: case CORE_INIT_FAILED: case CORE_THROTTLED: case CORE_DEADLINE: case CORE_NOT_FOUND:
+    case CORE_TOO_LARGE: case CORE_UNAVAILABLE: case CORE_CANCELLED: case CORE_INTERNAL: case CORE_OUTCOMES:
+        break;
+    }
+    size_t at = render_fate(out, out_bytes, head, end, id);
+    at += clipped(snprintf(out + at, out_bytes - at,
+                           "END RequestId: %s\n"
+                           "REPORT RequestId: %s\tDuration: %.2f ms\tBilled Duration: %" PRIu64 " ms\tMemory Size: %" PRIu32
+                           " MB\tMax Memory Used: %" PRIu32 " MB\t%s%s\n",
+                           id, id, (double)end->run_ns / 1e6, journal_billed_ms(end->run_ns, end->init_ns), end->memory_mb,
+                           end->memory_peak_mb, init, status), out_bytes - at);
+    return at;
+}
+
+enum { RENDERED_BYTES_MAX = 1024 }; /* of any record but LOG and TEXT */
+
+int64_t sched_render_record(const uint8_t *in, size_t in_bytes, char *out, size_t out_bytes, size_t *consumed) {
+    struct journal_record head;
+    *consumed = 0;
+    if (in_bytes < sizeof head) {
+        return -1;
+    }
+    memcpy(&head, in, sizeof head);
+    if (head.size < sizeof head || head.size > JOURNAL_BUFFER_BYTES || head.size > in_bytes) {
+        return -1;
+    }
+    const uint8_t *body = in + sizeof head;
+    const size_t body_bytes = head.size - sizeof head;
+    if (out_bytes < RENDERED_BYTES_MAX || out_bytes < body_bytes + 2) {
+        return -1;
+    }
+    size_t at = 0;
+    switch (head.kind) {
+    case JOURNAL_START:
+        at = journal_render_start(out, out_bytes, head.request_id, (const char *)body, body_bytes);
+        break;
+    case JOURNAL_LOG:
+        memcpy(out, body, body_bytes);
+        at = body_bytes;
+        break;
+    case JOURNAL_TEXT:
+        memcpy(out, body, body_bytes);
+        out[body_bytes] = '\n';
+        at = body_bytes + 1;
+        break;
+    case JOURNAL_END:
+    case JOURNAL_CALL: {
+        struct journal_end end;
+        if (body_bytes < sizeof end) {
+            return -1;
+        }
+        memcpy(&end, body, sizeof end);
+        if (head.kind == JOURNAL_CALL) {
+            at = journal_render_start(out, out_bytes, head.request_id, (const char *)body + sizeof end, body_bytes - sizeof end);
+        }
+        at += journal_render_end(out + at, out_bytes - at, &head, &end);
+        break;
+    }
+    case JOURNAL_DROPPED: {
+        uint64_t bytes = 0;
+        if (body_bytes >= sizeof bytes) {
+            memcpy(&bytes, body, sizeof bytes);
+        }
+        at = clipped(snprintf(out, out_bytes, "LOGS DROPPED: %" PRIu64 " bytes, the disk could not keep up\n", bytes), out_bytes);
+        break;
+    }
+    default:
+        return -1;
+    }
+    *consumed = head.size;
+    return (int64_t)at;
+}

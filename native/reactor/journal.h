@@ -1,0 +1,112 @@
+/* journal.h: one log file per function, in binary records, turned into Lambda's lines only when somebody reads them.
+ *
+ * Writing a line for each of 100,000 calls a second as text would cost more than scheduling them; a record costs one copy. The
+ * reactor fills buffers; a thread of the journal's own writes them to disk, so that a slow disk never delays a call. When it
+ * cannot keep up, records are dropped and counted, and the journal says so where they are missing.
+ *
+ * A record, little-endian as the machine (journals do not travel):
+ *   u32 size of the whole record, u8 kind, u8 outcome (core_outcome), u8 cause (core_cause), u8 version's length,
+ *   u64 time_ns (realtime), u64 sandbox, u8[16] request id, and by kind:
+ *     START: version    LOG: bytes    END, CALL: struct journal_end, version    TEXT: a line, without its end    DROPPED: u64 bytes
+ * CALL is START and END of a call that wrote nothing.
+ */
+#ifndef SCHED_JOURNAL_H
+#define SCHED_JOURNAL_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "mailbox.h"
+
+enum journal_kind {
+    JOURNAL_START = 1,
+    JOURNAL_LOG = 2,
+    JOURNAL_END = 3,
+    JOURNAL_CALL = 4,
+    JOURNAL_TEXT = 5,
+    JOURNAL_DROPPED = 6
+};
+
+enum { JOURNAL_BUFFER_BYTES = 96 * 1024, JOURNAL_BUFFERS_MAX = 256, JOURNAL_LOG_BYTES_MAX = 65536 };
+
+struct journal_record {
+    uint32_t size;
+    uint8_t kind;
+    uint8_t outcome;
+    uint8_t cause;
+    uint8_t version_bytes;
+    uint64_t time_ns;
+    uint64_t sandbox;
+    uint8_t request_id[16];
+};
+
+struct journal_end {
+    uint64_t run_ns;
+    uint64_t init_ns;
+    uint32_t memory_mb;
+    uint32_t memory_peak_mb;
+    uint32_t timeout_ms;
+    int32_t status;
+};
+
+struct journal_buffer {
+    struct journal_buffer *next; /* free list */
+    uint32_t used;
+    uint8_t data[JOURNAL_BUFFER_BYTES];
+};
+
+struct journal_file {
+    char *path;                  /* without .N */
+    char *name;
+    uint32_t holders;            /* reactor's side */
+    struct journal_buffer *buffer;
+    uint64_t dropped_bytes;      /* since the last record that went in */
+    struct journal_file *next;   /* all files; those with a buffer */
+    struct journal_file *filled_next;
+    bool filled;
+    int fd;                      /* the writer's side: -1 until it opens it */
+    uint64_t size;
+};
+
+struct journal {
+    bool on;
+    bool running;
+    char dir[256];
+    uint64_t bytes_max;
+    uint32_t files_max;
+    struct mailbox to_writer;
+    struct mailbox from_writer;
+    pthread_t thread;
+    struct journal_file *files;
+    struct journal_file *filled; /* files whose buffer holds something */
+    struct journal_buffer *free;
+    uint32_t buffers;            /* made so far */
+    uint64_t bytes;
+    uint64_t dropped_bytes;
+};
+
+/* dir empty: no journal is kept and the calls below do nothing. 0 or -errno. */
+int journal_new(struct journal *journal, const char *dir, uint64_t bytes_max, uint32_t files_max);
+/* Writes what is left, ends the thread. */
+void journal_free(struct journal *journal);
+/* The file of this function; NULL when there is no journal. name: as checked by the registry; anything else is refused (NULL). */
+struct journal_file *journal_open(struct journal *journal, const char *name);
+void journal_close(struct journal *journal, struct journal_file *file);
+/* Two pieces behind the head, either may be empty. head->size is filled in. */
+void journal_add(struct journal *journal, struct journal_file *file, struct journal_record *head, const void *first,
+                 size_t first_bytes, const void *second, size_t second_bytes);
+/* Hands filled buffers to the writer, even part-filled ones. */
+void journal_flush(struct journal *journal);
+
+/* "REPORT RequestId: …" and its kin, as Lambda words them; bytes written, at most out_bytes (cut). Used for log tails too. */
+size_t journal_render_start(char *out, size_t out_bytes, const uint8_t request_id[16], const char *version, size_t version_bytes);
+size_t journal_render_end(char *out, size_t out_bytes, const struct journal_record *head, const struct journal_end *end);
+/* 36 characters and a NUL. */
+void journal_uuid(const uint8_t id[16], char out[37]);
+/* As Lambda's messages have it: "killed", "segmentation fault". */
+const char *journal_signal(int number);
+uint64_t journal_billed_ms(uint64_t run_ns, uint64_t init_ns);
+
+#endif

@@ -1,0 +1,213 @@
+/* names.c: what callers call functions (every accepted form is put here by the registry), and what we call them in answers.
+ *
+ * Open addressing with linear probing; a removed name leaves a mark so that probes go on. The table is made anew when it is half
+ * full of names and marks, which only the slow side can bring about. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "reactor.h"
+
+enum { NAMES_MIN = 1024 };
+
+static char deleted_mark;
+#define DELETED (&deleted_mark)
+
+static uint32_t hash_of(const uint8_t *text, size_t size) {
+    uint64_t hash = 0xcbf29ce484222325ULL; /* FNV-1a, 64 bits; names are short */
+    for (size_t i = 0; i < size; i++) {
+        hash = (hash ^ text[i]) * 0x100000001b3ULL;
+    }
+    return (uint32_t)(hash ^ (hash >> 32));
+}
+
+bool names_new(struct sched *sched) {
+    sched->names_mask = NAMES_MIN - 1;
+    sched->names = calloc(NAMES_MIN, sizeof *sched->names);
+    sched->functions = calloc(sched->config.core.functions_max, sizeof *sched->functions);
+    sched->account_names = calloc(sched->config.core.accounts_max, sizeof *sched->account_names);
+    return sched->names != NULL && sched->functions != NULL && sched->account_names != NULL;
+}
+
+static void info_clear(struct sched *sched, struct function_info *info) {
+    free(info->display);
+    free(info->init_error);
+    journal_close(&sched->journal, info->journal);
+    *info = (struct function_info){0};
+}
+
+void names_free(struct sched *sched) {
+    for (uint32_t i = 0; sched->names != NULL && i <= sched->names_mask; i++) {
+        if (sched->names[i].text != DELETED) {
+            free(sched->names[i].text);
+        }
+    }
+    for (uint32_t i = 0; sched->functions != NULL && i < sched->config.core.functions_max; i++) {
+        info_clear(sched, &sched->functions[i]);
+    }
+    for (uint32_t i = 0; sched->account_names != NULL && i < sched->config.core.accounts_max; i++) {
+        free(sched->account_names[i]);
+    }
+    free(sched->names);
+    free(sched->functions);
+    free(sched->account_names);
+    sched->names = NULL;
+    sched->functions = NULL;
+    sched->account_names = NULL;
+}
+
+static struct name *find(const struct sched *sched, const uint8_t *text, size_t size, uint32_t hash) {
+    for (uint32_t i = hash & sched->names_mask; sched->names[i].text != NULL; i = (i + 1) & sched->names_mask) {
+        struct name *name = &sched->names[i];
+        if (name->text != DELETED && name->hash == hash && name->size == size && memcmp(name->text, text, size) == 0) {
+            return name;
+        }
+    }
+    return NULL;
+}
+
+static void place(struct name *names, uint32_t mask, struct name name) {
+    uint32_t i = name.hash & mask;
+    while (names[i].text != NULL) {
+        i = (i + 1) & mask;
+    }
+    names[i] = name;
+}
+
+static bool rebuild(struct sched *sched) {
+    uint32_t live = 0;
+    for (uint32_t i = 0; i <= sched->names_mask; i++) {
+        live += sched->names[i].text != NULL && sched->names[i].text != DELETED;
+    }
+    uint32_t capacity = NAMES_MIN;
+    while (capacity < 4 * (live + 1)) {
+        capacity <<= 1;
+    }
+    struct name *names = calloc(capacity, sizeof *names);
+    if (names == NULL) {
+        return false;
+    }
+    for (uint32_t i = 0; i <= sched->names_mask; i++) {
+        if (sched->names[i].text != NULL && sched->names[i].text != DELETED) {
+            place(names, capacity - 1, sched->names[i]);
+        }
+    }
+    free(sched->names);
+    sched->names = names;
+    sched->names_mask = capacity - 1;
+    sched->names_used = live;
+    return true;
+}
+
+bool names_put(struct sched *sched, const char *text, size_t size, uint64_t function) {
+    if (size == 0 || size > UINT16_MAX) {
+        return false;
+    }
+    const uint32_t hash = hash_of((const uint8_t *)text, size);
+    struct name *known = find(sched, (const uint8_t *)text, size, hash);
+    if (known != NULL) {
+        known->function = function;
+        return true;
+    }
+    if (2 * (sched->names_used + 1) > sched->names_mask && !rebuild(sched)) {
+        return false;
+    }
+    char *copy = malloc(size);
+    if (copy == NULL) {
+        return false;
+    }
+    memcpy(copy, text, size);
+    place(sched->names, sched->names_mask,
+          (struct name){.function = function, .hash = hash, .size = (uint16_t)size, .text = copy});
+    sched->names_used++;
+    return true;
+}
+
+void names_remove(struct sched *sched, const char *text, size_t size) {
+    struct name *name = find(sched, (const uint8_t *)text, size, hash_of((const uint8_t *)text, size));
+    if (name != NULL) {
+        free(name->text);
+        name->text = DELETED;
+    }
+}
+
+uint64_t names_find(const struct sched *sched, const uint8_t *text, size_t size) {
+    const struct name *name = find(sched, text, size, hash_of(text, size));
+    return name == NULL ? 0 : name->function;
+}
+
+/* ---- functions and accounts ----------------------------------------------------------------------------------------- */
+
+struct function_info *info_of(struct sched *sched, uint64_t function) {
+    const uint32_t index = (uint32_t)function;
+    if (function == 0 || index >= sched->config.core.functions_max || sched->functions[index].handle != function) {
+        return NULL;
+    }
+    return &sched->functions[index];
+}
+
+void info_put(struct sched *sched, uint64_t function, const uint8_t *blob, size_t bytes, const uint32_t u32s[4]) {
+    const uint32_t index = (uint32_t)function;
+    if (function == 0 || index >= sched->config.core.functions_max) {
+        return;
+    }
+    char *texts = malloc(bytes + 3); /* three NULs at least, however the blob ends */
+    if (texts == NULL) {
+        return;
+    }
+    memcpy(texts, blob, bytes);
+    memset(texts + bytes, 0, 3);
+    struct function_info *info = &sched->functions[index];
+    if (info->handle != function) {
+        info_clear(sched, info);
+    }
+    free(info->display);
+    info->handle = function;
+    info->display = texts;
+    info->version = texts + strlen(texts) + 1;
+    info->tenant = info->version < texts + bytes ? info->version + strlen(info->version) + 1 : texts + bytes;
+    if (info->version > texts + bytes) {
+        info->version = texts + bytes;
+    }
+    if (info->tenant > texts + bytes) {
+        info->tenant = texts + bytes;
+    }
+    info->memory_mb = u32s[0];
+    info->timeout_ms = u32s[1];
+    info->tenant_number = u32s[2];
+    if (info->journal == NULL) {
+        info->journal = journal_open(&sched->journal, info->display);
+    }
+}
+
+void info_drop(struct sched *sched, uint64_t function) {
+    struct function_info *info = info_of(sched, function);
+    if (info != NULL) {
+        info_clear(sched, info);
+    }
+}
+
+void account_name_put(struct sched *sched, uint16_t index, const uint8_t *text, size_t size) {
+    if (index >= sched->config.core.accounts_max || size == 0 || size > 256) {
+        return;
+    }
+    char *copy = malloc(size + 1);
+    if (copy == NULL) {
+        return;
+    }
+    memcpy(copy, text, size);
+    copy[size] = '\0';
+    free(sched->account_names[index]);
+    sched->account_names[index] = copy;
+}
+
+const char *account_name(const struct sched *sched, uint16_t index, char buffer[24]) {
+    if (index < sched->config.core.accounts_max && sched->account_names[index] != NULL) {
+        return sched->account_names[index];
+    }
+    if (index == 0) {
+        return "node";
+    }
+    snprintf(buffer, 24, "account:%u", index);
+    return buffer;
+}

@@ -1,0 +1,725 @@
+/* reactor.c: the loop.
+ *
+ * A turn: commands from the slow side; wait; read clients and sandboxes, which fills the batch of core events; step the core and do
+ * what it says; send what is owed, sandboxes first since they have work to do with it; close what died. The work of a turn is
+ * bounded in items and bytes per source, so nobody's flood is everybody's delay. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "reactor.h"
+
+enum { COMMANDS_A_TURN = 256, STATS_CHUNK_MAX = 32, BLOB_BYTES_MAX = 64 << 20 };
+
+static const uint64_t MS = 1000 * 1000;
+static const uint64_t SWEEP_NS = 100 * 1000 * 1000;
+static const uint64_t SLOW_SWEEP_NS = 1000 * 1000 * 1000;
+static const uint64_t HUSH_NS = 2 * 1000 * 1000;
+static const uint64_t STOP_FLUSH_NS = 2000ULL * 1000 * 1000; /* how long unsent answers may keep a stop */
+
+struct posted {
+    struct sched_command command;
+    uint8_t *blob;
+    size_t blob_bytes;
+};
+
+uint64_t clock_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000ULL + (uint64_t)now.tv_nsec;
+}
+
+bool watch(struct sched *sched, int op, int fd, uint32_t events, enum source source, uint32_t index) {
+    struct epoll_event event = {.events = events, .data.u64 = ((uint64_t)source << 32) | index};
+    return epoll_ctl(sched->epfd, op, fd, &event) == 0;
+}
+
+/* ---- events to the slow side ------------------------------------------------------------------------------------------ */
+
+static void push_waiting(struct sched *sched) {
+    while (sched->waiting_head != NULL && mailbox_push(&sched->events, &sched->waiting_head->event)) {
+        struct waiting_event *first = sched->waiting_head;
+        sched->waiting_head = first->next;
+        if (sched->waiting_head == NULL) {
+            sched->waiting_tail = NULL;
+        }
+        sched->stats.events_waiting--;
+        sched->told = true;
+        free(first);
+    }
+}
+
+void emit(struct sched *sched, const struct sched_event *event, const uint8_t *blob, size_t blob_bytes) {
+    struct sched_event copy = *event;
+    if (blob_bytes > 0) {
+        copy.blob = malloc(blob_bytes);
+        SCHED_ASSERT(copy.blob != NULL && blob_bytes <= UINT32_MAX);
+        memcpy(copy.blob, blob, blob_bytes);
+        copy.blob_bytes = (uint32_t)blob_bytes;
+    }
+    sched->stats.events++;
+    if (sched->waiting_head == NULL && mailbox_push(&sched->events, &copy)) {
+        sched->told = true;
+        return;
+    }
+    struct waiting_event *waiting = malloc(sizeof *waiting);
+    SCHED_ASSERT(waiting != NULL); /* an event lost is a sandbox lost: better to end than to go on so */
+    *waiting = (struct waiting_event){.event = copy};
+    if (sched->waiting_tail != NULL) {
+        sched->waiting_tail->next = waiting;
+    } else {
+        sched->waiting_head = waiting;
+    }
+    sched->waiting_tail = waiting;
+    sched->stats.events_waiting++;
+}
+
+void fault(struct sched *sched, const char *format, ...) {
+    char text[512];
+    va_list arguments;
+    va_start(arguments, format);
+    const int size = vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    const struct sched_event event = {.kind = SCHED_EV_FAULT};
+    emit(sched, &event, (const uint8_t *)text, size < 0 ? 0 : (size_t)size < sizeof text ? (size_t)size : sizeof text - 1);
+}
+
+/* ---- the core's step -------------------------------------------------------------------------------------------------- */
+
+struct core_event *batch_add(struct sched *sched, enum core_event_kind kind) {
+    if (sched->stepping) {
+        /* An action asked for it: it goes with the next step, which follows at once. */
+        SCHED_ASSERT(sched->late_count < ACTIONS);
+        struct core_event *late = &sched->late[sched->late_count++];
+        *late = (struct core_event){.kind = (uint32_t)kind};
+        return late;
+    }
+    if (sched->batched == BATCH) {
+        batch_step(sched);
+    }
+    const uint32_t index = sched->batched++;
+    struct core_event *event = &sched->batch[index];
+    event->kind = (uint32_t)kind;
+    event->tag = index;
+    memset(&event->u, 0, sizeof event->u);
+    if (kind == CORE_EV_REPLY) {
+        sched->replies[index] = (struct reply){0};
+    }
+    return event;
+}
+
+static void obey(struct sched *sched, const struct core_action *action, size_t from) {
+    switch ((enum core_action_kind)action->kind) {
+    case CORE_ACT_SEND:
+        channel_send_call(sched, action, (uint32_t)action->cookie);
+        break;
+    case CORE_ACT_ANSWER: {
+        const struct reply *reply = NULL;
+        if (action->event != CORE_NO_EVENT && sched->batch[from + action->event].kind == CORE_EV_REPLY &&
+            sched->replies[from + action->event].at != NULL) {
+            reply = &sched->replies[from + action->event];
+        }
+        answer_call(sched, action, reply);
+        break;
+    }
+    case CORE_ACT_NEED: {
+        const struct sched_event event = {.kind = SCHED_EV_NEED, .function = action->function, .sandbox = action->sandbox,
+                                          .revision = action->revision};
+        emit(sched, &event, NULL, 0);
+        break;
+    }
+    case CORE_ACT_KILL:
+        break; /* done before all others */
+    case CORE_ACT_FREED:
+        channel_freed(sched, action->sandbox);
+        break;
+    case CORE_ACT_FUNCTION_FREED: {
+        const struct sched_event event = {.kind = SCHED_EV_FUNCTION_FREED, .function = action->function};
+        info_drop(sched, action->function);
+        emit(sched, &event, NULL, 0);
+        break;
+    }
+    case CORE_ACT_PROBE:
+        channel_probe(sched, action->sandbox);
+        break;
+    case CORE_ACT_DRAINED: {
+        const struct sched_event event = {.kind = SCHED_EV_DRAINED};
+        emit(sched, &event, NULL, 0);
+        break;
+    }
+    case CORE_ACT_QUEUED:
+        sched->tickets[(uint32_t)action->cookie].call = action->call;
+        break;
+    }
+}
+
+static void obey_all(struct sched *sched, size_t count, size_t from) {
+    sched->stepping = true;
+    for (size_t i = 0; i < count; i++) {
+        if (sched->actions[i].kind == CORE_ACT_KILL) {
+            channel_kill(sched, &sched->actions[i]);
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        obey(sched, &sched->actions[i], from);
+    }
+    sched->stepping = false;
+}
+
+void batch_step(struct sched *sched) {
+    SCHED_ASSERT(!sched->stepping);
+    for (;;) {
+        sched->now_ns = clock_ns();
+        const size_t n = sched->batched;
+        if (n == 0 && core_next_ns(sched->core) > sched->now_ns) {
+            return;
+        }
+        size_t from = 0;
+        do {
+            size_t consumed = 0;
+            const size_t count = core_step(sched->core, sched->now_ns, sched->batch + from, n - from, &consumed, sched->actions,
+                                           ACTIONS);
+            obey_all(sched, count, from);
+            from += consumed;
+        } while (from < n || core_next_ns(sched->core) <= sched->now_ns);
+        for (size_t i = 0; i < n; i++) {
+            if (sched->batch[i].kind == CORE_EV_REPLY) {
+                block_release(sched->replies[i].block);
+            }
+        }
+        sched->batched = 0;
+        const uint32_t late = sched->late_count;
+        sched->late_count = 0;
+        for (uint32_t i = 0; i < late; i++) {
+            struct core_event *event = batch_add(sched, (enum core_event_kind)sched->late[i].kind);
+            event->u = sched->late[i].u;
+        }
+    }
+}
+
+/* ---- commands --------------------------------------------------------------------------------------------------------- */
+
+static void send_stats(struct sched *sched, const struct sched_command *command) {
+    const uint32_t first = command->u32s[0];
+    const uint32_t count = command->u32s[1] < STATS_CHUNK_MAX ? command->u32s[1] : STATS_CHUNK_MAX;
+    const uint32_t accounts_max = first == 0 ? sched->config.core.accounts_max : 0; /* all of them with the first chunk */
+    struct sched_stats head = {.now_ns = sched->now_ns};
+    core_totals(sched->core, &head.totals);
+    sched->stats.commands = sched->commands_done;
+    sched->stats.payload_bytes = sched->payload_bytes;
+    sched->stats.connections = sched->clients_open;
+    sched->stats.log_bytes = sched->journal.bytes;
+    sched->stats.log_bytes_dropped = sched->journal.dropped_bytes;
+    struct timespec cpu;
+    if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu) == 0) {
+        sched->stats.cpu_ns = (uint64_t)cpu.tv_sec * 1000000000ULL + (uint64_t)cpu.tv_nsec;
+    }
+    head.loop = sched->stats;
+    if (first == 0) {
+        sched->stats.turn_ns_max = 0;
+    }
+    struct core_account_stats account;
+    for (uint32_t i = 0; i < accounts_max; i++) {
+        head.accounts += core_account_stats(sched->core, (uint16_t)i, &account);
+    }
+    uint32_t next = first;
+    for (; next < sched->config.core.functions_max && head.functions < count; next++) {
+        head.functions += sched->functions[next].handle != 0;
+    }
+    uint32_t more = next;
+    while (more < sched->config.core.functions_max && sched->functions[more].handle == 0) {
+        more++;
+    }
+    head.functions_next = more < sched->config.core.functions_max ? more : 0;
+    const size_t bytes = sizeof head + head.accounts * sizeof account + head.functions * sizeof(struct core_function_stats);
+    uint8_t *blob = malloc(bytes);
+    SCHED_ASSERT(blob != NULL);
+    uint8_t *at = blob + sizeof head;
+    uint32_t given = 0;
+    for (uint32_t i = 0; i < accounts_max && given < head.accounts; i++) {
+        if (core_account_stats(sched->core, (uint16_t)i, &account)) {
+            memcpy(at, &account, sizeof account);
+            at += sizeof account;
+            given++;
+        }
+    }
+    uint32_t functions = 0;
+    for (uint32_t i = first; i < next; i++) {
+        struct core_function_stats function;
+        if (sched->functions[i].handle != 0 && core_function_stats(sched->core, i, sched->now_ns, &function)) {
+            memcpy(at, &function, sizeof function);
+            at += sizeof function;
+            functions++;
+        }
+    }
+    head.functions = functions;
+    memcpy(blob, &head, sizeof head);
+    const struct sched_event event = {.kind = SCHED_EV_STATS, .tag = command->tag};
+    emit(sched, &event, blob, (size_t)(at - blob));
+    free(blob);
+}
+
+static void adopt(struct sched *sched, const struct sched_command *command) {
+    struct sched_event event = {.kind = SCHED_EV_OPENED, .tag = command->tag, .flags = 2};
+    event.connection = client_add(sched, command->fds[0], true, UINT32_MAX, command->u32s[0]);
+    struct client *client = client_find(sched, event.connection);
+    if (client != NULL) {
+        client->tenant = command->u32s[1];
+    }
+    emit(sched, &event, NULL, 0);
+}
+
+static void carry_out(struct sched *sched, const struct sched_command *command, const uint8_t *blob, size_t blob_bytes) {
+    struct client *client;
+    switch ((enum sched_command_kind)command->kind) {
+    case SCHED_CMD_CORE: {
+        if (command->core.kind == CORE_EV_ACCOUNT_PUT) {
+            account_name_put(sched, command->core.u.account.index, blob, blob_bytes);
+        }
+        if (command->core.kind == CORE_EV_INVOKE || command->core.kind == CORE_EV_REPLY || command->core.kind == CORE_EV_CANCEL) {
+            fault(sched, "core event %u is the reactor's own to give: ignored", command->core.kind);
+            break;
+        }
+        struct core_event *event = batch_add(sched, (enum core_event_kind)command->core.kind);
+        event->u = command->core.u;
+        break;
+    }
+    case SCHED_CMD_NAME_PUT:
+        if (!names_put(sched, (const char *)blob, blob_bytes, command->function)) {
+            fault(sched, "no memory for a function's name");
+        }
+        break;
+    case SCHED_CMD_NAME_REMOVE:
+        names_remove(sched, (const char *)blob, blob_bytes);
+        break;
+    case SCHED_CMD_FUNCTION_INFO:
+        info_put(sched, command->function, blob, blob_bytes, command->u32s);
+        break;
+    case SCHED_CMD_SANDBOX_START:
+        batch_step(sched); /* the core's word on this sandbox must be up to date */
+        channel_start(sched, command, blob, blob_bytes);
+        break;
+    case SCHED_CMD_RESPOND:
+        client = client_find(sched, command->connection);
+        if (client != NULL && !client->dead) {
+            answer_respond(sched, client, command->msgid, (command->flags & 1) != 0, blob, blob_bytes);
+        }
+        break;
+    case SCHED_CMD_CONNECTION_GRANT:
+        client = client_find(sched, command->connection);
+        if (client != NULL) {
+            client->rights = command->u32s[0];
+            client->tenant = command->u32s[1];
+        }
+        break;
+    case SCHED_CMD_CONNECTION_CLOSE:
+        client = client_find(sched, command->connection);
+        if (client != NULL) {
+            client->closing = true;
+            client_dirty(sched, client);
+        }
+        break;
+    case SCHED_CMD_CONNECTION_ADOPT:
+        adopt(sched, command);
+        break;
+    case SCHED_CMD_STATS:
+        batch_step(sched);
+        send_stats(sched, command);
+        break;
+    case SCHED_CMD_STOP_LISTENING:
+        client_stop_listening(sched);
+        break;
+    case SCHED_CMD_STOP:
+        sched->stopping = true;
+        sched->stop_by_ns = sched->now_ns + STOP_FLUSH_NS;
+        break;
+    }
+}
+
+static uint32_t run_commands(struct sched *sched) {
+    uint32_t done = 0;
+    struct posted posted;
+    while (done < COMMANDS_A_TURN && mailbox_pop(&sched->commands, &posted)) {
+        carry_out(sched, &posted.command, posted.blob, posted.blob_bytes);
+        free(posted.blob);
+        done++;
+    }
+    sched->commands_done += done;
+    return done;
+}
+
+/* ---- the turn --------------------------------------------------------------------------------------------------------- */
+
+static uint64_t min_of(uint64_t a, uint64_t b) {
+    return a < b ? a : b;
+}
+
+/* When the next look at what no event announces is due. */
+static uint64_t sweep_due(const struct sched *sched) {
+    if (sched->hushed_channels != NO_INDEX) {
+        return sched->now_ns + HUSH_NS;
+    }
+    if (sched->waiting_head != NULL || sched->stopping) {
+        return sched->now_ns + MS;
+    }
+    if (sched->journal.filled != NULL || sched->used_channels != NO_INDEX) {
+        return sched->sweep_ns + SWEEP_NS;
+    }
+    return sched->clients_open > 0 ? sched->slow_sweep_ns + SLOW_SWEEP_NS : UINT64_MAX;
+}
+
+static void sweep(struct sched *sched) {
+    if (sched->now_ns - sched->sweep_ns >= SWEEP_NS) {
+        sched->sweep_ns = sched->now_ns;
+        channel_sweep(sched);
+        journal_flush(&sched->journal);
+    }
+    if (sched->now_ns - sched->slow_sweep_ns >= SLOW_SWEEP_NS) {
+        sched->slow_sweep_ns = sched->now_ns;
+        client_sweep(sched);
+    }
+}
+
+static int wait_ms(const struct sched *sched, int timeout_ms) {
+    const uint64_t due = min_of(core_next_ns(sched->core), sweep_due(sched));
+    if (due <= sched->now_ns) {
+        return 0;
+    }
+    const uint64_t ms = (due - sched->now_ns + MS - 1) / MS;
+    if (due == UINT64_MAX || (timeout_ms >= 0 && ms > (uint64_t)timeout_ms)) {
+        return timeout_ms;
+    }
+    return ms > 60000 ? 60000 : (int)ms;
+}
+
+static int wait_for(struct sched *sched, struct epoll_event *ready, int timeout_ms) {
+    int count = 0;
+    if (timeout_ms != 0 && sched->config.spin_us > 0) {
+        const uint64_t until = clock_ns() + (uint64_t)sched->config.spin_us * 1000;
+        do {
+            count = epoll_wait(sched->epfd, ready, FDS_A_TURN, 0);
+            if (count != 0 || mailbox_waiting(&sched->commands) > 0) {
+                sched->stats.spins++;
+                return count;
+            }
+        } while (clock_ns() < until);
+    }
+    if (timeout_ms == 0 || !mailbox_sleep(&sched->commands)) {
+        return epoll_wait(sched->epfd, ready, FDS_A_TURN, 0);
+    }
+    sched->stats.sleeps++;
+    count = epoll_wait(sched->epfd, ready, FDS_A_TURN, timeout_ms);
+    mailbox_stir(&sched->commands);
+    return count;
+}
+
+static void dispatch_ready(struct sched *sched, const struct epoll_event *ready) {
+    const uint32_t index = (uint32_t)ready->data.u64;
+    switch ((enum source)(ready->data.u64 >> 32)) {
+    case SOURCE_COMMANDS:
+        mailbox_wake(&sched->commands);
+        break;
+    case SOURCE_UNIX:
+        client_accept(sched, sched->unix_fd, false);
+        break;
+    case SOURCE_TCP:
+        client_accept(sched, sched->tcp_fd, true);
+        break;
+    case SOURCE_CLIENT:
+        client_ready(sched, index, ready->events);
+        break;
+    case SOURCE_CHANNEL:
+        channel_ready(sched, index, ready->events);
+        break;
+    case SOURCE_OUTPUT:
+        channel_output_ready(sched, index);
+        break;
+    }
+}
+
+static void flush_all(struct sched *sched) {
+    channel_flush_all(sched);
+    client_flush_all(sched);
+}
+
+static void end_turn(struct sched *sched) {
+    /* Closing connections gives the core events, its actions may owe answers and close more: until nothing is left. */
+    do {
+        client_end_turn(sched);
+        batch_step(sched);
+        flush_all(sched);
+    } while (sched->dead_clients != NO_INDEX);
+    channel_end_turn(sched);
+    client_wake_wanting(sched);
+    client_flush_all(sched);
+    push_waiting(sched);
+    if (sched->told) {
+        sched->told = false;
+        mailbox_ring(&sched->events);
+    }
+}
+
+int sched_turn(struct sched *sched, int timeout_ms) {
+    if (sched->stopped) {
+        return -1;
+    }
+    struct epoll_event ready[FDS_A_TURN];
+    sched->now_ns = clock_ns();
+    uint32_t done = run_commands(sched);
+    batch_step(sched);
+    flush_all(sched);
+    if (done > 0 && sched->told) {
+        sched->told = false;
+        mailbox_ring(&sched->events);
+    }
+    const int count = wait_for(sched, ready, done > 0 ? 0 : wait_ms(sched, timeout_ms));
+    if (count < 0 && errno != EINTR) {
+        return -errno;
+    }
+    const uint64_t begun = sched->now_ns = clock_ns();
+    for (int i = 0; i < count; i++) {
+        dispatch_ready(sched, &ready[i]);
+    }
+    sweep(sched);
+    batch_step(sched);
+    flush_all(sched);
+    end_turn(sched);
+    sched->stats.turns++;
+    const uint64_t took = clock_ns() - begun;
+    if (took > sched->stats.turn_ns_max) {
+        sched->stats.turn_ns_max = took;
+    }
+    if (sched->stopping && (client_all_quiet(sched) || sched->now_ns >= sched->stop_by_ns)) {
+        journal_flush(&sched->journal);
+        client_stop_listening(sched);
+        sched->stopped = true;
+        return -1;
+    }
+    return (int)done + (count > 0 ? count : 0);
+}
+
+int sched_run(struct sched *sched) {
+    int status;
+    do {
+        status = sched_turn(sched, -1);
+    } while (status >= 0);
+    return status == -1 ? 0 : status;
+}
+
+/* ---- from the other thread -------------------------------------------------------------------------------------------- */
+
+bool sched_post(struct sched *sched, const struct sched_command *command, const uint8_t *blob, size_t blob_bytes) {
+    SCHED_ASSERT(blob_bytes <= BLOB_BYTES_MAX);
+    struct posted posted = {.command = *command};
+    if (blob_bytes > 0) {
+        posted.blob = malloc(blob_bytes);
+        if (posted.blob == NULL) {
+            return false;
+        }
+        memcpy(posted.blob, blob, blob_bytes);
+        posted.blob_bytes = blob_bytes;
+    }
+    if (!mailbox_push(&sched->commands, &posted)) {
+        free(posted.blob);
+        return false;
+    }
+    mailbox_ring(&sched->commands);
+    return true;
+}
+
+size_t sched_poll(struct sched *sched, struct sched_event *out, size_t max) {
+    mailbox_wake(&sched->events);
+    size_t count = 0;
+    do {
+        while (count < max && mailbox_pop(&sched->events, &out[count])) {
+            count++;
+        }
+    } while (count < max && !mailbox_sleep(&sched->events));
+    if (count == max) {
+        /* There may be more: the descriptor stays readable until a poll finds less than it asked for. */
+        const uint64_t one = 1;
+        SCHED_ASSERT(write(sched->events.eventfd, &one, sizeof one) == (ssize_t)sizeof one || errno == EAGAIN);
+    }
+    return count;
+}
+
+void sched_event_free(struct sched_event *event) {
+    free(event->blob);
+    event->blob = NULL;
+    event->blob_bytes = 0;
+}
+
+int sched_events_fd(const struct sched *sched) {
+    return sched->events.eventfd;
+}
+
+/* ---- building --------------------------------------------------------------------------------------------------------- */
+
+void sched_config_default(struct sched_config *config) {
+    *config = (struct sched_config){
+        .connections_max = 12000,
+        .frame_bytes_max = (6 << 20) + (64 << 10),
+        .payload_bytes_max = 6291456,
+        .answer_bytes_max = 6291556,
+        .connection_buffer_bytes_max = 1 << 20,
+        .turn_bytes_max = 256 << 10,
+        .payload_total_bytes_max = 1ULL << 30,
+        .log_bytes_max = 64 << 20,
+        .log_files_max = 1,
+        .drain_grace_ns = 10ULL * 1000 * 1000 * 1000,
+    };
+    core_config_default(&config->core);
+}
+
+static const char *config_wrong(const struct sched_config *config) {
+    if (config->connections_max < 1 || config->connections_max > (1U << 20)) {
+        return "connections_max: 1 .. 1048576";
+    }
+    if (config->frame_bytes_max < 4096 || config->frame_bytes_max > (64U << 20)) {
+        return "frame_bytes_max: 4096 .. 67108864";
+    }
+    if (config->payload_bytes_max < 1 || config->payload_bytes_max > config->frame_bytes_max) {
+        return "payload_bytes_max: 1 .. frame_bytes_max";
+    }
+    if (config->answer_bytes_max < 1 || config->answer_bytes_max > (64U << 20)) {
+        return "answer_bytes_max: 1 .. 67108864";
+    }
+    if (config->turn_bytes_max < 4096 || config->turn_bytes_max > (16U << 20)) {
+        return "turn_bytes_max: 4096 .. 16777216";
+    }
+    if (config->connection_buffer_bytes_max < 4096) {
+        return "connection_buffer_bytes_max: 4096 at least";
+    }
+    if (config->payload_total_bytes_max < config->frame_bytes_max) {
+        return "payload_total_bytes_max: frame_bytes_max at least";
+    }
+    if (config->core.calls_max > (1U << 24)) {
+        return "core.calls_max: at most 16777216";
+    }
+    if (memchr(config->log_dir, '\0', sizeof config->log_dir) == NULL) {
+        return "log_dir: not ended";
+    }
+    return NULL;
+}
+
+static const char *build(struct sched *sched) {
+    const struct sched_config *config = &sched->config;
+    sched->core = core_new(&config->core);
+    if (sched->core == NULL) {
+        return "core: a bound of its config is broken, or no memory";
+    }
+    sched->clients = calloc(config->connections_max, sizeof *sched->clients);
+    sched->channels = calloc(config->core.sandboxes_max, sizeof *sched->channels);
+    sched->scratch = malloc((size_t)STASH_BYTES_MAX + config->turn_bytes_max);
+    if (sched->clients == NULL || sched->channels == NULL || sched->scratch == NULL || !ticket_new_all(sched) || !names_new(sched)) {
+        return "no memory";
+    }
+    for (uint32_t i = 0; i < config->connections_max; i++) {
+        sched->clients[i].fd = -1;
+        sched->clients[i].next = i + 1 < config->connections_max ? i + 1 : NO_INDEX;
+    }
+    if (mailbox_init(&sched->commands, RING_ITEMS, sizeof(struct posted)) != 0) {
+        return "the ring of commands could not be made";
+    }
+    if (mailbox_init(&sched->events, RING_ITEMS, sizeof(struct sched_event)) != 0) {
+        return "the ring of events could not be made";
+    }
+    (void)mailbox_sleep(&sched->events); /* from the start the other side waits */
+    sched->epfd = epoll_create1(EPOLL_CLOEXEC);
+    if (sched->epfd < 0 || !watch(sched, EPOLL_CTL_ADD, sched->commands.eventfd, EPOLLIN, SOURCE_COMMANDS, 0)) {
+        return "epoll could not be set up";
+    }
+    if (journal_new(&sched->journal, config->log_dir, config->log_bytes_max, config->log_files_max) != 0) {
+        return "log_dir: could not be made or written to";
+    }
+    return NULL;
+}
+
+struct sched *sched_new(const struct sched_config *config, char *error, size_t error_bytes) {
+    const char *wrong = config_wrong(config);
+    struct sched *sched = wrong != NULL ? NULL : aligned_alloc(64, (sizeof *sched + 63) / 64 * 64);
+    if (sched == NULL) {
+        snprintf(error, error_bytes, "%s", wrong != NULL ? wrong : "no memory");
+        return NULL;
+    }
+    memset(sched, 0, sizeof *sched);
+    sched->config = *config;
+    sched->epfd = sched->unix_fd = sched->tcp_fd = -1;
+    sched->commands.eventfd = sched->events.eventfd = -1;
+    sched->dirty_clients = sched->wanting_clients = sched->dead_clients = NO_INDEX;
+    sched->dirty_channels = sched->dead_channels = sched->used_channels = sched->hushed_channels = NO_INDEX;
+    sched->now_ns = sched->sweep_ns = sched->slow_sweep_ns = clock_ns();
+    wrong = build(sched);
+    if (wrong != NULL) {
+        snprintf(error, error_bytes, "%s", wrong);
+        sched_free(sched);
+        return NULL;
+    }
+    return sched;
+}
+
+void sched_free(struct sched *sched) {
+    if (sched == NULL) {
+        return;
+    }
+    client_stop_listening(sched);
+    channel_free_all(sched);
+    client_free_all(sched);
+    for (uint32_t i = 0; i < sched->batched; i++) {
+        if (sched->batch[i].kind == CORE_EV_REPLY) {
+            block_release(sched->replies[i].block);
+        }
+    }
+    ticket_free_all(sched);
+    names_free(sched);
+    journal_free(&sched->journal);
+    struct posted posted;
+    while (sched->commands.items != NULL && mailbox_pop(&sched->commands, &posted)) {
+        for (int i = 0; posted.command.kind == SCHED_CMD_SANDBOX_START && i < 6; i++) {
+            if (posted.command.fds[i] >= 0) {
+                close(posted.command.fds[i]);
+            }
+        }
+        if (posted.command.kind == SCHED_CMD_CONNECTION_ADOPT) {
+            close(posted.command.fds[0]);
+        }
+        free(posted.blob);
+    }
+    struct sched_event event;
+    while (sched->events.items != NULL && mailbox_pop(&sched->events, &event)) {
+        sched_event_free(&event);
+    }
+    while (sched->waiting_head != NULL) {
+        struct waiting_event *first = sched->waiting_head;
+        sched->waiting_head = first->next;
+        sched_event_free(&first->event);
+        free(first);
+    }
+    if (sched->commands.items != NULL) {
+        mailbox_free(&sched->commands);
+    }
+    if (sched->events.items != NULL) {
+        mailbox_free(&sched->events);
+    }
+    if (sched->epfd >= 0) {
+        close(sched->epfd);
+    }
+    chunk_pool_free(&sched->chunks);
+    core_free(sched->core);
+    free(sched->scratch);
+    free(sched);
+}
+
+int sched_listen_unix(struct sched *sched, const char *path) {
+    return client_listen_unix(sched, path);
+}
+
+int sched_listen_tcp(struct sched *sched, const char *host, uint16_t *port) {
+    return client_listen_tcp(sched, host, port);
+}

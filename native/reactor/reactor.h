@@ -1,0 +1,324 @@
+/* reactor.h: what the reactor's files share. Not for anybody outside native/reactor.
+ *
+ * One thread owns all of this (engine.h says which calls belong to it). Each file owns one kind of thing:
+ *   reactor.c   the loop: epoll, commands, the core's step, actions, statistics
+ *   client.c    listeners and client connections: bytes to requests, answers to bytes
+ *   channel.c   sandboxes: frames in and out, their output pipes, the progress word, the kernel's usage figures
+ *   answer.c    what a caller is told: result, report, error map
+ *   ticket.c    a call's other half: who asked, the payload, what the report needs
+ *   names.c     what callers call functions, and what we call functions and accounts
+ *   buffer.c    output queues made of chunks
+ *   pack.c      MessagePack written and checked
+ *   journal.c   per function logs, written by a thread of their own
+ *
+ * Objects are destroyed only at the end of a turn, so that a slice or pointer taken during it stays good.
+ */
+#ifndef SCHED_REACTOR_H
+#define SCHED_REACTOR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../core/invariant.h"
+#include "buffer.h"
+#include "engine.h"
+#include "journal.h"
+#include "mailbox.h"
+#include "rpc.h"
+
+enum {
+    BATCH = 1024,               /* core events between two steps */
+    ACTIONS = 2048,             /* actions of one step */
+    FDS_A_TURN = 256,
+    STASH_BYTES_MAX = 32 * 1024, /* a partial frame up to this is kept aside; a larger one gets a buffer of its own */
+    RING_ITEMS = 4096,
+    INLINE_BYTES = 168,         /* payload and extensions kept inside the ticket */
+    TAIL_BYTES = 4096,          /* of a call's log, as Lambda's LogType Tail */
+    OUTPUT_QUEUE_MAX = 64 << 20, /* answers one connection may leave unread before it is closed */
+    PARTIAL_FRAME_NS_MAX_S = 30  /* a half frame that does not grow for so long closes its connection */
+};
+
+enum source { SOURCE_COMMANDS = 1, SOURCE_UNIX = 2, SOURCE_TCP = 3, SOURCE_CLIENT = 4, SOURCE_CHANNEL = 5, SOURCE_OUTPUT = 6 };
+
+#define NO_INDEX UINT32_MAX
+
+/* ---- tickets -------------------------------------------------------------------------------------------------------- */
+
+struct ticket {
+    uint64_t call;              /* the core's handle once it is known, else 0 */
+    uint64_t function;
+    uint64_t sandbox;           /* 0: not sent */
+    uint64_t read_ns;           /* its bytes were read */
+    uint64_t sent_ns;
+    uint32_t client;            /* NO_INDEX: the connection is gone */
+    uint32_t msgid;
+    uint32_t seq;               /* in its sandbox's channel */
+    uint32_t next;              /* free list; else the connection's list */
+    uint32_t prev;
+    uint32_t hash_next;         /* same bucket of (client, msgid) */
+    uint32_t ext_bytes;         /* extensions stand before the payload */
+    uint32_t payload_bytes;
+    uint32_t payload_at;        /* offset in the block */
+    struct block *block;        /* NULL: inline_data */
+    uint8_t request_id[16];
+    bool live;
+    bool payload_msgpack;
+    bool report;
+    bool log_tail;
+    bool logged_start;          /* its START line is in the journal */
+    bool ext_in_block;
+    uint8_t inline_data[INLINE_BYTES];
+};
+
+/* ---- clients -------------------------------------------------------------------------------------------------------- */
+
+struct client {
+    int fd;                     /* -1: slot is free */
+    uint32_t generation;
+    uint32_t next;              /* free list */
+    uint32_t dirty_next;        /* has output to send this turn */
+    uint32_t dead_next;
+    uint32_t rights;
+    uint32_t tenant;
+    uint32_t uid;
+    bool tcp;
+    bool reading;               /* EPOLLIN wanted */
+    bool writing;               /* EPOLLOUT wanted */
+    bool dirty;
+    bool closing;               /* flush, then close */
+    bool dead;                  /* close at the end of the turn */
+    bool wants_memory;          /* a large frame waits for payload memory */
+    uint32_t wanting_next;
+    uint32_t tickets;           /* list head */
+    uint32_t in_flight;         /* tickets and control requests not answered */
+    struct rpc_scan scan;
+    uint8_t *stash;             /* a partial frame's beginning */
+    uint32_t stash_bytes;
+    uint32_t stash_capacity;
+    struct block *big;          /* or a large frame under way */
+    uint32_t big_have;
+    uint64_t partial_since_ns;  /* a partial frame grew last then; 0: none */
+    struct output output;
+};
+
+/* ---- channels ------------------------------------------------------------------------------------------------------- */
+
+struct channel {
+    uint64_t sandbox;
+    uint64_t function;
+    int fd;
+    int output_fd;
+    int pidfd;
+    int cpu_fd;
+    int memory_fd;
+    const volatile uint64_t *progress; /* the shared page */
+    uint32_t tier;
+    uint32_t dirty_next;
+    uint32_t dead_next;
+    uint32_t used_next;         /* answered calls since the kernel was asked for its usage */
+    bool used;
+    bool dirty;
+    bool writing;
+    bool ready;
+    bool gone;                  /* the core was told */
+    bool killed;
+    bool freed;                 /* destroy at the end of the turn */
+    bool hushed;                /* not read until it has log credit again */
+    bool reading;
+    uint8_t *stash;
+    uint32_t stash_bytes;
+    uint32_t stash_capacity;
+    struct block *big;
+    uint32_t big_have;
+    uint32_t cookies[CORE_AHEAD_MAX]; /* ticket by seq; NO_INDEX */
+    uint64_t init_ns;
+    uint64_t log_credit_bytes;  /* output it may still give before it is hushed for a while */
+    uint64_t log_credit_ns;
+    uint8_t *tail;              /* last TAIL_BYTES of the running call's log */
+    uint32_t tail_bytes;        /* all that was written of it, may be more */
+    uint32_t tail_seq;
+    uint32_t hushed_next;
+    struct output output;
+};
+
+/* ---- names ---------------------------------------------------------------------------------------------------------- */
+
+struct name {
+    uint64_t function;
+    uint32_t hash;
+    uint16_t size;
+    char *text;                 /* NULL: free; DELETED: was used */
+};
+
+struct function_info {
+    uint64_t handle;            /* 0: unknown */
+    char *display;
+    char *version;
+    char *tenant;
+    uint32_t memory_mb;
+    uint32_t timeout_ms;
+    uint32_t tenant_number;
+    uint8_t *init_error;        /* JSON of the last failed start */
+    uint32_t init_error_bytes;
+    struct journal_file *journal;
+};
+
+/* What came with a CORE_EV_REPLY of the batch. */
+struct reply {
+    const uint8_t *at;
+    uint32_t bytes;
+    struct block *block;        /* holds `at` if it is large; one reference is the reply's */
+    bool msgpack;
+};
+
+struct waiting_event {
+    struct waiting_event *next;
+    struct sched_event event;
+};
+
+struct sched {
+    struct sched_config config;
+    struct core *core;
+    int epfd;
+    int unix_fd;
+    int tcp_fd;
+    char unix_path[108];
+    uint64_t now_ns;
+    bool stopped;
+    bool stopping;
+    struct mailbox commands;
+    struct mailbox events;
+    struct waiting_event *waiting_head;
+    struct waiting_event *waiting_tail;
+
+    struct client *clients;
+    uint32_t client_free;
+    uint32_t clients_open;
+    uint32_t dirty_clients;
+    uint32_t wanting_clients;
+    uint32_t dead_clients;      /* closed at the turn's end */
+    struct channel **channels;  /* by the sandbox handle's index */
+    uint32_t dirty_channels;
+    uint32_t dead_channels;
+    uint32_t used_channels;
+    uint32_t hushed_channels;
+
+    struct ticket *tickets;
+    uint32_t tickets_max;
+    uint32_t tickets_used;      /* slots from here on were never used */
+    uint32_t ticket_free;
+    uint32_t *ticket_buckets;
+    uint32_t ticket_bucket_mask;
+
+    struct name *names;
+    uint32_t names_mask;
+    uint32_t names_used;        /* deleted ones included */
+    struct function_info *functions;
+    char **account_names;
+
+    struct core_event batch[BATCH];
+    struct reply replies[BATCH];
+    uint32_t batched;
+    struct core_action actions[ACTIONS];
+    struct core_event late[ACTIONS]; /* what actions asked for */
+    uint32_t late_count;
+
+    uint8_t *scratch;           /* where bytes are read first; good until the next read */
+    uint8_t random[4096];
+    uint32_t random_left;
+    uint64_t payload_bytes;     /* held in blocks */
+    uint64_t sweep_ns;          /* last look at usage and journals */
+    uint64_t slow_sweep_ns;     /* last look at half frames */
+    uint64_t stop_by_ns;
+    uint64_t commands_done;
+    bool told;                  /* events were pushed, the bell not rung yet */
+    bool stepping;              /* actions are being done: events go into late[] */
+    struct chunk_pool chunks;
+    struct journal journal;
+    struct sched_loop_stats stats;
+};
+
+/* reactor.c */
+uint64_t clock_ns(void);
+/* The batch has room for one more afterwards. */
+struct core_event *batch_add(struct sched *sched, enum core_event_kind kind);
+void batch_step(struct sched *sched);
+void emit(struct sched *sched, const struct sched_event *event, const uint8_t *blob, size_t blob_bytes);
+void fault(struct sched *sched, const char *format, ...) __attribute__((format(printf, 2, 3)));
+bool watch(struct sched *sched, int op, int fd, uint32_t events, enum source source, uint32_t index);
+
+/* client.c */
+int client_listen_unix(struct sched *sched, const char *path);
+int client_listen_tcp(struct sched *sched, const char *host, uint16_t *port);
+void client_stop_listening(struct sched *sched);
+void client_accept(struct sched *sched, int listen_fd, bool tcp);
+/* The connection's id, 0: no room (the descriptor is closed). */
+uint64_t client_add(struct sched *sched, int fd, bool tcp, uint32_t uid, uint32_t rights);
+void client_ready(struct sched *sched, uint32_t index, uint32_t events);
+struct client *client_find(struct sched *sched, uint64_t connection);
+uint64_t client_id(const struct sched *sched, const struct client *client);
+void client_dirty(struct sched *sched, struct client *client);
+void client_kill(struct sched *sched, struct client *client);
+void client_flush_all(struct sched *sched);
+void client_wake_wanting(struct sched *sched);
+void client_sweep(struct sched *sched);
+void client_end_turn(struct sched *sched);
+void client_free_all(struct sched *sched);
+/* No answer is under way and none unsent. */
+bool client_all_quiet(const struct sched *sched);
+
+/* channel.c */
+void channel_start(struct sched *sched, const struct sched_command *command, const uint8_t *blob, size_t blob_bytes);
+void channel_ready(struct sched *sched, uint32_t index, uint32_t events);
+void channel_output_ready(struct sched *sched, uint32_t index);
+void channel_send_call(struct sched *sched, const struct core_action *send, uint32_t ticket);
+void channel_kill(struct sched *sched, const struct core_action *kill);
+void channel_freed(struct sched *sched, uint64_t sandbox);
+void channel_probe(struct sched *sched, uint64_t sandbox);
+void channel_flush_all(struct sched *sched);
+void channel_sweep(struct sched *sched);
+void channel_end_turn(struct sched *sched);
+void channel_free_all(struct sched *sched);
+struct channel *channel_find(struct sched *sched, uint64_t sandbox);
+/* The live ticket that has this place in the channel, or NULL. */
+struct ticket *channel_ticket(struct sched *sched, const struct channel *channel, uint32_t seq);
+
+/* answer.c */
+void answer_call(struct sched *sched, const struct core_action *answer, const struct reply *reply);
+/* An error without a call: BadRequest, NotFound, Unauthorized, TooLarge at the door. request_id may be NULL. */
+void answer_error(struct sched *sched, struct client *client, uint32_t msgid, const char *type, const char *message,
+                  const uint8_t *request_id);
+void answer_dryrun(struct sched *sched, struct client *client, uint32_t msgid);
+void answer_respond(struct sched *sched, struct client *client, uint32_t msgid, bool result, const uint8_t *blob, size_t bytes);
+
+/* ticket.c */
+bool ticket_new_all(struct sched *sched);
+void ticket_free_all(struct sched *sched);
+/* NO_INDEX: none left. `owner` holds the payload if it is large, else NULL and it is copied. */
+uint32_t ticket_new(struct sched *sched, struct client *client, const struct rpc_request *request, struct block *owner);
+void ticket_free(struct sched *sched, uint32_t index);
+uint32_t ticket_find(const struct sched *sched, uint32_t client, uint32_t msgid);
+void ticket_orphan(struct sched *sched, uint32_t index);
+const uint8_t *ticket_payload(const struct ticket *ticket);
+const uint8_t *ticket_ext(const struct ticket *ticket);
+void request_id_new(struct sched *sched, uint8_t out[16]);
+
+/* names.c */
+bool names_new(struct sched *sched);
+void names_free(struct sched *sched);
+bool names_put(struct sched *sched, const char *text, size_t size, uint64_t function);
+void names_remove(struct sched *sched, const char *text, size_t size);
+/* 0: nobody's name. */
+uint64_t names_find(const struct sched *sched, const uint8_t *text, size_t size);
+struct function_info *info_of(struct sched *sched, uint64_t function);
+void info_put(struct sched *sched, uint64_t function, const uint8_t *blob, size_t bytes, const uint32_t u32s[4]);
+void info_drop(struct sched *sched, uint64_t function);
+void account_name_put(struct sched *sched, uint16_t index, const uint8_t *text, size_t size);
+const char *account_name(const struct sched *sched, uint16_t index, char buffer[24]);
+
+/* pack.c */
+/* One whole MessagePack value of exactly `size` bytes, nested at most RPC_DEPTH_MAX deep, with nothing behind it. */
+bool pack_check(const uint8_t *in, size_t size);
+
+#endif
