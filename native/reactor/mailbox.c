@@ -6,7 +6,7 @@
  * them. */
 #include "mailbox.h"
 
-#include "invariant.h"
+#include "../core/invariant.h"
 
 #include <errno.h>
 #include <stdlib.h>

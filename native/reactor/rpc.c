@@ -16,7 +16,7 @@
  * that are no array, is BAD. */
 #include "rpc.h"
 
-#include "invariant.h"
+#include "../core/invariant.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
