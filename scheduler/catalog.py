@@ -1,0 +1,369 @@
+"""What the engine knows of functions: numbering of accounts and handles, names, limits, and how a deployment takes over.
+
+Law of this file: no input or output, no clock. Methods take specifications and return the commands to post, in order. The
+tree of accounts is node (0), tenant, function; every version of a function has its own core handle and charges the account
+of its function.
+
+Numbers are reused: an account's index once the core has let all its functions go, a handle's index with its generation
+raised, so that a late event of a dead function is recognised.
+
+A new deployment of $LATEST in two halves: stage() tells the core to start one sandbox of the new revision beside the serving
+ones; put(), called when that one is ready or will not be, moves the traffic. The core drains the old sandboxes, so no call is
+lost. What a sandbox of a revision is to run is kept until the core can ask for it no longer.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from scheduler.errors import BadRequest, Throttled
+from scheduler.functions.names import LATEST, Identity
+from scheduler.messages import (
+    NO_ACCOUNT,
+    NODE_ACCOUNT,
+    AccountPut,
+    AccountRemove,
+    Command,
+    FunctionPut,
+    FunctionRemove,
+    FunctionSwitch,
+    Resource,
+    SandboxWant,
+    core,
+    function_info,
+    handle_index,
+    make_handle,
+    name_put,
+    name_remove,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scheduler.config import Settings
+    from scheduler.functions.model import FunctionConfig, FunctionVersion
+
+__all__ = [
+    "LATEST",
+    "AccountInfo",
+    "Catalog",
+    "CatalogFull",
+    "FunctionSpec",
+]
+
+S = 1_000_000_000
+MS = 1_000_000
+
+
+class CatalogFull(Throttled):
+    """No number is left for one more function, version or tenant; the message names the setting to raise."""
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionSpec:
+    """A function as the registry has it now. published: its versions without $LATEST."""
+
+    latest: FunctionVersion
+    published: tuple[FunctionVersion, ...] = ()
+
+    @property
+    def config(self) -> FunctionConfig:
+        """Of $LATEST; its tenant, weight and reservation are the whole function's."""
+        return self.latest.config
+
+    @property
+    def versions(self) -> tuple[FunctionVersion, ...]:
+        return (self.latest, *self.published)
+
+
+class AccountKind(Enum):
+    NODE = "node"
+    TENANT = "tenant"
+    FUNCTION = "function"
+
+
+@dataclass(frozen=True, slots=True)
+class AccountInfo:
+    """name: as callers see it: "node", "tenant:acme", "function:hello"."""
+
+    name: str
+    kind: AccountKind
+
+
+@dataclass(slots=True)
+class _Version:
+    handle: int
+    serving: FunctionVersion
+    launches: dict[int, FunctionVersion] = field(default_factory=dict)  # by revision; what may still be asked for
+
+
+@dataclass(slots=True)
+class _Function:
+    spec: FunctionSpec
+    account: int
+    versions: dict[str, _Version] = field(default_factory=dict)
+    going: set[int] = field(default_factory=set)  # handles removed but not yet let go by the core
+    removed: bool = False
+
+
+@dataclass(slots=True)
+class _Tenant:
+    account: int
+    functions: int = 0
+
+
+class _Numbers:
+    """The smallest free number below `limit`."""
+
+    __slots__ = ("_free", "_limit", "_next")
+
+    def __init__(self, first: int, limit: int) -> None:
+        self._free: list[int] = []
+        self._next = first
+        self._limit = limit
+
+    def left(self) -> int:
+        return len(self._free) + self._limit - self._next
+
+    def take(self) -> int:
+        if self._free:
+            return heapq.heappop(self._free)
+        number = self._next
+        self._next += 1
+        return number
+
+    def give(self, number: int) -> None:
+        heapq.heappush(self._free, number)
+
+
+def accounts_max(settings: Settings) -> int:
+    """The node, and at worst one tenant for each function."""
+    return min(2 * settings.functions_max + 1, NO_ACCOUNT - 1)
+
+
+class Catalog:
+    """See the file's head. Every method is all or nothing: when it raises, nothing has changed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._identity = Identity(settings.region, settings.account_id)
+        self._functions: dict[str, _Function] = {}
+        self._going: dict[int, _Function] = {}  # by handle
+        self._tenants: dict[str, _Tenant] = {}
+        self._tenant_numbers: dict[str, int] = {}
+        self._by_handle: dict[int, tuple[_Function, _Version]] = {}
+        self._accounts = _Numbers(1, accounts_max(settings))
+        self._handles = _Numbers(0, settings.functions_max)
+        self._generations: dict[int, int] = {}
+        self._account_info: dict[int, AccountInfo] = {NODE_ACCOUNT: AccountInfo("node", AccountKind.NODE)}
+
+    # ---- looking in ----
+
+    def tenant_number(self, name: str) -> int:
+        """By which the engine tells tenants apart; for life, since a token may name a tenant before its first function."""
+        return self._tenant_numbers.setdefault(name, len(self._tenant_numbers) + 1)
+
+    def account_info(self, index: int) -> AccountInfo | None:
+        return self._account_info.get(index)
+
+    def handle(self, function: str, version: str = LATEST) -> int | None:
+        known = self._functions.get(function)
+        entry = known.versions.get(version) if known else None
+        return entry.handle if entry else None
+
+    def launch(self, handle: int, revision: int) -> FunctionVersion | None:
+        """What to run for a NEED of the core; None: nobody knows it any more."""
+        found = self._by_handle.get(handle)
+        return found[1].launches.get(revision) if found else None
+
+    def serving(self, handle: int) -> FunctionVersion | None:
+        """The version behind a handle as it serves now, for names in metrics and logs."""
+        found = self._by_handle.get(handle)
+        return found[1].serving if found else None
+
+    def functions(self) -> Iterator[tuple[str, str, int]]:
+        """(function, version, handle) of all that serve."""
+        for name, function in self._functions.items():
+            for version, entry in function.versions.items():
+                yield name, version, entry.handle
+
+    # ---- node ----
+
+    def start(self) -> list[Command]:
+        """The node's account; first of all."""
+        maxima = {
+            Resource.CONCURRENCY: self._settings.concurrency_max,
+            Resource.MEMORY: self._settings.memory_mb(),
+            Resource.QUEUED_CALLS: self._settings.queued_calls_max,
+            Resource.QUEUED_BYTES: self._settings.queued_bytes_max,
+        }
+        return [core(AccountPut(index=NODE_ACCOUNT, parent=NO_ACCOUNT, maxima=maxima), name="node")]
+
+    # ---- functions ----
+
+    def _check_room(self, spec: FunctionSpec, known: _Function | None) -> None:
+        name = spec.latest.name
+        wanted = {v.version for v in spec.versions} - (set(known.versions) if known else set())
+        if len(wanted) > self._handles.left():
+            raise CatalogFull(
+                f"function {name}: {len(wanted)} more versions do not fit, functions_max is {self._settings.functions_max}"
+            )
+        accounts = (known is None) + (spec.config.tenant not in self._tenants)
+        if accounts > self._accounts.left():
+            raise CatalogFull(f"function {name}: {accounts} more accounts do not fit, there are {accounts_max(self._settings)}")
+
+    def put(self, spec: FunctionSpec) -> list[Command]:
+        """Creates a function, or brings a known one to `spec` at once, a new revision of $LATEST without staging included.
+
+        CatalogFull: no number is left. BadRequest: a function keeps its tenant.
+        """
+        name, tenant = spec.latest.name, spec.config.tenant
+        known = self._functions.get(name)
+        if known is not None and known.spec.config.tenant != tenant:
+            raise BadRequest(
+                f"tenant: function {name} belongs to tenant {known.spec.config.tenant}; remove it first to give it to {tenant}"
+            )
+        self._check_room(spec, known)
+        commands: list[Command] = []
+        if known is None:
+            owner = self._tenant(tenant, commands)
+            owner.functions += 1
+            known = self._functions[name] = _Function(spec, self._accounts.take())
+            self._account_info[known.account] = AccountInfo(f"function:{name}", AccountKind.FUNCTION)
+        known.spec = spec
+        commands.append(self._account_put(known))
+        for version in spec.versions:
+            self._version_put(known, version, commands)
+        for gone in set(known.versions) - {v.version for v in spec.versions}:
+            self._version_remove(known, gone, commands)
+        return commands
+
+    def stage(self, spec: FunctionSpec) -> list[Command]:
+        """First half of a deployment: one sandbox of the new revision of $LATEST, while the old one goes on serving."""
+        latest = spec.latest
+        known = self._functions[latest.name]
+        entry = known.versions[LATEST]
+        entry.launches[latest.revision] = latest
+        # Memory is charged by the function's figure: until the switch the larger one, so that nobody is charged too little.
+        memory_mb = max(entry.serving.config.memory_mb, latest.config.memory_mb)
+        return [
+            core(self._function_put(known, entry, entry.serving, memory_mb)),
+            core(SandboxWant(entry.handle, latest.revision)),
+        ]
+
+    def remove(self, name: str) -> list[Command]:
+        """Nobody finds it any more; its running calls end. freed() hears of each handle later."""
+        known = self._functions.pop(name)
+        known.removed = True
+        commands: list[Command] = []
+        for version in list(known.versions):
+            self._version_remove(known, version, commands)
+        return commands
+
+    def freed(self, handle: int) -> list[Command]:
+        """The core has let a function go: its numbers may be used again."""
+        known = self._going.pop(handle, None)
+        if known is None:
+            return []
+        known.going.discard(handle)
+        self._by_handle.pop(handle, None)
+        self._handles.give(handle_index(handle))
+        if not known.removed or known.going:
+            return []
+        commands = [core(AccountRemove(known.account))]
+        del self._account_info[known.account]
+        self._accounts.give(known.account)
+        tenant = self._tenants[known.spec.config.tenant]
+        tenant.functions -= 1
+        if tenant.functions == 0:
+            commands.append(core(AccountRemove(tenant.account)))
+            del self._tenants[known.spec.config.tenant]
+            del self._account_info[tenant.account]
+            self._accounts.give(tenant.account)
+        return commands
+
+    # ---- parts ----
+
+    def _tenant(self, name: str, commands: list[Command]) -> _Tenant:
+        tenant = self._tenants.get(name)
+        if tenant is None:
+            tenant = self._tenants[name] = _Tenant(self._accounts.take())
+            self._account_info[tenant.account] = AccountInfo(f"tenant:{name}", AccountKind.TENANT)
+            limits = self._settings.tenant(name)
+            maxima = {
+                Resource.CONCURRENCY: limits.concurrency_max,
+                Resource.RATE: limits.rate_max,
+                Resource.MEMORY: limits.memory_mb_max,
+                Resource.QUEUED_CALLS: limits.queued_calls_max,
+            }
+            # A tenth of a second's worth may come at once: clients send in batches.
+            burst = max(1, min(limits.rate_max // 10, 1_000_000))
+            put = AccountPut(index=tenant.account, parent=NODE_ACCOUNT, weight=limits.weight, maxima=maxima, burst=burst)
+            commands.append(core(put, name=self._account_info[tenant.account].name))
+        return tenant
+
+    def _account_put(self, known: _Function) -> Command:
+        reserved = known.spec.config.reserved_concurrency
+        own = {} if reserved is None else {Resource.CONCURRENCY: reserved}
+        return core(
+            AccountPut(
+                index=known.account,
+                parent=self._tenants[known.spec.config.tenant].account,
+                weight=known.spec.config.weight,
+                maxima={**own, Resource.QUEUED_CALLS: self._settings.function_queued_calls_max},
+                minima=own,
+            ),
+            name=self._account_info[known.account].name,
+        )
+
+    @staticmethod
+    def _function_put(known: _Function, entry: _Version, spec: FunctionVersion, memory_mb: int) -> FunctionPut:
+        return FunctionPut(
+            handle=entry.handle,
+            account=known.account,
+            revision=spec.revision,
+            memory_mb=memory_mb,
+            timeout_ns=spec.config.timeout_s * S,
+            queue_timeout_ns=spec.config.queue_timeout_ms * MS,
+            weight=known.spec.config.weight,
+        )
+
+    def _version_put(self, known: _Function, spec: FunctionVersion, commands: list[Command]) -> None:
+        entry = known.versions.get(spec.version)
+        name = known.spec.latest.name
+        fresh = entry is None
+        if entry is None:
+            index = self._handles.take()
+            self._generations[index] = self._generations.get(index, 0) % 0xFFFF_FFFF + 1
+            entry = _Version(make_handle(index, self._generations[index]), spec)
+            known.versions[spec.version] = entry
+            self._by_handle[entry.handle] = (known, entry)
+        # A NEED of an older revision that is on its way fails to launch, and the core has given that sandbox up already.
+        entry.launches = {spec.revision: spec}
+        entry.serving = spec
+        commands.append(core(self._function_put(known, entry, spec, spec.config.memory_mb)))
+        commands.append(
+            function_info(
+                entry.handle,
+                name=name,
+                version=spec.version,
+                tenant=known.spec.config.tenant,
+                tenant_number=self.tenant_number(known.spec.config.tenant),
+                memory_mb=spec.config.memory_mb,
+                timeout_ms=spec.config.timeout_s * 1000,
+            )
+        )
+        if fresh:
+            commands.extend(name_put(text, entry.handle) for text in self._identity.spellings(name, spec.version))
+        else:
+            commands.append(core(FunctionSwitch(entry.handle, spec.revision)))
+
+    def _version_remove(self, known: _Function, version: str, commands: list[Command]) -> None:
+        entry = known.versions.pop(version)
+        commands.extend(name_remove(text) for text in self._identity.spellings(known.spec.latest.name, version))
+        commands.append(core(FunctionRemove(entry.handle)))
+        known.going.add(entry.handle)
+        self._going[entry.handle] = known

@@ -1,0 +1,354 @@
+"""Every sandbox of the core has its process here: from NEED to REAPED, whatever happens in between.
+
+Law of this file: it owns the launcher's life and the table of sandboxes. The core decides that a sandbox is wanted and when
+it dies; this file makes it so and reports. It promises the core two things: each NEED is answered by SANDBOX_START or by
+REAPED, and each sandbox that was started is REAPED exactly once, also when the launcher itself dies.
+
+States of a sandbox, and what each message does to it:
+
+             specialised   launch failed   KILLED, GONE        launcher: exited
+    WAITING  -             REAPED, gone    cancelled: REAPED   -                  no shell yet
+    MAKING   RUNNING       DYING           kill, DYING         REAPED, gone       shell taken, being specialised
+    RUNNING  -             -               kill, DYING         REAPED, gone
+    DYING    -             -               nothing             REAPED, gone
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+from scheduler.sandboxes.launcher import LaunchFailed
+
+from scheduler.errors import Unavailable
+from scheduler.messages import Cause, SandboxReaped, SandboxUsage, Tier, core, sandbox_start
+from scheduler.sandboxes.pool import close_shell
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from scheduler.sandboxes.launcher import Exited, Launcher, Shell, Specialisation
+
+    from scheduler.messages import Command, Why
+    from scheduler.sandboxes.pool import ShellPool
+
+__all__ = ["Order", "SandboxTimes", "Supervisor"]
+
+GONE_GRACE_S = 0.05  # a process that closed its channel because it ends says how; after this it is ended
+RESTART_FIRST_S = 0.05
+RESTART_MAX_S = 5.0
+RESTART_CALM_S = 30.0  # a launcher that lived this long starts again with the shortest back-off
+SIGKILL = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a sandbox is to become. start: START's object of the channel."""
+
+    function: str
+    version: str
+    runtime: str
+    specialisation: Specialisation
+    start: dict[str, object]
+
+
+class Orders(Protocol):
+    """Who knows what a sandbox of a revision runs. None: nobody wants it any more."""
+
+    def __call__(self, function: int, revision: int) -> Order | None: ...
+
+
+class _State(Enum):
+    WAITING = "waiting"
+    MAKING = "making"
+    RUNNING = "running"
+    DYING = "dying"
+
+
+@dataclass(slots=True, eq=False)
+class _Sandbox:
+    handle: int
+    function: int
+    revision: int
+    need_s: float
+    state: _State = _State.WAITING
+    shell: Shell | None = None
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    fds_ours: bool = False  # the shell's descriptors have not been handed to the engine
+
+
+@dataclass(slots=True)
+class SandboxTimes:
+    """From NEED to SANDBOX_START, for the metrics: cumulative counts below each bound, in seconds."""
+
+    bounds_s: tuple[float, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+    counts: list[int] = field(default_factory=list)
+    count: int = 0
+    sum_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.counts = [0] * len(self.bounds_s)
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.sum_s += seconds
+        for i, bound in enumerate(self.bounds_s):
+            if seconds <= bound:
+                self.counts[i] += 1
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorStats:
+    sandboxes: int
+    making: int
+    launcher_restarts: int
+    launcher_up: bool
+    launch_failures: int
+
+
+class Supervisor:
+    """post: hands commands to the engine. orders: see Orders. open_launcher: makes a launcher, again after one died.
+    report: text for the log."""
+
+    def __init__(
+        self,
+        *,
+        pool: ShellPool,
+        post: Callable[..., Awaitable[None]],
+        orders: Orders,
+        open_launcher: Callable[[], AbstractAsyncContextManager[Launcher]],
+        starting_max: int,
+        report: Callable[[str], None],
+    ) -> None:
+        self._pool = pool
+        self._post = post
+        self._orders = orders
+        self._open_launcher = open_launcher
+        self._report = report
+        self._sandboxes: dict[int, _Sandbox] = {}
+        self._by_shell: dict[int, _Sandbox] = {}
+        self._starting = trio.CapacityLimiter(starting_max)
+        self._launcher: Launcher | None = None
+        self._nursery: trio.Nursery | None = None
+        self._restarts = 0
+        self._launch_failures = 0
+        self.times = SandboxTimes()
+
+    # ---- looking in ----
+
+    @property
+    def ready(self) -> bool:
+        return self._launcher is not None and self._pool.ready
+
+    @property
+    def count(self) -> int:
+        return len(self._sandboxes)
+
+    def alive(self, function: int) -> bool:
+        """The function has sandboxes, or will have."""
+        return any(s.function == function and s.state is not _State.DYING for s in self._sandboxes.values())
+
+    def stats(self) -> SupervisorStats:
+        return SupervisorStats(
+            sandboxes=len(self._sandboxes),
+            making=sum(s.state in (_State.WAITING, _State.MAKING) for s in self._sandboxes.values()),
+            launcher_restarts=self._restarts,
+            launcher_up=self._launcher is not None,
+            launch_failures=self._launch_failures,
+        )
+
+    # ---- the launcher's lives ----
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keeps a launcher alive until cancelled. The first one must start: its LaunchFailed or OSError is the caller's."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await self._lives(task_status)
+        finally:
+            for sandbox in self._sandboxes.values():
+                if sandbox.shell is not None and sandbox.fds_ours:
+                    close_shell(sandbox.shell)
+                    sandbox.fds_ours = False
+
+    async def _lives(self, task_status: trio.TaskStatus[None]) -> None:
+        backoff_s = RESTART_FIRST_S
+        first = True
+        while True:
+            begun = trio.current_time()
+            try:
+                async with self._open_launcher() as launcher:
+                    self._launcher = launcher
+                    if first:
+                        task_status.started()
+                        first = False
+                    try:
+                        why = await self._serve(launcher)
+                    finally:
+                        self._launcher = None
+            except (LaunchFailed, OSError) as error:
+                if first:
+                    raise
+                why = str(error)
+            finally:
+                self._launcher = None
+                self._pool.lost()
+            await self._all_lost()
+            if trio.current_time() - begun >= RESTART_CALM_S:
+                backoff_s = RESTART_FIRST_S
+            self._restarts += 1
+            self._report(f"the launcher died ({why}); its sandboxes with it; starting another in {backoff_s:g} s")
+            await trio.sleep(backoff_s)
+            backoff_s = min(backoff_s * 2, RESTART_MAX_S)
+
+    async def _serve(self, launcher: Launcher) -> str:
+        why = ""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._pool.refill, launcher)
+            nursery.start_soon(self._take_exits, launcher)
+            why = await launcher.wait_dead()
+            nursery.cancel_scope.cancel()
+        # What it managed to say before it died is truer than what we would guess.
+        while True:
+            try:
+                await self._exited(launcher.exits.receive_nowait())
+            except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+                return why
+
+    async def _take_exits(self, launcher: Launcher) -> None:
+        async for exited in launcher.exits:
+            await self._exited(exited)
+
+    async def _all_lost(self) -> None:
+        """The launcher is dead, and with it all that it had started. Those still waiting for a shell go on waiting."""
+        for sandbox in list(self._sandboxes.values()):
+            if sandbox.shell is not None:
+                sandbox.scope.cancel()
+                await self._reap(sandbox, SandboxReaped(sandbox=sandbox.handle, cause=Cause.SIGNAL, status=SIGKILL))
+
+    # ---- what the core says ----
+
+    def need(self, handle: int, function: int, revision: int) -> None:
+        """The core wants a sandbox."""
+        assert self._nursery is not None, "need() before run()"
+        sandbox = _Sandbox(handle, function, revision, trio.current_time())
+        self._sandboxes[handle] = sandbox
+        self._nursery.start_soon(self._make, sandbox)
+
+    def killed(self, handle: int, why: Why) -> None:
+        """The core has given the sandbox up; the reactor has sent SIGKILL if it had a process."""
+        sandbox = self._sandboxes.get(handle)
+        if sandbox is None or sandbox.state is _State.DYING:
+            return
+        if sandbox.shell is None:
+            sandbox.scope.cancel()  # _make() reports it
+            return
+        self._kill(sandbox)
+
+    def gone(self, handle: int) -> None:
+        """Its channel closed. A process that ends by itself is given a moment to say how."""
+        sandbox = self._sandboxes.get(handle)
+        if sandbox is not None and sandbox.state is not _State.DYING and self._nursery is not None:
+            self._nursery.start_soon(self._kill_after_grace, sandbox)
+
+    async def _kill_after_grace(self, sandbox: _Sandbox) -> None:
+        await trio.sleep(GONE_GRACE_S)
+        if self._sandboxes.get(sandbox.handle) is sandbox and sandbox.state is not _State.DYING:
+            self._kill(sandbox)
+
+    def _kill(self, sandbox: _Sandbox) -> None:
+        sandbox.state = _State.DYING
+        if self._launcher is not None and sandbox.shell is not None:
+            self._launcher.kill(sandbox.shell.id)
+
+    # ---- a sandbox's making ----
+
+    async def _make(self, sandbox: _Sandbox) -> None:
+        with sandbox.scope:
+            async with self._starting:
+                await self._start(sandbox)
+        if sandbox.state is _State.WAITING:
+            # Cancelled, unknown, or no such runtime: there never was a process.
+            await self._reap(sandbox, SandboxReaped(sandbox=sandbox.handle, cause=Cause.LAUNCH_FAILED))
+
+    async def _start(self, sandbox: _Sandbox) -> None:
+        order = self._orders(sandbox.function, sandbox.revision)
+        if order is None:
+            return
+        try:
+            shell = await self._pool.take(order.runtime)
+        except Unavailable as error:
+            self._launch_failures += 1
+            self._report(f"function {order.function}:{order.version} cannot start: {error}")
+            return
+        launcher = self._launcher
+        if launcher is None:
+            close_shell(shell)  # it died with its launcher while it was handed over
+            return
+        sandbox.shell = shell
+        sandbox.fds_ours = True
+        sandbox.state = _State.MAKING
+        self._by_shell[shell.id] = sandbox
+        try:
+            await launcher.specialise(shell, order.specialisation)
+        except LaunchFailed as error:
+            # Its process is dead already and its end is on the way.
+            if sandbox.state is _State.MAKING:
+                sandbox.state = _State.DYING
+                self._launch_failures += 1
+                self._report(f"function {order.function}:{order.version} cannot start: {error}")
+            return
+        if sandbox.state is not _State.MAKING:
+            return  # killed meanwhile
+        sandbox.state = _State.RUNNING
+        sandbox.fds_ours = False
+        self.times.add(trio.current_time() - sandbox.need_s)
+        fds = (shell.channel_fd, shell.output_fd, shell.progress_fd, shell.pidfd, shell.cpu_fd, shell.memory_fd)
+        await self._post(
+            sandbox_start(
+                sandbox.handle,
+                start=json.dumps(order.start, separators=(",", ":")).encode(),
+                tier=Tier.SHELL,
+                fds=fds,
+            )
+        )
+
+    # ---- a sandbox's end ----
+
+    async def _exited(self, exited: Exited) -> None:
+        if self._pool.exited(exited.id):
+            return
+        sandbox = self._by_shell.get(exited.id)
+        if sandbox is None:
+            return  # a surplus shell that we ended
+        sandbox.scope.cancel()
+        if exited.cause.name == "LAUNCH_FAILED":
+            self._report(f"sandbox {exited.id}: {exited.step}")
+        await self._reap(
+            sandbox,
+            SandboxReaped(
+                sandbox=sandbox.handle,
+                cause=Cause[exited.cause.name],
+                status=exited.status,
+                cpu_ns=exited.cpu_ns,
+                memory_peak_bytes=exited.memory_peak_bytes,
+            ),
+        )
+
+    async def _reap(self, sandbox: _Sandbox, reaped: SandboxReaped) -> None:
+        if self._sandboxes.pop(sandbox.handle, None) is None:
+            return
+        if sandbox.shell is not None:
+            del self._by_shell[sandbox.shell.id]
+            if sandbox.fds_ours:
+                close_shell(sandbox.shell)
+        usage = SandboxUsage(sandbox=sandbox.handle, cpu_ns=reaped.cpu_ns, memory_peak_bytes=reaped.memory_peak_bytes)
+        # A usage of nothing would be taken for the kernel's word.
+        known = [core(usage)] if reaped.cpu_ns else []
+        commands: list[Command] = [*known, core(reaped)]
+        with trio.CancelScope(shield=True):
+            await self._post(*commands)
