@@ -212,6 +212,11 @@ class Client:
                 self._free += 1
         return answer.unwrap(method)
 
+    @property
+    def broken(self) -> bool:
+        """Whether the connection is lost now; with `reconnect_s` it may come back."""
+        return self._link is None or self._link.reason is not None
+
     def statistics(self) -> dict[str, int]:
         """`in_flight`, `waiting` (for a slot) and `late_answers` (that came after their call was given up)."""
         session = self._link.session if self._link is not None else None
