@@ -136,9 +136,11 @@ class Client:
         self._nursery.cancel_scope.cancel()
         # The body's own exception goes on bare: it has nothing to do with our nursery, which would wrap it in a group.
         # Only Cancelled is shown to it, for it may be the nursery's.
-        ours = (kind, error, trace) if isinstance(error, trio.Cancelled) else (None, None, None)
-        result: bool | None = await self._manager.__aexit__(*ours)
-        return result
+        if isinstance(error, trio.Cancelled):
+            swallowed: bool | None = await self._manager.__aexit__(kind, error, trace)
+            return swallowed
+        await self._manager.__aexit__(None, None, None)
+        return None
 
     async def _connect(self, nursery: trio.Nursery) -> _Link:
         link = _Link(await _open_socket(self._address), self._address)
@@ -318,9 +320,9 @@ class Client:
             publish: also make it a numbered version.
             progress: called with (sent_bytes, all_bytes) while the code is sent.
 
-        Raises: PackageError where the source cannot be packed, BadRequest naming the field, the value and its limit.
+        Raises: BadRequest or TooLarge naming the field (or file), the value and its limit.
         """
-        from scheduler.functions.packages import pack  # zip and hashing code: most programs never deploy
+        from scheduler.functions.pack import pack  # zip and hashing code: most programs never deploy
 
         given = configuration(settings)
         package = await trio.to_thread.run_sync(pack, source)

@@ -213,7 +213,7 @@ class BlockingClient:
         **settings: Any,
     ) -> FunctionDescription:
         """Creates the function or replaces its code and configuration; see `Client.deploy`."""
-        from scheduler.functions.packages import pack  # zip and hashing code: most programs never deploy
+        from scheduler.functions.pack import pack  # zip and hashing code: most programs never deploy
 
         given = configuration(settings)
         package = pack(source)

@@ -72,28 +72,30 @@ class PackedCode:
     skipped: tuple[Skipped, ...]
 
 
-def pack(path: Path, progress: Callable[[str, int], object] | None = None) -> PackedCode:
+def pack(path: str | os.PathLike[str], progress: Callable[[str, int], object] | None = None) -> PackedCode:
     """`path`: a folder, a .zip, or one .py file. `progress(name, bytes)` is called for each file that was added.
 
     Raises BadRequest (nothing there, empty, unreadable), TooLarge.
     """
-    path = Path(path)
+    source = Path(path)
     try:
-        if path.is_dir():
-            return _pack_folder(path, progress or (lambda name, size: None))
-        if path.suffix.lower() not in (".zip", ".py"):
-            raise BadRequest(f"{path}: is no folder, no .zip and no .py file" if path.exists() else f"{path}: does not exist")
-        size = path.stat().st_size
+        if source.is_dir():
+            return _pack_folder(source, progress or (lambda name, size: None))
+        if source.suffix.lower() not in (".zip", ".py"):
+            raise BadRequest(
+                f"{source}: is no folder, no .zip and no .py file" if source.exists() else f"{source}: does not exist"
+            )
+        size = source.stat().st_size
         if size > limits.CODE_ZIPPED_BYTES_MAX:
-            raise TooLarge(f"{path}: has {size} bytes, the limit is {limits.CODE_ZIPPED_BYTES_MAX}")
-        data = path.read_bytes()
+            raise TooLarge(f"{source}: has {size} bytes, the limit is {limits.CODE_ZIPPED_BYTES_MAX}")
+        data = source.read_bytes()
     except OSError as error:
-        raise BadRequest(f"{error.filename or path}: {error.strerror}") from error
+        raise BadRequest(f"{error.filename or source}: {error.strerror}") from error
     if not data:
-        raise BadRequest(f"{path}: is empty")
+        raise BadRequest(f"{source}: is empty")
     if progress is not None:
-        progress(path.name, len(data))
-    kind = "zip" if path.suffix.lower() == ".zip" else "file"
+        progress(source.name, len(data))
+    kind = "zip" if source.suffix.lower() == ".zip" else "file"
     return PackedCode(data, kind, hashlib.sha256(data).hexdigest(), 1, len(data), ())
 
 
