@@ -4,7 +4,7 @@
  * purpose, drops answers or refuses, so that the test knows what the record must say).
  *
  *   --unix PATH  [--pin CPU] [--spin]
- *   --stall-every-ms N --stall-ms M    stop for M ms, N ms after the first request and then every N ms
+ *   --stall-every-ms N --stall-ms M    stop for M ms, N ms after the first request, then N ms after each stop's end
  *   --drop-every N                     leave each N-th request unanswered
  *   --garble-every N                   change one byte of each N-th answer's payload
  *   --serve-us N                       work that long on each call, one after another
@@ -118,7 +118,7 @@ static void maybe_stall(struct server *server)
         return;
     struct timespec pause = {(time_t)(server->stall_ns / NS_PER_S), (long)(server->stall_ns % NS_PER_S)};
     nanosleep(&pause, NULL);
-    server->next_stall_ns += server->stall_every_ns;
+    server->next_stall_ns = now_ns() + server->stall_every_ns;
 }
 
 static bool serve(struct server *server, struct peer *p, uint32_t events)

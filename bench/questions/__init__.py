@@ -1,0 +1,43 @@
+"""All questions, in the order in which they are asked: floors first, since everything else is a ratio to them."""
+
+from bench.context import Question
+from bench.questions import (
+    ceiling,
+    cold_start,
+    connections,
+    core,
+    crossfire,
+    fairness,
+    floor,
+    latency,
+    memory,
+    mixed,
+    overload,
+    scrape,
+    timeouts,
+    under_load,
+    warm,
+)
+
+__all__ = ["QUESTIONS"]
+
+QUESTIONS: dict[str, Question] = {
+    question.name: question
+    for question in (
+        floor.QUESTION,
+        warm.QUESTION,
+        ceiling.QUESTION,
+        latency.QUESTION,
+        crossfire.QUESTION,
+        under_load.QUESTION,
+        overload.QUESTION,
+        fairness.QUESTION,
+        timeouts.QUESTION,
+        core.QUESTION,
+        cold_start.QUESTION,
+        memory.QUESTION,
+        scrape.QUESTION,
+        mixed.QUESTION,
+        connections.QUESTION,
+    )
+}
