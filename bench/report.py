@@ -95,8 +95,8 @@ def markdown(result: Result) -> str:
     lines += [
         "",
         f"{met} of {judged} met. Measured on {result.date} at commit {result.commit}: {result.machine_line}; load average "
-        f"{before:.1f} before and {after:.1f} after. Median of repeated runs, least and greatest in brackets. Trust ratios, not "
-        "absolute times: `docs/benchmarks.md` says how each figure is made.",
+        f"{before:.1f} before and {after:.1f} after. Median of repeated runs, least and greatest in brackets. Trust ratios, "
+        "not absolute times: `docs/benchmarks.md` says how each figure is made.",
     ]
     if result.quick:
         lines[-1] = "A quick run, good for a first look only. " + lines[-1]
