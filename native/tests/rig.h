@@ -1,0 +1,265 @@
+/* rig.h: a whole reactor without threads: one function, a client and sandboxes at the ends of socketpairs, driven turn by turn.
+ * Used by test_reactor.c and by the fuzz target of the channel. */
+#ifndef SCHED_RIG_H
+#define SCHED_RIG_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+
+#include "harness.h"
+#include "pack.h"
+#include "reactor.h"
+
+enum { RIG_SANDBOXES = 4, RIG_FUNCTION_INDEX = 0 };
+
+#define RIG_FUNCTION (1ULL << 32)
+
+struct rig_sandbox {
+    uint64_t handle;       /* 0: none asked for */
+    bool started;
+    int fd;                /* the stranger's end; -1: closed */
+    int output;
+    volatile uint64_t *progress;
+};
+
+struct rig {
+    struct sched *sched;
+    int client;            /* the client's end */
+    struct rig_sandbox sandboxes[RIG_SANDBOXES];
+    uint32_t freed;
+    uint32_t faults;
+    uint32_t methods;
+    uint8_t *heard;        /* what the client received */
+    size_t heard_bytes;
+};
+
+static inline struct sched_command rig_command(enum sched_command_kind kind) {
+    struct sched_command command = {.kind = (uint32_t)kind};
+    for (int i = 0; i < 6; i++) {
+        command.fds[i] = -1;
+    }
+    return command;
+}
+
+static inline void rig_core(struct rig *rig, const struct core_event *event, const char *blob) {
+    struct sched_command command = rig_command(SCHED_CMD_CORE);
+    command.core = *event;
+    SCHED_ASSERT(sched_post(rig->sched, &command, (const uint8_t *)blob, blob == NULL ? 0 : strlen(blob)));
+}
+
+static inline void rig_account(struct rig *rig, uint16_t index, uint16_t parent, int64_t concurrency, const char *name) {
+    struct core_event event = {.kind = CORE_EV_ACCOUNT_PUT};
+    event.u.account = (struct core_account_event){
+        .index = index, .parent = parent, .weight = 100, .burst = 100,
+        .max = {concurrency, CORE_NO_LIMIT, CORE_NO_LIMIT, INT64_MAX / 2, CORE_NO_LIMIT, INT64_MAX / 2}};
+    rig_core(rig, &event, name);
+}
+
+static inline void rig_init_with(struct rig *rig, int64_t concurrency, uint64_t queue_timeout_ns) {
+    *rig = (struct rig){.client = -1};
+    for (int i = 0; i < RIG_SANDBOXES; i++) {
+        rig->sandboxes[i].fd = rig->sandboxes[i].output = -1;
+    }
+    struct sched_config config;
+    sched_config_default(&config);
+    config.core.calls_max = 64;
+    config.core.functions_max = 4;
+    config.core.sandboxes_max = RIG_SANDBOXES;
+    config.core.accounts_max = 8;
+    config.core.cpus = 2;
+    config.connections_max = 8;
+    config.frame_bytes_max = 256 << 10;
+    config.payload_bytes_max = 128 << 10;
+    config.answer_bytes_max = 128 << 10;
+    char error[256];
+    rig->sched = sched_new(&config, error, sizeof error);
+    SCHED_ASSERT(rig->sched != NULL);
+    rig_account(rig, 1, 0, CORE_NO_LIMIT, "tenant:blue");
+    rig_account(rig, 2, 1, concurrency, "function:hello");
+    struct core_event put = {.kind = CORE_EV_FUNCTION_PUT};
+    put.u.function = (struct core_function_event){.handle = RIG_FUNCTION, .account = 2, .weight = 100, .revision = 1, .memory_mb = 128,
+                                                  .timeout_ns = 3000000000ULL, .queue_timeout_ns = queue_timeout_ns};
+    rig_core(rig, &put, NULL);
+    struct sched_command info = rig_command(SCHED_CMD_FUNCTION_INFO);
+    info.function = RIG_FUNCTION;
+    info.u32s[0] = 128;
+    info.u32s[1] = 3000;
+    static const char names[] = "hello\0$LATEST\0blue";
+    SCHED_ASSERT(sched_post(rig->sched, &info, (const uint8_t *)names, sizeof names));
+    struct sched_command name = rig_command(SCHED_CMD_NAME_PUT);
+    name.function = RIG_FUNCTION;
+    SCHED_ASSERT(sched_post(rig->sched, &name, (const uint8_t *)"hello", 5));
+    int pair[2];
+    SCHED_ASSERT(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0);
+    struct sched_command adopt = rig_command(SCHED_CMD_CONNECTION_ADOPT);
+    adopt.fds[0] = pair[0];
+    adopt.u32s[0] = SCHED_RIGHT_ALL;
+    SCHED_ASSERT(sched_post(rig->sched, &adopt, NULL, 0));
+    rig->client = pair[1];
+}
+
+static inline void rig_init(struct rig *rig) {
+    rig_init_with(rig, CORE_NO_LIMIT, 1000000000ULL);
+}
+
+static inline struct rig_sandbox *rig_of(struct rig *rig, uint64_t handle) {
+    return &rig->sandboxes[(uint32_t)handle % RIG_SANDBOXES];
+}
+
+static inline void rig_close(struct rig_sandbox *sandbox) {
+    if (sandbox->fd >= 0) {
+        close(sandbox->fd);
+        close(sandbox->output);
+        sandbox->fd = sandbox->output = -1;
+        SCHED_ASSERT(munmap((void *)(uintptr_t)sandbox->progress, 4096) == 0);
+    }
+}
+
+static inline void rig_reaped(struct rig *rig, uint64_t handle, uint32_t cause, int32_t status) {
+    struct core_event event = {.kind = CORE_EV_SANDBOX_REAPED};
+    event.u.sandbox = (struct core_sandbox_event){.handle = handle, .cause = cause, .status = status};
+    rig_core(rig, &event, NULL);
+}
+
+static inline void rig_listen(struct rig *rig) {
+    for (;;) {
+        uint8_t bytes[16384];
+        const ssize_t got = rig->client < 0 ? -1 : recv(rig->client, bytes, sizeof bytes, MSG_DONTWAIT);
+        if (got <= 0) {
+            return;
+        }
+        rig->heard = realloc(rig->heard, rig->heard_bytes + (size_t)got);
+        SCHED_ASSERT(rig->heard != NULL);
+        memcpy(rig->heard + rig->heard_bytes, bytes, (size_t)got);
+        rig->heard_bytes += (size_t)got;
+    }
+}
+
+/* One turn and what the service would do about its events, but for reaping what was killed: the test says when. */
+static inline void rig_turn(struct rig *rig) {
+    SCHED_ASSERT(sched_turn(rig->sched, 0) >= 0);
+    struct sched_event events[16];
+    size_t count;
+    do {
+        count = sched_poll(rig->sched, events, 16);
+        for (size_t i = 0; i < count; i++) {
+            struct rig_sandbox *sandbox = rig_of(rig, events[i].sandbox);
+            if (events[i].kind == SCHED_EV_NEED) {
+                sandbox->handle = events[i].sandbox;
+                sandbox->started = false;
+            } else if (events[i].kind == SCHED_EV_FREED) {
+                if (sandbox->handle == events[i].sandbox) {
+                    rig_close(sandbox);
+                    sandbox->handle = 0;
+                }
+                rig->freed++;
+            } else if (events[i].kind == SCHED_EV_FAULT) {
+                rig->faults++;
+            } else if (events[i].kind == SCHED_EV_METHOD) {
+                rig->methods++;
+            }
+            sched_event_free(&events[i]);
+        }
+    } while (count == 16);
+    rig_listen(rig);
+}
+
+static inline void rig_start(struct rig *rig, struct rig_sandbox *sandbox) {
+    SCHED_ASSERT(sandbox->handle != 0 && !sandbox->started);
+    int pair[2];
+    int pipes[2];
+    SCHED_ASSERT(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0);
+    SCHED_ASSERT(pipe2(pipes, O_CLOEXEC | O_NONBLOCK) == 0);
+    const int page = memfd_create("progress", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    SCHED_ASSERT(page >= 0 && ftruncate(page, 4096) == 0);
+    SCHED_ASSERT(fcntl(page, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0);
+    sandbox->progress = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, page, 0);
+    SCHED_ASSERT(sandbox->progress != MAP_FAILED);
+    struct sched_command start = rig_command(SCHED_CMD_SANDBOX_START);
+    start.sandbox = sandbox->handle;
+    start.fds[0] = pair[0];
+    start.fds[1] = pipes[0];
+    start.fds[2] = page;
+    start.u32s[0] = CORE_TIER_SHELL;
+    SCHED_ASSERT(sched_post(rig->sched, &start, (const uint8_t *)"{}", 2));
+    sandbox->fd = pair[1];
+    sandbox->output = pipes[1];
+    sandbox->started = true;
+}
+
+static inline void rig_write(int fd, const void *bytes, size_t size) {
+    if (fd >= 0) {
+        /* What a full socket does not take is lost: the stranger's bad luck. */
+        (void)!send(fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    }
+}
+
+struct rig_header {
+    uint32_t length;
+    uint8_t kind;
+    uint8_t flags;
+    uint16_t extra;
+    uint32_t seq;
+    uint32_t reserved;
+    uint64_t time_ns;
+};
+
+static inline void rig_frame(const struct rig_sandbox *sandbox, uint8_t kind, uint8_t flags, uint32_t seq, uint64_t time_ns,
+                             const void *body, size_t bytes) {
+    const struct rig_header head = {.length = (uint32_t)bytes, .kind = kind, .flags = flags, .seq = seq, .time_ns = time_ns};
+    rig_write(sandbox->fd, &head, sizeof head);
+    rig_write(sandbox->fd, body, bytes);
+}
+
+static inline void rig_ready(const struct rig_sandbox *sandbox) {
+    const uint64_t init_ns = 1000;
+    rig_frame(sandbox, 18, 0, 0, 0, &init_ns, sizeof init_ns);
+}
+
+static inline void rig_result(const struct rig_sandbox *sandbox, uint8_t flags, uint32_t seq, const void *payload, size_t bytes) {
+    uint8_t body[8 + 4096];
+    SCHED_ASSERT(bytes <= 4096);
+    const uint64_t now = wall_ns();
+    memcpy(body, &now, 8);
+    memcpy(body + 8, payload, bytes);
+    if (sandbox->progress != NULL && sandbox->fd >= 0) {
+        *sandbox->progress = seq;
+    }
+    rig_frame(sandbox, 16, flags, seq, now, body, 8 + bytes);
+}
+
+static inline void rig_invoke(const struct rig *rig, uint32_t msgid, const void *payload, uint32_t bytes) {
+    uint8_t frame[64 + 4096];
+    SCHED_ASSERT(bytes <= 4096);
+    uint8_t *at = pack_uint(pack_u8(pack_array(frame, 4), 0), msgid);
+    at = pack_array(pack_str(at, "invoke"), 2);
+    at = pack_bin_head(pack_str(at, "hello"), bytes);
+    memcpy(at, payload, bytes);
+    rig_write(rig->client, frame, (size_t)(at + bytes - frame));
+}
+
+/* Bytes of the MessagePack value at the front, 0: none is whole. pack_check() is the judge: the shortest prefix that is one. */
+static inline size_t rig_value(const uint8_t *at, size_t size) {
+    for (size_t take = 1; take <= size; take++) {
+        if (pack_check(at, take)) {
+            return take;
+        }
+    }
+    return 0;
+}
+
+static inline void rig_free(struct rig *rig) {
+    for (int i = 0; i < RIG_SANDBOXES; i++) {
+        rig_close(&rig->sandboxes[i]);
+    }
+    if (rig->client >= 0) {
+        close(rig->client);
+    }
+    sched_free(rig->sched);
+    free(rig->heard);
+}
+
+#endif

@@ -1,0 +1,312 @@
+/* The reactor turn by turn: what a client and a sandbox see of each other, and what becomes of either's bad manners. */
+#include "rig.h"
+
+static bool heard(const struct rig *rig, const char *text) {
+    return rig->heard != NULL && memmem(rig->heard, rig->heard_bytes, text, strlen(text)) != NULL;
+}
+
+static struct rig_sandbox *ready_sandbox(struct rig *rig) {
+    rig_turn(rig);
+    struct rig_sandbox *sandbox = NULL;
+    for (int i = 0; i < RIG_SANDBOXES && sandbox == NULL; i++) {
+        sandbox = rig->sandboxes[i].handle != 0 && !rig->sandboxes[i].started ? &rig->sandboxes[i] : NULL;
+    }
+    SCHED_ASSERT(sandbox != NULL);
+    rig_start(rig, sandbox);
+    rig_ready(sandbox);
+    rig_turn(rig);
+    rig_turn(rig);
+    return sandbox;
+}
+
+/* The frame's header that the sandbox finds next; its body is read and dropped. */
+static struct rig_header take_frame(const struct rig_sandbox *sandbox, uint8_t *body, size_t room) {
+    struct rig_header head = {0};
+    SCHED_ASSERT(recv(sandbox->fd, &head, sizeof head, 0) == (ssize_t)sizeof head);
+    SCHED_ASSERT(head.length <= room);
+    SCHED_ASSERT(head.length == 0 || recv(sandbox->fd, body, head.length, MSG_WAITALL) == (ssize_t)head.length);
+    return head;
+}
+
+static void invoke_is_answered(void) {
+    struct rig rig;
+    rig_init(&rig);
+    rig_turn(&rig);
+    rig_invoke(&rig, 7, "{\"a\":1}", 7);
+    struct rig_sandbox *sandbox = ready_sandbox(&rig);
+    uint8_t body[256];
+    SCHED_ASSERT(take_frame(sandbox, body, sizeof body).kind == 1);
+    const struct rig_header call = take_frame(sandbox, body, sizeof body);
+    SCHED_ASSERT(call.kind == 2 && call.flags == 0 && call.length == 16 + 7 && memcmp(body + 16, "{\"a\":1}", 7) == 0);
+    rig_result(sandbox, 0, call.seq, "{\"b\":2}", 7);
+    rig_turn(&rig);
+    static const uint8_t expected[] = "\x94\x01\x07\xc0\x92\xc4\x07{\"b\":2}\xc0";
+    SCHED_ASSERT(rig.heard_bytes == sizeof expected - 1 && memcmp(rig.heard, expected, sizeof expected - 1) == 0);
+    rig_free(&rig);
+}
+
+static void large_payloads_pass_in_pieces(void) {
+    enum { SIZE = 100 << 10 };
+    struct rig rig;
+    rig_init(&rig);
+    uint8_t *frame = malloc(64 + SIZE);
+    SCHED_ASSERT(frame != NULL);
+    uint8_t *at = pack_uint(pack_u8(pack_array(frame, 4), 0), 70000);
+    at = pack_bin_head(pack_str(pack_array(pack_str(at, "invoke"), 2), "hello"), SIZE);
+    for (int i = 0; i < SIZE; i++) {
+        at[i] = (uint8_t)(i * 7);
+    }
+    const size_t bytes = (size_t)(at + SIZE - frame);
+    for (size_t sent = 0; sent < bytes;) {
+        const size_t part = bytes - sent < 40000 ? bytes - sent : 40000;
+        const ssize_t took = send(rig.client, frame + sent, part, MSG_DONTWAIT);
+        SCHED_ASSERT(took > 0 || errno == EAGAIN);
+        sent += took > 0 ? (size_t)took : 0;
+        rig_turn(&rig);
+    }
+    struct rig_sandbox *sandbox = ready_sandbox(&rig);
+    uint8_t *body = malloc(16 + SIZE);
+    SCHED_ASSERT(body != NULL);
+    SCHED_ASSERT(take_frame(sandbox, body, 64).kind == 1);
+    struct rig_header call;
+    SCHED_ASSERT(recv(sandbox->fd, &call, sizeof call, 0) == (ssize_t)sizeof call && call.length == 16 + SIZE);
+    for (size_t got = 0; got < call.length;) {
+        const ssize_t part = recv(sandbox->fd, body + got, call.length - got, MSG_DONTWAIT);
+        SCHED_ASSERT(part > 0 || errno == EAGAIN);
+        got += part > 0 ? (size_t)part : 0;
+        rig_turn(&rig);
+    }
+    SCHED_ASSERT(memcmp(body + 16, at, SIZE) == 0);
+    /* And back, as the sandbox's socket takes it. */
+    const struct rig_header head = {.length = 8 + SIZE, .kind = 16, .seq = call.seq, .time_ns = wall_ns()};
+    uint8_t *answer = malloc(sizeof head + 8 + SIZE);
+    SCHED_ASSERT(answer != NULL);
+    memcpy(answer, &head, sizeof head);
+    memcpy(answer + sizeof head, &head.time_ns, 8);
+    memcpy(answer + sizeof head + 8, at, SIZE);
+    *sandbox->progress = call.seq;
+    for (size_t sent = 0; sent < sizeof head + 8 + SIZE;) {
+        const ssize_t took = send(sandbox->fd, answer + sent, sizeof head + 8 + SIZE - sent, MSG_DONTWAIT);
+        SCHED_ASSERT(took > 0 || errno == EAGAIN);
+        sent += took > 0 ? (size_t)took : 0;
+        rig_turn(&rig);
+    }
+    for (int i = 0; i < 20; i++) {
+        rig_turn(&rig);
+    }
+    SCHED_ASSERT(rig.heard_bytes == 1 + 1 + 5 + 1 + 1 + 5 + SIZE + 1);
+    SCHED_ASSERT(memcmp(rig.heard + 14, at, SIZE) == 0);
+    SCHED_ASSERT(rig.sched->payload_bytes == 0);
+    free(frame);
+    free(body);
+    free(answer);
+    rig_free(&rig);
+}
+
+static void a_forged_answer_ends_its_author_alone(void) {
+    struct rig rig;
+    rig_init(&rig);
+    rig_invoke(&rig, 1, "1", 1);
+    struct rig_sandbox *sandbox = ready_sandbox(&rig);
+    const uint64_t handle = sandbox->handle;
+    rig_result(sandbox, 0, 4711, "stolen", 6); /* not its call */
+    rig_turn(&rig);
+    SCHED_ASSERT(heard(&rig, "SandboxDied") && heard(&rig, "protocol") && !heard(&rig, "stolen"));
+    rig_reaped(&rig, handle, CORE_CAUSE_KILLED, 9);
+    rig_turn(&rig);
+    SCHED_ASSERT(rig.freed == 1);
+    /* The function goes on. */
+    rig_invoke(&rig, 2, "2", 1);
+    struct rig_sandbox *next = ready_sandbox(&rig);
+    rig_result(next, 0, 1, "fine", 4);
+    rig_turn(&rig);
+    SCHED_ASSERT(heard(&rig, "fine"));
+    rig_free(&rig);
+}
+
+static void half_a_value_cannot_be_smuggled_into_the_stream(void) {
+    static const char *const bad[] = {"\xdd\xff\xff\xff\xff", "\xc1", "\x92\x01", "\x01\x02", ""};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct rig rig;
+        rig_init(&rig);
+        rig_invoke(&rig, 1, "1", 1);
+        struct rig_sandbox *sandbox = ready_sandbox(&rig);
+        rig_result(sandbox, 1, 1, bad[i], strlen(bad[i]));
+        rig_turn(&rig);
+        SCHED_ASSERT(rig.faults == 1 && rig.sched->stats.sandbox_protocol_errors == 1);
+        SCHED_ASSERT(heard(&rig, "SandboxDied"));
+        SCHED_ASSERT(rig_value(rig.heard, rig.heard_bytes) == rig.heard_bytes);
+        rig_free(&rig);
+    }
+}
+
+static void broken_frames_end_the_sandbox(void) {
+    const struct rig_header bad[] = {
+        {.kind = 99}, {.kind = 1}, {.kind = 16, .length = 7}, {.kind = 16, .length = 0xffffffff}, {.kind = 17, .length = 65537},
+        {.kind = 18, .length = 9}, {.kind = 20, .length = 1}, {.kind = 19, .length = 1 << 20},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct rig rig;
+        rig_init(&rig);
+        rig_invoke(&rig, 1, "1", 1);
+        struct rig_sandbox *sandbox = ready_sandbox(&rig);
+        rig_write(sandbox->fd, &bad[i], sizeof bad[i]);
+        rig_turn(&rig);
+        SCHED_ASSERT(rig.faults == 1);
+        SCHED_ASSERT(heard(&rig, "SandboxDied"));
+        rig_free(&rig);
+    }
+}
+
+static void calls_behind_the_one_that_died_run_elsewhere(void) {
+    struct rig rig;
+    rig_init_with(&rig, 1, 5000000000ULL);
+    rig_invoke(&rig, 1, "1", 1);
+    struct rig_sandbox *sandbox = ready_sandbox(&rig);
+    const uint64_t handle = sandbox->handle;
+    rig_result(sandbox, 0, 1, "one", 3);
+    rig_turn(&rig);
+    for (uint32_t i = 2; i < 6; i++) {
+        rig_invoke(&rig, i, "x", 1);
+    }
+    rig_turn(&rig);
+    *sandbox->progress = 2; /* its second call has begun: that one is lost, no other */
+    close(sandbox->fd);
+    sandbox->fd = -1;
+    rig_turn(&rig);
+    rig_reaped(&rig, handle, CORE_CAUSE_SIGNAL, 11);
+    rig_turn(&rig);
+    SCHED_ASSERT(heard(&rig, "segmentation fault"));
+    struct rig_sandbox *next = ready_sandbox(&rig);
+    for (uint32_t seq = 1; seq < 4; seq++) {
+        rig_result(next, 0, seq, "late", 4);
+        rig_turn(&rig);
+    }
+    size_t at = 0;
+    int answers = 0;
+    while (at < rig.heard_bytes) {
+        const size_t bytes = rig_value(rig.heard + at, rig.heard_bytes - at);
+        SCHED_ASSERT(bytes > 0);
+        at += bytes;
+        answers++;
+    }
+    SCHED_ASSERT(answers == 5);
+    close(sandbox->output);
+    sandbox->output = -1;
+    rig_free(&rig);
+}
+
+static void refusals_name_account_and_resource(void) {
+    struct rig rig;
+    rig_init_with(&rig, 0, 0);
+    rig_invoke(&rig, 1, "1", 1);
+    rig_turn(&rig);
+    rig_turn(&rig);
+    SCHED_ASSERT(heard(&rig, "Throttled") && heard(&rig, "function:hello") && heard(&rig, "concurrency"));
+    rig_free(&rig);
+}
+
+static void a_broken_client_gets_one_error_and_is_closed(void) {
+    struct rig rig;
+    rig_init(&rig);
+    rig_turn(&rig);
+    rig_write(rig.client, "\xc1junk", 5);
+    rig_turn(&rig);
+    rig_turn(&rig);
+    SCHED_ASSERT(rig_value(rig.heard, rig.heard_bytes) == rig.heard_bytes && rig.heard[2] == 0);
+    uint8_t byte;
+    SCHED_ASSERT(recv(rig.client, &byte, 1, 0) == 0);
+    SCHED_ASSERT(rig.sched->clients_open == 0 && rig.sched->stats.rpc_errors == 1);
+    rig_free(&rig);
+}
+
+static void a_closed_connection_cancels_what_waits(void) {
+    struct rig rig;
+    rig_init(&rig);
+    rig_turn(&rig);
+    for (uint32_t i = 0; i < 10; i++) {
+        rig_invoke(&rig, i, "x", 1);
+    }
+    rig_turn(&rig);
+    struct core_totals totals;
+    core_totals(rig.sched->core, &totals);
+    SCHED_ASSERT(totals.calls == 10);
+    close(rig.client);
+    rig.client = -1;
+    rig_turn(&rig);
+    core_totals(rig.sched->core, &totals);
+    SCHED_ASSERT(totals.calls == 0 && totals.answers == 10);
+    rig_free(&rig);
+}
+
+static void cancel_takes_a_waiting_call_back(void) {
+    struct rig rig;
+    rig_init(&rig);
+    rig_turn(&rig);
+    rig_invoke(&rig, 5, "x", 1);
+    rig_write(rig.client, "\x93\x02\xa6" "cancel\x91\x05", 11); /* in the same batch as its call */
+    rig_turn(&rig);
+    SCHED_ASSERT(heard(&rig, "Cancelled"));
+    rig_write(rig.client, "\x93\x02\xa6" "cancel\x91\x05", 11); /* and once more, for nothing */
+    rig_turn(&rig);
+    SCHED_ASSERT(rig_value(rig.heard, rig.heard_bytes) == rig.heard_bytes);
+    rig_free(&rig);
+}
+
+static void names_come_and_go(void) {
+    struct rig rig;
+    rig_init(&rig);
+    rig_turn(&rig);
+    for (uint32_t round = 0; round < 3; round++) {
+        char name[16];
+        for (uint32_t i = 0; i < 3000; i++) {
+            SCHED_ASSERT(names_put(rig.sched, name, (size_t)snprintf(name, sizeof name, "n%u", i), i + 1));
+        }
+        for (uint32_t i = 0; i < 3000; i++) {
+            SCHED_ASSERT(names_find(rig.sched, (uint8_t *)name, (size_t)snprintf(name, sizeof name, "n%u", i)) == i + 1);
+            names_remove(rig.sched, name, strlen(name));
+            SCHED_ASSERT(names_find(rig.sched, (uint8_t *)name, strlen(name)) == 0);
+        }
+    }
+    SCHED_ASSERT(names_find(rig.sched, (const uint8_t *)"hello", 5) == RIG_FUNCTION);
+    rig_free(&rig);
+}
+
+static void journal_lines_are_lambdas(void) {
+    char out[2048];
+    uint8_t record[256];
+    const struct journal_end end = {.run_ns = 3010000, .init_ns = 110100000, .memory_mb = 128, .memory_peak_mb = 36};
+    struct journal_record head = {.kind = JOURNAL_CALL};
+    memset(head.request_id, 0xab, 16);
+    head.size = (uint32_t)(sizeof head + sizeof end + 7);
+    memcpy(record, &head, sizeof head);
+    memcpy(record + sizeof head, &end, sizeof end);
+    memcpy(record + sizeof head + sizeof end, "$LATEST", 7);
+    size_t used = 0;
+    const int64_t bytes = sched_render_record(record, head.size, out, sizeof out, &used);
+    SCHED_ASSERT(bytes > 0 && used == head.size);
+    out[bytes] = '\0';
+    SCHED_ASSERT(strcmp(out, "START RequestId: abababab-abab-abab-abab-abababababab Version: $LATEST\n"
+                             "END RequestId: abababab-abab-abab-abab-abababababab\n"
+                             "REPORT RequestId: abababab-abab-abab-abab-abababababab\tDuration: 3.01 ms\tBilled Duration: 114 ms\t"
+                             "Memory Size: 128 MB\tMax Memory Used: 36 MB\tInit Duration: 110.10 ms\t\n") == 0);
+    for (size_t cut = 0; cut < head.size; cut++) {
+        SCHED_ASSERT(sched_render_record(guarded(record, cut), cut, out, sizeof out, &used) == -1 && used == 0);
+    }
+}
+
+int main(void) {
+    RUN(invoke_is_answered);
+    RUN(large_payloads_pass_in_pieces);
+    RUN(a_forged_answer_ends_its_author_alone);
+    RUN(half_a_value_cannot_be_smuggled_into_the_stream);
+    RUN(broken_frames_end_the_sandbox);
+    RUN(calls_behind_the_one_that_died_run_elsewhere);
+    RUN(refusals_name_account_and_resource);
+    RUN(a_broken_client_gets_one_error_and_is_closed);
+    RUN(a_closed_connection_cancels_what_waits);
+    RUN(cancel_takes_a_waiting_call_back);
+    RUN(names_come_and_go);
+    RUN(journal_lines_are_lambdas);
+    return 0;
+}
