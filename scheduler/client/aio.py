@@ -18,6 +18,7 @@ import hashlib
 import json
 import random
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import outcome
@@ -59,6 +60,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import AsyncIterator, Callable, Mapping
     from types import TracebackType
+
+    from scheduler.functions.pack import PackedCode
 
 __all__ = ["Client", "open_client"]
 
@@ -303,7 +306,7 @@ class Client:
 
     async def deploy(
         self,
-        source: str | os.PathLike[str],
+        source: str | os.PathLike[str] | PackedCode,
         *,
         name: str,
         publish: bool = False,
@@ -313,26 +316,26 @@ class Client:
         """Creates the function or replaces its code and configuration.
 
         Args:
-            source: a folder, a zip or one .py file.
+            source: a folder, a zip or one .py file; or what `scheduler.functions.pack.pack` made of one.
             settings: `handler` (needed on creation), `runtime`, `memory_mb`, `timeout_s`, `ephemeral_storage_mb`,
                 `environment`, `reserved_concurrency`, `weight`, `tenant`, `queue_timeout_ms`, `description`. Those left out (or
-                None) take their defaults on creation and stay as they are later.
+                None) take their defaults on creation and stay as they are later; reserved_concurrency "none" takes it away.
             publish: also make it a numbered version.
             progress: called with (sent_bytes, all_bytes) while the code is sent.
 
         Raises: BadRequest or TooLarge naming the field (or file), the value and its limit.
         """
-        from scheduler.functions.pack import pack  # zip and hashing code: most programs never deploy
+        from scheduler.functions.pack import PackedCode, pack  # zip and hashing code: most programs never deploy
 
         given = configuration(settings)
-        package = await trio.to_thread.run_sync(pack, source)
+        package = source if isinstance(source, PackedCode) else await trio.to_thread.run_sync(pack, Path(source))
         sha256 = await self.upload(package.data, progress=progress)
         request = deploy_request(name, sha256, package.kind, publish, given)
         return FunctionDescription.from_map(await self.call("functions.deploy", [request]))
 
     async def update(self, name: str, *, revision_id: str | None = None, **settings: Any) -> FunctionDescription:
         """Changes configuration alone. `revision_id`: only if the function is still at that revision."""
-        request = without_none(name=name, revision_id=revision_id, **configuration(settings))
+        request = {**without_none(name=name, revision_id=revision_id), **configuration(settings)}
         return FunctionDescription.from_map(await self.call("functions.update", [request]))
 
     async def list(self, *, tenant: str | None = None) -> AsyncIterator[FunctionDescription]:

@@ -24,6 +24,7 @@ import socket
 import threading
 import time
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scheduler.client.methods import (
@@ -61,6 +62,8 @@ from scheduler.errors import ProtocolFault, SchedulerError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
+
+    from scheduler.functions.pack import PackedCode
 
 __all__ = ["BlockingClient"]
 
@@ -205,7 +208,7 @@ class BlockingClient:
 
     def deploy(
         self,
-        source: str | os.PathLike[str],
+        source: str | os.PathLike[str] | PackedCode,
         *,
         name: str,
         publish: bool = False,
@@ -213,17 +216,17 @@ class BlockingClient:
         **settings: Any,
     ) -> FunctionDescription:
         """Creates the function or replaces its code and configuration; see `Client.deploy`."""
-        from scheduler.functions.pack import pack  # zip and hashing code: most programs never deploy
+        from scheduler.functions.pack import PackedCode, pack  # zip and hashing code: most programs never deploy
 
         given = configuration(settings)
-        package = pack(source)
+        package = source if isinstance(source, PackedCode) else pack(Path(source))
         sha256 = self.upload(package.data, progress=progress)
         request = deploy_request(name, sha256, package.kind, publish, given)
         return FunctionDescription.from_map(self.call("functions.deploy", [request]))
 
     def update(self, name: str, *, revision_id: str | None = None, **settings: Any) -> FunctionDescription:
         """Changes configuration alone. `revision_id`: only if the function is still at that revision."""
-        request = without_none(name=name, revision_id=revision_id, **configuration(settings))
+        request = {**without_none(name=name, revision_id=revision_id), **configuration(settings)}
         return FunctionDescription.from_map(self.call("functions.update", [request]))
 
     def list(self, *, tenant: str | None = None) -> Iterator[FunctionDescription]:

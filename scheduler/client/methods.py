@@ -99,7 +99,10 @@ def configuration(given: Mapping[str, Any]) -> dict[str, Any]:
     for key in given:
         if key not in CONFIGURATION_KEYS:
             raise ValueError(f"{key!r} is no configuration key; there are {', '.join(CONFIGURATION_KEYS)}")
-    return {key: dict(value) if key == "environment" else value for key, value in given.items() if value is not None}
+    made = {key: dict(value) if key == "environment" else value for key, value in given.items() if value is not None}
+    if made.get("reserved_concurrency") == "none":
+        made["reserved_concurrency"] = None
+    return made
 
 
 def without_none(**given: Any) -> dict[str, Any]:

@@ -199,7 +199,7 @@ class FakeService:
         return {"removed": True}
 
     def answer_all(self, sock: socket.socket) -> None:
-        unpacker = msgpack.Unpacker(max_buffer_size=64 * 1024 * 1024)
+        unpacker = msgpack.Unpacker(max_buffer_size=64 * 1024 * 1024, strict_map_key=False)
         while data := sock.recv(65536):
             unpacker.feed(data)
             for frame in unpacker:
@@ -232,11 +232,8 @@ class FakeService:
             thread.start()
 
     def _connection(self, sock: socket.socket) -> None:
-        with sock:
-            try:
-                self.serve(sock)
-            except OSError:
-                pass  # the client went away, or the test's end closed us
+        with sock, contextlib.suppress(OSError):  # the client goes away, or the test's end closes us
+            self.serve(sock)
 
     def hang_up(self) -> None:
         """Cuts every connection that is open."""
