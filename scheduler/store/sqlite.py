@@ -66,11 +66,17 @@ class Statistics:
 class _Write(Generic[T]):
     """One submitted write, from the trio thread to the writer thread and back. Each field has one writer at a time."""
 
-    __slots__ = ("abandoned", "committed", "done", "error", "fn", "ran", "result")
+    __slots__ = ("abandoned", "committed", "done", "error", "fn", "ran", "result", "settled")
 
-    def __init__(self, fn: Callable[[sqlite3.Connection], T], committed: Callable[[T], None] | None) -> None:
+    def __init__(
+        self,
+        fn: Callable[[sqlite3.Connection], T],
+        committed: Callable[[T], None] | None,
+        settled: Callable[[], None] | None,
+    ) -> None:
         self.fn = fn
         self.committed = committed
+        self.settled = settled
         self.done = trio.Event()
         self.abandoned = False  # set by the trio thread; read once by the writer before it runs fn
         self.ran = False
@@ -97,22 +103,33 @@ class Store:
         self._batch_max = 0
         self._thread.start()
 
-    async def write(self, fn: Callable[[sqlite3.Connection], T], *, committed: Callable[[T], None] | None = None) -> T:
+    async def write(
+        self,
+        fn: Callable[[sqlite3.Connection], T],
+        *,
+        committed: Callable[[T], None] | None = None,
+        settled: Callable[[], None] | None = None,
+    ) -> T:
         """Run `fn` in the writer thread inside a transaction; return its result once that is durable.
 
         What `fn` raises is raised here and undoes `fn` alone. `committed` is called in the trio thread right after the commit,
-        in commit order and even if the caller was cancelled meanwhile: the place to keep an index in step. It must not raise.
+        in commit order and even if the caller was cancelled meanwhile: the place to keep an index in step. `settled` is called
+        after it, however the write ended, skipped included. Neither may raise. Both are called before this returns.
         Raises Unavailable if the disk refuses (nothing of this write is then applied).
         """
-        write = _Write(fn, committed)
-        async with self._writing:
-            self._check_open()
-            self._queue.put(write)
-            try:
+        write = _Write(fn, committed, settled)
+        submitted = False
+        try:
+            async with self._writing:
+                self._check_open()
+                self._queue.put(write)
+                submitted = True
                 await write.done.wait()
-            except trio.Cancelled:
-                write.abandoned = True
-                raise
+        except BaseException:
+            write.abandoned = True
+            if not submitted and settled is not None:
+                settled()
+            raise
         if write.error is not None:
             raise write.error
         return write.result  # type: ignore[return-value]  # set whenever error is not
@@ -201,6 +218,8 @@ class Store:
                 self._writes += 1
                 if write.committed is not None and write.ran:
                     write.committed(write.result)
+            if write.settled is not None:
+                write.settled()
             write.done.set()
 
 
