@@ -9,6 +9,7 @@ reactor, unchanged, in a process whose CPU time is theirs alone but for a task t
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import signal
 import socket
@@ -62,6 +63,7 @@ class Harness:
         ours, theirs = socket.socketpair()
         progress = os.memfd_create("progress", os.MFD_ALLOW_SEALING)
         os.ftruncate(progress, 4096)
+        fcntl.fcntl(progress, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         output_read, output_write = os.pipe()
         command = [str(programs.build("echo_worker")), "--channel", str(theirs.fileno()), "--progress", str(progress)]
         command += ["--run-us", str(self.run_us)]
@@ -74,7 +76,7 @@ class Harness:
         os.set_blocking(output_read, False)
         self.children[sandbox] = child
         fds = (ours.detach(), output_read, progress, os.pidfd_open(child.pid), -1, -1)
-        await self.engine.post(sandbox_start(sandbox, function=FUNCTION, start=b"{}", tier=Tier.FRESH, fds=fds))
+        await self.engine.post(sandbox_start(sandbox, start=b"{}", tier=Tier.FRESH, fds=fds))
 
     async def end_sandbox(self, sandbox: int) -> None:
         child = self.children.pop(sandbox, None)
@@ -127,7 +129,13 @@ async def serve(path: str, sandboxes: int, run_us: int, spin_us: int) -> None:
                 await engine.post(core(put))
                 await engine.post(
                     function_info(
-                        FUNCTION, name="echo", version="$LATEST", tenant="default", memory_mb=MEMORY_MB, timeout_ms=30_000
+                        FUNCTION,
+                        name="echo",
+                        version="$LATEST",
+                        tenant="default",
+                        tenant_number=0,
+                        memory_mb=MEMORY_MB,
+                        timeout_ms=30_000,
                     ),
                     name_put("echo", FUNCTION),
                 )

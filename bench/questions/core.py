@@ -23,10 +23,17 @@ def run(ctx: Context) -> list[Row]:
     if not (ROOT / "native" / "tests" / "bench_core.c").exists():
         reason = "native/tests/bench_core.c is not there"
         return [unmeasured(OVERSHOOT, "calls", "≤ 0", reason), unmeasured(SIMULATION, "steps/s", "≥ 1,000,000", reason)]
-    words = ["make", "-s", "--no-print-directory", "-C", str(ROOT), "bench-core", "BENCH_CORE_ARGS=--json"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        ["make", "-s", "--no-print-directory", "-C", str(ROOT), str(PROGRAM.relative_to(ROOT))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode != 0:
+        raise RuntimeError(f"bench_core does not build: {made.stderr.strip()}")
+    done = subprocess.run([PROGRAM, "--json"], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RuntimeError(f"make bench-core: {done.stderr.strip() or done.stdout.strip()}")
+        raise RuntimeError(f"bench_core ended with {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
     found = json.loads(done.stdout[done.stdout.index("{") :])
     ctx.say(str(found))
     return [
