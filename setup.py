@@ -8,8 +8,12 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-LAUNCHER_SOURCES = sorted(str(p) for p in Path("native/launcher").glob("*.c") if p.name != "zygote_module.c")
-SANDBOX_SOURCES = sorted(str(p) for p in Path("native/launcher").glob("*.c") if p.name not in ("main.c",))
+LAUNCHER = Path("native/launcher")
+# What runs inside a newborn, before Python; the launcher shares the file-system and message parts.
+IN_SANDBOX = ("filesystem.c", "steps.c", "wire.c")
+SANDBOX_SOURCES = sorted(str(LAUNCHER / name) for name in ("zygote_module.c", *IN_SANDBOX))
+LAUNCHER_SOURCES = sorted(str(p) for p in LAUNCHER.glob("*.c") if p.name not in ("zygote_module.c", "steps.c"))
+INCLUDES = ["native/include", "native/core", "native/launcher"]
 
 
 class BuildNative(build_ext):
@@ -17,8 +21,6 @@ class BuildNative(build_ext):
 
     def run(self) -> None:
         super().run()
-        if not LAUNCHER_SOURCES:
-            return
         base = Path("." if self.inplace else self.build_lib)
         target = base / "scheduler" / "_native" / "scheduler-launcher"
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -26,27 +28,23 @@ class BuildNative(build_ext):
         if target.exists() and target.stat().st_mtime > newest:
             return
         cc = os.environ.get("CC", "gcc")
-        flags = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-g", "-Wall", "-Wextra", "-Inative/include", "-Inative/launcher"]
+        flags = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-g", "-Wall", "-Wextra", *(f"-I{path}" for path in INCLUDES)]
         subprocess.run([cc, *flags, "-o", str(target), *LAUNCHER_SOURCES], check=True)
 
 
-extensions = []
-if Path("native/launcher/zygote_module.c").exists():
-    extensions.append(
-        Extension(
-            "scheduler.runtime._sandbox",
-            sources=SANDBOX_SOURCES,
-            depends=sorted(str(p) for p in Path("native/launcher").glob("*.h")),
-            include_dirs=["native/include", "native/launcher"],
-            define_macros=[("Py_LIMITED_API", "0x030B0000"), ("_GNU_SOURCE", None)],
-            undef_macros=["NDEBUG"],
-            extra_compile_args=["-std=c11", "-O2", "-g", "-Wall", "-Wextra"],
-            py_limited_api=True,
-        )
-    )
+sandbox = Extension(
+    "scheduler.runtime._sandbox",
+    sources=SANDBOX_SOURCES,
+    depends=sorted(str(p) for p in LAUNCHER.glob("*.h")),
+    include_dirs=INCLUDES,
+    define_macros=[("Py_LIMITED_API", "0x030B0000"), ("_GNU_SOURCE", None)],
+    undef_macros=["NDEBUG"],
+    extra_compile_args=["-std=c11", "-O2", "-g", "-Wall", "-Wextra"],
+    py_limited_api=True,
+)
 
 setup(
     cffi_modules=["native/build_cffi.py:ffibuilder"],
-    ext_modules=extensions,
+    ext_modules=[sandbox],
     cmdclass={"build_ext": BuildNative},
 )

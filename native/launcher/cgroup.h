@@ -1,0 +1,99 @@
+/* cgroup.h: one control group per sandbox slot, version 1 and 2 behind one table of functions.
+ *
+ * Layout, below the group the launcher itself is in (or a configured root):
+ *
+ *     scheduler-<pid>-<start time>-<pid namespace>/     one launcher; the name tells whether it still lives
+ *         s0000, s0001, ...                             one per slot, made ahead, entered at birth, reused, removed at the end
+ *
+ * Version 1 has that tree once per hierarchy, version 2 once. A machine that splits controllers between both is served by the version
+ * that has more of the needed ones; what is missing is reported, never ignored in silence.
+ */
+#ifndef LAUNCHER_CGROUP_H
+#define LAUNCHER_CGROUP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { CGROUP_PATH_BYTES = 512, CGROUP_HIERARCHIES_MAX = 4, CGROUP_NAME_BYTES = 80 };
+
+struct cgroups;
+
+struct cgroup_limits {
+    uint32_t memory_mb;
+    uint32_t pids_max;
+};
+
+struct cgroup_hierarchy {
+    char instance[CGROUP_PATH_BYTES]; /* <base>/scheduler-... */
+    unsigned controllers;             /* FLAG_* of protocol.h */
+};
+
+/* Every function takes a slot whose group exists unless it says otherwise; int results are 0 or -errno. */
+struct cgroup_driver {
+    const char *procs;                /* the file a process enters by */
+    const char *cpu_time, *memory_peak; /* files to hand out, read from offset 0 */
+    int (*prepare)(struct cgroups *, uint32_t slot);  /* fresh counters and no memory limit; makes the group if need be */
+    int (*limit)(struct cgroups *, uint32_t slot, const struct cgroup_limits *);
+    uint64_t (*cpu_ns)(struct cgroups *, uint32_t slot);
+    uint64_t (*oom_kills)(struct cgroups *, uint32_t slot);
+};
+
+struct cgroups {
+    const struct cgroup_driver *driver;
+    struct cgroup_hierarchy hierarchies[CGROUP_HIERARCHIES_MAX];
+    unsigned count;                   /* 0: no groups at all */
+    unsigned controllers;             /* union of the hierarchies' */
+    unsigned version;                 /* 1, 2 or 0 */
+    bool into;                        /* clone may be born inside (version 2, real cgroup file system) */
+    bool plain;                       /* the configured root is a tree of plain files, as tests use it */
+    char name[CGROUP_NAME_BYTES];
+    char why_not[160];                /* when a controller is missing: the reason, for a person */
+};
+
+/* Finds the hierarchies, removes what dead launchers left, makes this launcher's directory. root: a cgroup v2 directory to use
+ * instead of detection, or NULL. supervised: pids that may be moved into a leaf so that version 2 lets controllers be
+ * enabled (the service and this process). Never fails: with no usable group `count` is 0 and why_not says why. */
+void cgroups_open(struct cgroups *groups, const char *root, const int *supervised, unsigned supervised_count);
+
+/* Kills what is left in this launcher's groups and removes them. Groups that stay busy for 2 s stay. */
+void cgroups_close(struct cgroups *groups);
+
+int cgroup_prepare(struct cgroups *groups, uint32_t slot);
+int cgroup_limit(struct cgroups *groups, uint32_t slot, const struct cgroup_limits *limits);
+
+/* Opens what the newborn needs to enter: one file per hierarchy, or (groups->into) one directory. Count or -errno. */
+int cgroup_open_entries(struct cgroups *groups, uint32_t slot, int *fds, unsigned max);
+
+/* Read-only descriptors to hand out; -1 where there is no such figure. */
+int cgroup_open_cpu_time(struct cgroups *groups, uint32_t slot);
+int cgroup_open_memory_peak(struct cgroups *groups, uint32_t slot);
+
+uint64_t cgroup_cpu_ns(struct cgroups *groups, uint32_t slot);
+uint64_t cgroup_memory_peak(struct cgroups *groups, uint32_t slot);
+uint64_t cgroup_oom_kills(struct cgroups *groups, uint32_t slot);
+
+/* No process is in it. */
+bool cgroup_empty(struct cgroups *groups, uint32_t slot);
+/* SIGKILL to all that is in it: the net under the pid namespace, and the only way where there is none. */
+void cgroup_kill(struct cgroups *groups, uint32_t slot);
+
+/* Whether a directory's name is one of a launcher of this pid namespace that lives no more. */
+bool cgroup_name_is_dead(const char *name);
+
+/* ---- for the drivers ---- */
+
+extern const struct cgroup_driver cgroup_v1, cgroup_v2;
+
+/* The hierarchy that has the controller, or NULL. */
+struct cgroup_hierarchy *cgroup_with(struct cgroups *groups, unsigned controller);
+int cgroup_path(char *out, const struct cgroup_hierarchy *hierarchy, uint32_t slot, const char *file);
+int cgroup_write(struct cgroups *groups, const struct cgroup_hierarchy *hierarchy, uint32_t slot, const char *file,
+                 const char *text);
+/* Bytes read, or -errno. Terminates. */
+int cgroup_read(const struct cgroup_hierarchy *hierarchy, uint32_t slot, const char *file, char *text, unsigned bytes);
+uint64_t cgroup_read_number(const struct cgroup_hierarchy *hierarchy, uint32_t slot, const char *file);
+/* The number after `key` and a blank in a file of such lines, or 0. */
+uint64_t cgroup_read_key(const struct cgroup_hierarchy *hierarchy, uint32_t slot, const char *file, const char *key);
+int cgroup_make(const struct cgroup_hierarchy *hierarchy, uint32_t slot);
+
+#endif

@@ -1,0 +1,118 @@
+/* launcher.h: the launcher proper, one thread, one epoll loop. It owns the slots (one sandbox each), the zygotes (one per
+ * runtime) and the groups. It starts nothing by itself: the service asks, it answers; it reaps, it tells.
+ *
+ * A slot's life, and who moves it on:
+ *
+ *   FREE --shell asked--> QUEUED --zygote has room--> CLONING --zygote answers--> BIRTH --stage 1 done--> SHELL
+ *   SHELL --specialise asked--> SPECIALISING --stage 2 done--> LIVE
+ *   any of them --reaped--> EMPTYING --its groups hold no process--> FREE
+ */
+#ifndef LAUNCHER_LAUNCHER_H
+#define LAUNCHER_LAUNCHER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "cgroup.h"
+#include "protocol.h"
+
+enum { ZYGOTE_ORDERS_MAX = 8, LAUNCHER_FD_SERVICE = 3 };
+
+struct options {
+    uint32_t slots;                 /* 1 .. PROTOCOL_SLOTS_MAX */
+    uint32_t uid_base;              /* slot n runs as uid_base + n */
+    uint32_t pids_max;              /* processes and threads of one sandbox */
+    uint32_t shell_scratch_mb;      /* /tmp of a shell; specialising resizes it if asked for another size */
+    uint32_t isolation;             /* resolved, not what was asked for */
+    bool change_uid;                /* started as root: slots have uids of their own */
+    const char *temp_root;          /* process isolation: where private directories are made */
+    int supervisor;                 /* read end of a pipe that ends when the supervising process dies */
+};
+
+enum slot_state { SLOT_FREE, SLOT_QUEUED, SLOT_CLONING, SLOT_BIRTH, SLOT_SHELL, SLOT_SPECIALISING, SLOT_LIVE, SLOT_EMPTYING };
+
+struct slot {
+    enum slot_state state;
+    uint32_t generation;
+    uint32_t runtime;
+    uint32_t next;                  /* in the free list or the queue of a zygote */
+    uint64_t token;
+    pid_t pid;
+    int pidfd;
+    int control;                    /* our end, until specialised */
+    int channel, output, progress;  /* the service's ends, until handed over */
+    bool killed;                    /* by us */
+    bool born;                      /* has done stage 1 before its zygote answered */
+    bool told;                      /* the service has the shell: it must hear EXITED */
+    int32_t error;                  /* of the step that failed */
+    char step[PROTOCOL_STEP_BYTES];
+    uint64_t oom_before;
+};
+
+struct zygote {
+    char *text;                     /* strings of the runtime, owned; NULL: not declared */
+    const char *strings[PROTOCOL_STRINGS_MAX];
+    unsigned count;
+    pid_t pid;                      /* 0: not running */
+    int fd;
+    unsigned orders;                /* sent and not answered */
+    uint32_t queue_head, queue_tail; /* slots that wait for room */
+    bool ready;
+    int32_t error;                  /* why it could not start */
+    char step[PROTOCOL_STEP_BYTES];
+};
+
+struct orphan {
+    pid_t pid;
+    int status;
+    uint64_t cpu_ns;
+};
+
+struct launcher {
+    struct options options;
+    struct cgroups groups;
+    struct slot *slots;
+    uint32_t free_head;
+    uint32_t cloning;               /* slots in CLONING: while there are any, an unknown dead child may be one of theirs */
+    uint32_t emptying;
+    struct zygote zygotes[PROTOCOL_RUNTIMES_MAX];
+    struct orphan *orphans;         /* reaped before their zygote named them */
+    uint32_t orphans_count;
+    int epoll, signals;
+    bool stopping;
+};
+
+enum { NO_SLOT = UINT32_MAX };
+
+/* Runs until the service's socket or the supervisor ends; then every sandbox and zygote is dead and reaped. The groups are
+ * the caller's to close. Returns 0, or -errno when it could not start. */
+int launcher_run(const struct options *options, struct cgroups *groups);
+
+/* ---- zygotes.c ---- */
+
+void zygotes_init(struct launcher *launcher);
+/* Remembers a runtime and starts its zygote. 0 or -errno. */
+int zygote_declare(struct launcher *launcher, uint32_t runtime, const char *text, unsigned bytes, unsigned strings);
+/* Puts a slot into the queue of its runtime; starts the zygote again if it has died. 0 or -errno. */
+int zygote_enqueue(struct launcher *launcher, uint32_t slot);
+/* Something can be read from the zygote, or it has gone. */
+void zygote_readable(struct launcher *launcher, uint32_t runtime);
+/* Its process was reaped. */
+void zygote_died(struct launcher *launcher, uint32_t runtime);
+
+/* ---- slots, for zygotes.c ---- */
+
+/* Sends the order of a queued slot: 0, or -errno and the slot is as before. */
+int slot_send_order(struct launcher *launcher, uint32_t slot);
+/* The zygote has cloned it (or not: error, step). pidfd becomes the slot's. */
+void slot_cloned(struct launcher *launcher, uint64_t shell, pid_t pid, int pidfd, int32_t error, const char *step);
+/* It was queued or cloning and will never be. */
+void slot_abandon(struct launcher *launcher, uint32_t slot, int32_t error, const char *step);
+/* epoll data: what and which. */
+int launcher_watch(struct launcher *launcher, int fd, uint32_t what, uint32_t which);
+void launcher_warn(const char *note);
+
+enum watched { WATCH_SERVICE, WATCH_SUPERVISOR, WATCH_SIGNALS, WATCH_ZYGOTE, WATCH_SLOT };
+
+#endif

@@ -1,0 +1,126 @@
+/* protocol.h: every byte that crosses a socket of the launcher. scheduler/sandboxes/launcher.py mirrors the first part in one table
+ * and a test compares both. Nothing else is decided here.
+ *
+ *   service  <-> launcher   SOCK_SEQPACKET, descriptor 3 of the launcher. The service is trusted; lengths and ranges are checked.
+ *   launcher <-> zygote     SOCK_SEQPACKET, descriptor 3 of the zygote. Our code on both sides.
+ *   launcher <-> newborn    SOCK_SEQPACKET, descriptor 5 of a sandbox until it is specialised. Our code on both sides; it is closed
+ *                           before a stranger's code runs.
+ *
+ * One message is one struct, then (requests only) `text_bytes` bytes of NUL-terminated strings. Integers are little-endian, no
+ * struct has padding. Descriptors travel by SCM_RIGHTS with the message that names them.
+ */
+#ifndef LAUNCHER_PROTOCOL_H
+#define LAUNCHER_PROTOCOL_H
+
+#include <stdint.h>
+
+enum {
+    PROTOCOL_VERSION = 1,
+    PROTOCOL_TEXT_BYTES_MAX = 16384, /* of one request: a runtime's list of mounts is the longest */
+    PROTOCOL_STRINGS_MAX = 160,
+    PROTOCOL_STEP_BYTES = 48,        /* a step's name, NUL-terminated */
+    PROTOCOL_NOTE_BYTES = 200,       /* what a person reads, NUL-terminated */
+    PROTOCOL_RUNTIMES_MAX = 16,
+    PROTOCOL_SLOTS_MAX = 4096,       /* sandboxes alive at once */
+    PROTOCOL_FDS_MAX = 12            /* of one message */
+};
+
+/* ---- service <-> launcher ---- */
+
+enum request_kind {
+    REQUEST_RUNTIME = 1,    /* runtime; strings: name, executable, runtime package directory, then (source, target) of each mount */
+    REQUEST_SHELL = 2,      /* runtime, token */
+    REQUEST_SPECIALISE = 3, /* shell, memory_mb, ephemeral_storage_mb; strings: code_dir, layers_dir (may be empty) */
+    REQUEST_KILL = 4        /* shell */
+};
+
+struct request {
+    uint32_t kind;
+    uint32_t runtime;              /* index chosen by the service, below PROTOCOL_RUNTIMES_MAX */
+    uint64_t token;                /* comes back in the answer */
+    uint64_t shell;
+    uint32_t memory_mb;
+    uint32_t ephemeral_storage_mb;
+    uint32_t strings;
+    uint32_t text_bytes;
+};
+
+enum notice_kind {
+    NOTICE_READY = 1,             /* the launcher can work; flags: what it can limit; status: isolation; runtime: cgroup version */
+    NOTICE_REFUSED = 2,           /* it cannot: step, error, note. It exits afterwards */
+    NOTICE_SHELL = 3,             /* token, shell; descriptors: channel, output, progress, pidfd, then as flags say cpu, memory */
+    NOTICE_SHELL_FAILED = 4,      /* token, step, error */
+    NOTICE_SPECIALISED = 5,       /* shell */
+    NOTICE_SPECIALISE_FAILED = 6, /* shell, step, error; EXITED follows */
+    NOTICE_EXITED = 7,            /* shell, cause, status, cpu_ns, memory_peak_bytes; step and error with CAUSE_LAUNCH_FAILED */
+    NOTICE_WARNING = 8            /* note: something the operator should know */
+};
+
+enum exit_cause { CAUSE_EXIT = 1, CAUSE_SIGNAL = 2, CAUSE_OOM = 3, CAUSE_KILLED = 4, CAUSE_LAUNCH_FAILED = 5 };
+
+enum isolation { ISOLATION_ROOT = 1, ISOLATION_USER = 2, ISOLATION_PROCESS = 3 };
+
+enum notice_flag {
+    FLAG_MEMORY = 1,      /* READY: limits memory.  SHELL: a memory descriptor is there */
+    FLAG_PIDS = 2,        /* READY: limits processes */
+    FLAG_CPU = 4,         /* READY: limits CPU */
+    FLAG_CPU_TIME = 8     /* READY: reads CPU time. SHELL: a cpu descriptor is there */
+};
+
+struct notice {
+    uint32_t kind;
+    uint32_t flags;
+    uint64_t token;
+    uint64_t shell;
+    uint64_t cpu_ns;
+    uint64_t memory_peak_bytes;
+    uint32_t cause;
+    int32_t status;
+    int32_t error;                 /* errno or 0 */
+    uint32_t runtime;
+    char step[PROTOCOL_STEP_BYTES];
+    char note[PROTOCOL_NOTE_BYTES];
+};
+
+/* ---- launcher <-> zygote ---- */
+
+enum spawn_flag { SPAWN_INTO_CGROUP = 1 /* the last descriptor is a cgroup v2 directory */ };
+
+struct spawn_order {               /* descriptors: channel, output, progress, control, then one per cgroup to enter */
+    uint64_t shell;
+    uint32_t slot;
+    uint32_t uid;                  /* also the gid; 0 keeps the launcher's */
+    uint32_t isolation;
+    uint32_t flags;
+    uint32_t pids_max;
+    uint32_t ephemeral_storage_mb; /* of the empty /tmp until specialised */
+    char temp_dir[104];            /* process isolation only: its private directory; else empty */
+};
+
+struct spawn_answer {              /* descriptor: pidfd, unless error. shell 0: the zygote's first word, error or readiness */
+    uint64_t shell;
+    int32_t pid;
+    int32_t error;
+    char step[PROTOCOL_STEP_BYTES];
+};
+
+/* ---- launcher <-> newborn ---- */
+
+struct specialise_order {          /* descriptors: mount of the code, mount of the layers (if mounts == 2) */
+    uint32_t memory_mb;
+    uint32_t ephemeral_storage_mb;
+    uint32_t mounts;
+    uint32_t limit_data;           /* 1: no memory group here, bound RLIMIT_DATA instead */
+};
+
+struct stage_answer {
+    uint32_t stage;                /* 1 born, 2 specialised */
+    int32_t error;
+    char step[PROTOCOL_STEP_BYTES];
+};
+
+_Static_assert(sizeof(struct request) == 40 && sizeof(struct notice) == 304, "mirrored in Python");
+_Static_assert(sizeof(struct spawn_order) == 136 && sizeof(struct spawn_answer) == 64, "no padding");
+_Static_assert(sizeof(struct specialise_order) == 16 && sizeof(struct stage_answer) == 56, "no padding");
+
+#endif

@@ -1,0 +1,438 @@
+#include "steps.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <linux/securebits.h>
+#include <net/if.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "filesystem.h"
+#include "wire.h"
+
+/* Which isolations a step belongs to. */
+enum {
+    AS_ROOT = 1 << ISOLATION_ROOT,
+    AS_USER = 1 << ISOLATION_USER,
+    AS_PROCESS = 1 << ISOLATION_PROCESS,
+    NAMESPACED = AS_ROOT | AS_USER,
+    ALWAYS = AS_ROOT | AS_USER | AS_PROCESS
+};
+
+struct step {
+    const char *name;
+    int (*run)(struct newborn *newborn); /* 0 or -errno */
+    unsigned isolations;
+};
+
+enum { INSIDE_UID = 1000, OPEN_FILES_MAX = 1024, LOCKED_BYTES_MAX = 64 << 10, DATA_SLACK_MB = 64, LAST_CAPABILITY_GUESS = 63 };
+
+static int outcome(long value) {
+    return value < 0 ? -errno : 0;
+}
+
+static int write_text(const char *path, const char *text) {
+    const int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return -errno;
+    }
+    const int error = outcome(write(fd, text, strlen(text)));
+    close(fd);
+    return error;
+}
+
+/* ---- stage 1 ---- */
+
+static int die_with_launcher(struct newborn *newborn) {
+    (void)newborn;
+    return outcome(prctl(PR_SET_PDEATHSIG, SIGKILL));
+}
+
+/* Moves the received descriptors to their places and closes all others. */
+static int descriptors(struct newborn *newborn) {
+    enum { ABOVE = 32 };
+    int *const moved[] = {&newborn->channel, &newborn->output, &newborn->progress, &newborn->control};
+    for (unsigned i = 0; i < sizeof moved / sizeof *moved; i++) {
+        const int high = fcntl(*moved[i], F_DUPFD_CLOEXEC, ABOVE);
+        if (high < 0) {
+            return -errno;
+        }
+        *moved[i] = high;
+    }
+    for (unsigned i = 0; i < newborn->groups_count; i++) {
+        const int high = fcntl(newborn->groups[i], F_DUPFD_CLOEXEC, ABOVE);
+        if (high < 0) {
+            return -errno;
+        }
+        newborn->groups[i] = high;
+    }
+    const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (null < 0) {
+        return -errno;
+    }
+    if (dup2(newborn->output, 1) < 0 || dup2(newborn->output, 2) < 0 || dup2(newborn->channel, SANDBOX_FD_CHANNEL) < 0 ||
+        dup2(newborn->progress, SANDBOX_FD_PROGRESS) < 0 ||
+        dup3(newborn->control, SANDBOX_FD_CONTROL, O_CLOEXEC) < 0) {
+        return -errno;
+    }
+    if (null != 0 && dup2(null, 0) < 0) {
+        return -errno;
+    }
+    newborn->control = SANDBOX_FD_CONTROL;
+    int kept = SANDBOX_FD_CONTROL + 1;
+    for (unsigned i = 0; i < newborn->groups_count; i++) {
+        if (dup3(newborn->groups[i], kept, O_CLOEXEC) < 0) {
+            return -errno;
+        }
+        newborn->groups[i] = kept++;
+    }
+    return outcome(syscall(SYS_close_range, kept, ~0U, 0));
+}
+
+static int enter_groups(struct newborn *newborn) {
+    for (unsigned i = 0; i < newborn->groups_count; i++) {
+        if (write(newborn->groups[i], "0", 1) < 0) {
+            return -errno;
+        }
+        wire_close(&newborn->groups[i]);
+    }
+    newborn->groups_count = 0;
+    return 0;
+}
+
+/* Only now: its root is the group the process is in at this moment. */
+static int group_namespace(struct newborn *newborn) {
+    (void)newborn;
+    return outcome(unshare(CLONE_NEWCGROUP));
+}
+
+static int own_session(struct newborn *newborn) {
+    (void)newborn;
+    return outcome(setsid());
+}
+
+static int open_signals(struct newborn *newborn) {
+    (void)newborn;
+    sigset_t none;
+    sigemptyset(&none);
+    return outcome(sigprocmask(SIG_SETMASK, &none, NULL));
+}
+
+static int file_mode_mask(struct newborn *newborn) {
+    (void)newborn;
+    umask(0022);
+    return 0;
+}
+
+static int host_name(struct newborn *newborn) {
+    (void)newborn;
+    return outcome(sethostname("sandbox", 7));
+}
+
+static int loopback(struct newborn *newborn) {
+    (void)newborn;
+    struct ifreq request;
+    memset(&request, 0, sizeof request);
+    memcpy(request.ifr_name, "lo", 3);
+    request.ifr_flags = IFF_UP | IFF_RUNNING;
+    const int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) {
+        return -errno;
+    }
+    const int error = outcome(ioctl(fd, SIOCSIFFLAGS, &request));
+    close(fd);
+    return error;
+}
+
+static int fresh_proc(struct newborn *newborn) {
+    (void)newborn;
+    return fs_fresh_proc();
+}
+
+/* If the machine itself runs short, a sandbox goes before anything else does. */
+static int first_to_go(struct newborn *newborn) {
+    (void)newborn;
+    return write_text("/proc/self/oom_score_adj", "500");
+}
+
+static int masked_proc(struct newborn *newborn) {
+    return fs_mask_proc(newborn->order.isolation == ISOLATION_ROOT);
+}
+
+static int shared_memory(struct newborn *newborn) {
+    (void)newborn;
+    return fs_mount_shm();
+}
+
+static int scratch(struct newborn *newborn) {
+    return fs_mount_scratch(newborn->order.ephemeral_storage_mb);
+}
+
+/* Lowers a limit, never raises it: raising needs a privilege that we may lack. */
+static int lower(__rlimit_resource_t resource, rlim_t value) {
+    struct rlimit now;
+    if (getrlimit(resource, &now) < 0) {
+        return -errno;
+    }
+    const rlim_t hard = now.rlim_max < value ? now.rlim_max : value;
+    const struct rlimit limit = {.rlim_cur = hard, .rlim_max = hard};
+    return outcome(setrlimit(resource, &limit));
+}
+
+static int resource_limits(struct newborn *newborn) {
+    const struct {
+        __rlimit_resource_t resource;
+        rlim_t value;
+    } limits[] = {
+        {RLIMIT_CORE, 0},
+        {RLIMIT_NOFILE, OPEN_FILES_MAX},
+        {RLIMIT_MEMLOCK, LOCKED_BYTES_MAX},
+        {RLIMIT_MSGQUEUE, LOCKED_BYTES_MAX},
+        {RLIMIT_RTPRIO, 0},
+        {RLIMIT_NICE, 0},
+        {RLIMIT_NPROC, newborn->order.pids_max}, /* counts per uid: a second net under the pids group */
+    };
+    for (unsigned i = 0; i < sizeof limits / sizeof *limits; i++) {
+        /* With the launcher's own uid the count would be that of all processes of the user. */
+        if (limits[i].resource == RLIMIT_NPROC && newborn->order.isolation == ISOLATION_PROCESS && newborn->order.uid == 0) {
+            continue;
+        }
+        const int error = lower(limits[i].resource, limits[i].value);
+        if (error < 0) {
+            return error;
+        }
+    }
+    return 0;
+}
+
+/* So that the sandbox may open /dev/stdout and /dev/stderr, which lead to it. */
+static int output_owner(struct newborn *newborn) {
+    const uint32_t uid = newborn->order.uid;
+    return uid == 0 ? 0 : outcome(fchown(1, uid, uid));
+}
+
+static int working_directory(struct newborn *newborn) {
+    return outcome(chdir(newborn->order.isolation == ISOLATION_PROCESS ? newborn->order.temp_dir : "/"));
+}
+
+static const struct step birth[] = {
+    {"die with the launcher", die_with_launcher, ALWAYS},
+    {"descriptors", descriptors, ALWAYS},
+    {"enter control groups", enter_groups, ALWAYS},
+    {"control group namespace", group_namespace, NAMESPACED},
+    {"session", own_session, ALWAYS},
+    {"signal mask", open_signals, ALWAYS},
+    {"file mode mask", file_mode_mask, ALWAYS},
+    {"host name", host_name, NAMESPACED},
+    {"loopback", loopback, NAMESPACED},
+    {"fresh /proc", fresh_proc, NAMESPACED},
+    {"out-of-memory order", first_to_go, ALWAYS},
+    {"masked /proc", masked_proc, NAMESPACED},
+    {"/dev/shm", shared_memory, NAMESPACED},
+    {"/tmp", scratch, NAMESPACED},
+    {"resource limits", resource_limits, ALWAYS},
+    {"owner of the output pipe", output_owner, ALWAYS},
+    {"working directory", working_directory, ALWAYS},
+};
+
+/* ---- stage 2 ---- */
+
+static int code(struct newborn *newborn) {
+    const int error = fs_attach(newborn->mounts[0], "/var/task");
+    wire_close(&newborn->mounts[0]);
+    return error;
+}
+
+static int layers(struct newborn *newborn) {
+    const int error = newborn->mounts[1] < 0 ? 0 : fs_attach(newborn->mounts[1], "/opt");
+    wire_close(&newborn->mounts[1]);
+    return error;
+}
+
+static int scratch_size(struct newborn *newborn) {
+    return newborn->special.ephemeral_storage_mb == newborn->order.ephemeral_storage_mb
+               ? 0
+               : fs_resize_scratch(newborn->special.ephemeral_storage_mb);
+}
+
+/* Where no memory group can be had: bounds each process alone, a poor second. */
+static int data_limit(struct newborn *newborn) {
+    const rlim_t megabytes = (rlim_t)newborn->special.memory_mb + DATA_SLACK_MB;
+    return newborn->special.limit_data == 0 ? 0 : lower(RLIMIT_DATA, megabytes << 20);
+}
+
+static int work_in_task(struct newborn *newborn) {
+    (void)newborn;
+    return outcome(chdir("/var/task"));
+}
+
+/* Leaves the namespace whose root the launcher is: what follows drops what this gave. */
+static int user_namespace(struct newborn *newborn) {
+    (void)newborn;
+    char map[32];
+    const int pairs = snprintf(map, sizeof map, "%u 0 1", INSIDE_UID);
+    if (pairs < 0 || unshare(CLONE_NEWUSER) < 0) {
+        return -errno;
+    }
+    int error = write_text("/proc/self/setgroups", "deny");
+    if (error == 0) {
+        error = write_text("/proc/self/gid_map", map);
+    }
+    if (error == 0) {
+        error = write_text("/proc/self/uid_map", map);
+    }
+    if (error == 0) { /* this one is the last: no privileges inside a further one */
+        error = write_text("/proc/sys/user/max_user_namespaces", "0");
+    }
+    return error == -ENOENT ? 0 : error; /* a kernel without that knob */
+}
+
+static int bounding_set(struct newborn *newborn) {
+    if (newborn->order.isolation == ISOLATION_PROCESS && geteuid() != 0) {
+        return 0; /* never had any */
+    }
+    for (int capability = 0; capability <= LAST_CAPABILITY_GUESS; capability++) {
+        if (prctl(PR_CAPBSET_READ, capability) < 0) {
+            break; /* the kernel knows no more */
+        }
+        if (prctl(PR_CAPBSET_DROP, capability) < 0) {
+            return -errno;
+        }
+    }
+    return outcome(prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP_LOCKED |
+                                                SECBIT_KEEP_CAPS_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE |
+                                                SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED));
+}
+
+static int no_groups(struct newborn *newborn) {
+    return newborn->order.uid == 0 ? 0 : outcome(setgroups(0, NULL));
+}
+
+/* By number: the C library's wrappers signal other threads, of which there are none. */
+static int identity(struct newborn *newborn) {
+    const uint32_t id = newborn->order.uid;
+    if (id == 0) {
+        return 0;
+    }
+    if (syscall(SYS_setresgid, id, id, id) < 0 || syscall(SYS_setresuid, id, id, id) < 0) {
+        return -errno;
+    }
+    uid_t real, effective, saved;
+    if (getresuid(&real, &effective, &saved) < 0 || real != id || effective != id || saved != id) {
+        return -EPERM;
+    }
+    return 0;
+}
+
+static int no_capabilities(struct newborn *newborn) {
+    (void)newborn;
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct none[2];
+    memset(none, 0, sizeof none);
+    if (syscall(SYS_capset, &header, none) < 0) {
+        return -errno;
+    }
+    if (syscall(SYS_capget, &header, none) < 0) {
+        return -errno;
+    }
+    const uint32_t left = none[0].effective | none[0].permitted | none[0].inheritable | none[1].effective | none[1].permitted |
+                          none[1].inheritable;
+    return left == 0 ? 0 : -EPERM;
+}
+
+static int no_new_privileges(struct newborn *newborn) {
+    (void)newborn;
+    return outcome(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+}
+
+static int not_traceable(struct newborn *newborn) {
+    (void)newborn;
+    return outcome(prctl(PR_SET_DUMPABLE, 0));
+}
+
+/* The kernel forgets the death signal when a process changes identity. If the launcher died before it was set again, the
+ * control socket has ended. */
+static int launcher_lives(struct newborn *newborn) {
+    char byte;
+    const ssize_t got = recv(newborn->control, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) ? 0 : -EPIPE;
+}
+
+static const struct step specialise[] = {
+    {"code at /var/task", code, NAMESPACED},
+    {"layers at /opt", layers, NAMESPACED},
+    {"size of /tmp", scratch_size, NAMESPACED},
+    {"working directory", work_in_task, NAMESPACED},
+    {"data limit", data_limit, ALWAYS},
+    {"user namespace", user_namespace, AS_USER},
+    {"capability bounding set", bounding_set, ALWAYS},
+    {"supplementary groups", no_groups, AS_ROOT | AS_PROCESS},
+    {"unprivileged uid", identity, AS_ROOT | AS_PROCESS},
+    {"no capabilities", no_capabilities, ALWAYS},
+    {"no new privileges", no_new_privileges, ALWAYS},
+    {"not traceable", not_traceable, ALWAYS},
+    {"die with the launcher", die_with_launcher, ALWAYS},
+    {"launcher alive", launcher_lives, ALWAYS},
+};
+
+/* ---- running them ---- */
+
+static int run_steps(const struct step *steps, unsigned count, struct newborn *newborn, const char **failed) {
+    for (unsigned i = 0; i < count; i++) {
+        if ((steps[i].isolations & (1U << newborn->order.isolation)) == 0) {
+            continue;
+        }
+        *failed = steps[i].name;
+        const int error = steps[i].run(newborn);
+        if (error < 0) {
+            return error;
+        }
+    }
+    *failed = "";
+    return 0;
+}
+
+static void answer(const struct newborn *newborn, uint32_t stage, int error, const char *step) {
+    struct stage_answer message = {.stage = stage, .error = -error};
+    wire_text(message.step, sizeof message.step, step);
+    if (wire_send(newborn->control, &message, sizeof message, NULL, 0, 0) < 0 || error < 0) {
+        _exit(126); /* told or not, this process must not go on */
+    }
+}
+
+static void await_order(struct newborn *newborn) {
+    unsigned count;
+    newborn->mounts[0] = newborn->mounts[1] = -1;
+    const ssize_t got =
+        wire_receive(newborn->control, &newborn->special, sizeof newborn->special, newborn->mounts, 2, &count, 0);
+    if (got != (ssize_t)sizeof newborn->special || count != newborn->special.mounts) {
+        _exit(0); /* the launcher has let go: it needs this shell no more */
+    }
+}
+
+uint64_t steps_clone_flags(uint32_t isolation) {
+    return isolation == ISOLATION_PROCESS ? 0 : CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET;
+}
+
+void steps_become_sandbox(struct newborn *newborn) {
+    const char *failed = "";
+    int error = run_steps(birth, sizeof birth / sizeof *birth, newborn, &failed);
+    answer(newborn, 1, error, failed);
+    await_order(newborn);
+    error = run_steps(specialise, sizeof specialise / sizeof *specialise, newborn, &failed);
+    answer(newborn, 2, error, failed);
+    wire_close(&newborn->control);
+}

@@ -1,0 +1,243 @@
+/* One zygote per runtime: starting it in its own root, queueing orders to it, hearing its answers. It is our code, so its death
+ * is a fault of the installation or of the machine; it is started again when the next shell is asked for. */
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "filesystem.h"
+#include "invariant.h"
+#include "launcher.h"
+#include "wire.h"
+
+enum { STRING_NAME, STRING_EXECUTABLE, STRING_PACKAGE, STRING_BINDS, ZYGOTE_FD = 3 };
+
+static const char PACKAGE_TARGET[] = "/var/runtime";
+
+void zygotes_init(struct launcher *launcher) {
+    for (unsigned i = 0; i < PROTOCOL_RUNTIMES_MAX; i++) {
+        struct zygote *zygote = &launcher->zygotes[i];
+        memset(zygote, 0, sizeof *zygote);
+        zygote->fd = -1;
+        zygote->queue_head = zygote->queue_tail = NO_SLOT;
+    }
+}
+
+/* ---- the child, before Python ---- */
+
+static void fail(int error, const char *step, const char *what) {
+    struct spawn_answer answer = {.error = -error};
+    char text[PROTOCOL_STEP_BYTES * 4];
+    snprintf(text, sizeof text, "%s %s", step, what);
+    wire_text(answer.step, sizeof answer.step, text);
+    (void)wire_send(ZYGOTE_FD, &answer, sizeof answer, NULL, 0, 0);
+    _exit(126);
+}
+
+static void reset_signals(void) {
+    struct sigaction by_default = {.sa_handler = SIG_DFL};
+    sigset_t none;
+    for (int number = 1; number < NSIG; number++) {
+        sigaction(number, &by_default, NULL); /* SIGKILL and SIGSTOP refuse, which is fine */
+    }
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+static void enter_root(const struct options *options, const struct zygote *zygote) {
+    struct fs_bind binds[FS_BINDS_MAX];
+    unsigned count = 0;
+    binds[count++] = (struct fs_bind){zygote->strings[STRING_PACKAGE], PACKAGE_TARGET};
+    for (unsigned i = STRING_BINDS; i + 1 < zygote->count; i += 2) {
+        if (count == FS_BINDS_MAX) {
+            fail(-E2BIG, "mounts of the runtime", "");
+        }
+        binds[count++] = (struct fs_bind){zygote->strings[i], zygote->strings[i + 1]};
+    }
+    const struct fs_root root = {.binds = binds,
+                                 .binds_count = count,
+                                 .uid_base = options->isolation == ISOLATION_USER ? 1000 : options->uid_base,
+                                 .uid_count = options->isolation == ISOLATION_USER ? 1 : options->slots};
+    const char *failed = "";
+    int error = unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) < 0 ? -errno : 0;
+    if (error < 0) {
+        fail(error, "namespaces of the runtime", "");
+    }
+    error = fs_enter_root(&root, &failed);
+    if (error < 0) {
+        fail(error, "root:", failed);
+    }
+}
+
+static void run_zygote(const struct options *options, const struct zygote *zygote, int fd) {
+    if (dup2(fd, ZYGOTE_FD) < 0 || syscall(SYS_close_range, ZYGOTE_FD + 1, ~0U, 0) < 0) {
+        _exit(126);
+    }
+    reset_signals();
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || setsid() < 0) {
+        fail(-errno, "session of the runtime", "");
+    }
+    char script[512];
+    const bool whole = options->isolation != ISOLATION_PROCESS;
+    if (whole) {
+        enter_root(options, zygote);
+    }
+    const char *directory = whole ? PACKAGE_TARGET : zygote->strings[STRING_PACKAGE];
+    if ((unsigned)snprintf(script, sizeof script, "%s/zygote.py", directory) >= sizeof script) {
+        fail(-ENAMETOOLONG, "zygote.py", "");
+    }
+    char *const arguments[] = {(char *)(uintptr_t)zygote->strings[STRING_EXECUTABLE], "-I", "-S", "-B", script, NULL};
+    /* glibc: an arena per thread costs address space and pages that a small function never uses */
+    char *const environment[] = {"PATH=/usr/bin:/bin", "LANG=C.UTF-8", "TZ=:UTC", "MALLOC_ARENA_MAX=1", NULL};
+    execve(arguments[0], arguments, environment);
+    fail(-errno, "execute", arguments[0]);
+}
+
+/* ---- the launcher's side ---- */
+
+static int start(struct launcher *launcher, uint32_t runtime) {
+    struct zygote *zygote = &launcher->zygotes[runtime];
+    int pair[2];
+    SCHED_ASSERT(zygote->pid == 0 && zygote->fd < 0);
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+        return -errno;
+    }
+    const pid_t pid = fork();
+    if (pid < 0) {
+        const int error = -errno;
+        wire_close_all(pair, 2);
+        return error;
+    }
+    if (pid == 0) {
+        run_zygote(&launcher->options, zygote, pair[1]);
+    }
+    close(pair[1]);
+    zygote->pid = pid;
+    zygote->fd = pair[0];
+    zygote->ready = false;
+    zygote->orders = 0;
+    zygote->error = 0;
+    zygote->step[0] = '\0';
+    return launcher_watch(launcher, zygote->fd, WATCH_ZYGOTE, runtime);
+}
+
+int zygote_declare(struct launcher *launcher, uint32_t runtime, const char *text, unsigned bytes, unsigned strings) {
+    if (runtime >= PROTOCOL_RUNTIMES_MAX || launcher->zygotes[runtime].text != NULL) {
+        return -EINVAL;
+    }
+    struct zygote *zygote = &launcher->zygotes[runtime];
+    char *copy = malloc(bytes);
+    if (copy == NULL) {
+        return -ENOMEM;
+    }
+    memcpy(copy, text, bytes);
+    const int count = wire_strings(copy, bytes, zygote->strings, PROTOCOL_STRINGS_MAX);
+    if (count < STRING_BINDS || (unsigned)count != strings || (count - STRING_BINDS) % 2 != 0) {
+        free(copy);
+        return -EINVAL;
+    }
+    zygote->text = copy;
+    zygote->count = (unsigned)count;
+    return start(launcher, runtime);
+}
+
+static void send_orders(struct launcher *launcher, struct zygote *zygote) {
+    while (zygote->orders < ZYGOTE_ORDERS_MAX && zygote->queue_head != NO_SLOT) {
+        const uint32_t slot = zygote->queue_head;
+        zygote->queue_head = launcher->slots[slot].next;
+        if (zygote->queue_head == NO_SLOT) {
+            zygote->queue_tail = NO_SLOT;
+        }
+        const int error = slot_send_order(launcher, slot);
+        if (error == 0) {
+            zygote->orders++;
+        } else {
+            slot_abandon(launcher, slot, -error, "order to the runtime process");
+        }
+    }
+}
+
+int zygote_enqueue(struct launcher *launcher, uint32_t slot) {
+    struct zygote *zygote = &launcher->zygotes[launcher->slots[slot].runtime];
+    if (zygote->text == NULL) {
+        return -EINVAL;
+    }
+    if (zygote->pid == 0) {
+        const int error = start(launcher, launcher->slots[slot].runtime);
+        if (error < 0) {
+            return error;
+        }
+    }
+    launcher->slots[slot].next = NO_SLOT;
+    if (zygote->queue_tail == NO_SLOT) {
+        zygote->queue_head = slot;
+    } else {
+        launcher->slots[zygote->queue_tail].next = slot;
+    }
+    zygote->queue_tail = slot;
+    send_orders(launcher, zygote);
+    return 0;
+}
+
+void zygote_readable(struct launcher *launcher, uint32_t runtime) {
+    struct zygote *zygote = &launcher->zygotes[runtime];
+    for (;;) {
+        struct spawn_answer answer;
+        int pidfd = -1;
+        unsigned count;
+        const ssize_t got = wire_receive(zygote->fd, &answer, sizeof answer, &pidfd, 1, &count, MSG_DONTWAIT);
+        if (got == -EAGAIN) {
+            break;
+        }
+        if (got != (ssize_t)sizeof answer) { /* gone: the reaper does the rest */
+            if (zygote->pid > 0) {
+                kill(zygote->pid, SIGKILL);
+            }
+            wire_close(&zygote->fd);
+            return;
+        }
+        answer.step[sizeof answer.step - 1] = '\0';
+        if (answer.shell == 0) {
+            zygote->ready = answer.error == 0;
+            zygote->error = answer.error;
+            wire_text(zygote->step, sizeof zygote->step, answer.step);
+            continue;
+        }
+        SCHED_ASSERT(zygote->orders > 0);
+        zygote->orders--;
+        slot_cloned(launcher, answer.shell, answer.pid, count == 1 ? pidfd : -1, answer.error, answer.step);
+    }
+    send_orders(launcher, zygote);
+}
+
+void zygote_died(struct launcher *launcher, uint32_t runtime) {
+    struct zygote *zygote = &launcher->zygotes[runtime];
+    if (zygote->fd >= 0) {
+        zygote_readable(launcher, runtime); /* its last words */
+    }
+    wire_close(&zygote->fd);
+    zygote->pid = 0;
+    zygote->orders = 0;
+    zygote->queue_head = zygote->queue_tail = NO_SLOT;
+    const int32_t error = zygote->error != 0 ? zygote->error : ECHILD;
+    const char *step = zygote->error != 0 ? zygote->step : "runtime process";
+    for (uint32_t i = 0; i < launcher->options.slots; i++) {
+        const struct slot *slot = &launcher->slots[i];
+        if (slot->runtime == runtime && (slot->state == SLOT_QUEUED || slot->state == SLOT_CLONING)) {
+            slot_abandon(launcher, i, error, step);
+        }
+    }
+    if (!launcher->stopping) {
+        char note[PROTOCOL_NOTE_BYTES];
+        snprintf(note, sizeof note, "the process of runtime %.40s ended: %s: %s", zygote->strings[STRING_NAME], step,
+                 strerror(error));
+        launcher_warn(note);
+    }
+}

@@ -1,0 +1,654 @@
+"""Client of scheduler-launcher: asks for shells, turns them into sandboxes, hears of their end.
+
+Law of this file: it moves messages and descriptors and keeps no policy. The messages are those of native/launcher/protocol.h;
+`LAYOUT` is their one mirror here, and a test compares both. Descriptors that arrive belong to the Shell that is handed out;
+those of a shell nobody waits for any more are closed and the shell is killed.
+
+The launcher is started before the service has a second thread, and dies with the service: its socket ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import math
+import os
+import signal
+import socket
+import struct
+import sys
+from collections import deque
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from scheduler.errors import SchedulerError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+
+    from scheduler.sandboxes.runtimes import Runtime
+
+__all__ = [
+    "LAYOUT",
+    "Cause",
+    "Exited",
+    "Isolation",
+    "LaunchFailed",
+    "Launcher",
+    "LauncherConfig",
+    "Limit",
+    "Shell",
+    "Specialisation",
+    "open_launcher",
+]
+
+EXECUTABLE: Final = Path(__file__).resolve().parent.parent / "_native" / "scheduler-launcher"
+RUNTIME_PACKAGE: Final = Path(__file__).resolve().parent.parent / "runtime"
+TASK_ROOT: Final = "/var/task"
+SOCKET_BUFFER_BYTES: Final = 1 << 20
+FDS_MAX: Final = 12
+START_TIMEOUT_S: Final = 20.0
+STOP_TIMEOUT_S: Final = 10.0
+
+# ---- the wire ----
+
+PROTOCOL_VERSION: Final = 1
+TEXT_BYTES_MAX: Final = 16384
+RUNTIMES_MAX: Final = 16
+SLOTS_MAX: Final = 4096
+
+# struct -> (field, struct code) in order; no padding.
+LAYOUT: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
+    "request": (
+        ("kind", "I"),
+        ("runtime", "I"),
+        ("token", "Q"),
+        ("shell", "Q"),
+        ("memory_mb", "I"),
+        ("ephemeral_storage_mb", "I"),
+        ("strings", "I"),
+        ("text_bytes", "I"),
+    ),
+    "notice": (
+        ("kind", "I"),
+        ("flags", "I"),
+        ("token", "Q"),
+        ("shell", "Q"),
+        ("cpu_ns", "Q"),
+        ("memory_peak_bytes", "Q"),
+        ("cause", "I"),
+        ("status", "i"),
+        ("error", "i"),
+        ("runtime", "I"),
+        ("step", "48s"),
+        ("note", "200s"),
+    ),
+}
+
+
+def _struct(name: str) -> struct.Struct:
+    return struct.Struct("<" + "".join(code for _, code in LAYOUT[name]))
+
+
+_REQUEST: Final = _struct("request")
+_NOTICE: Final = _struct("notice")
+
+
+class RequestKind(Enum):
+    RUNTIME = 1
+    SHELL = 2
+    SPECIALISE = 3
+    KILL = 4
+
+
+class NoticeKind(Enum):
+    READY = 1
+    REFUSED = 2
+    SHELL = 3
+    SHELL_FAILED = 4
+    SPECIALISED = 5
+    SPECIALISE_FAILED = 6
+    EXITED = 7
+    WARNING = 8
+
+
+class Cause(Enum):
+    """How a sandbox ended. KILLED: by us. OOM: its memory limit."""
+
+    EXIT = 1
+    SIGNAL = 2
+    OOM = 3
+    KILLED = 4
+    LAUNCH_FAILED = 5
+
+
+class Isolation(Enum):
+    """ROOT: namespaces, each sandbox a uid of its own. USER: namespaces below a user namespace of a normal user.
+    PROCESS: bare processes; no protection from one another beyond what a uid gives."""
+
+    ROOT = 1
+    USER = 2
+    PROCESS = 3
+
+
+class Limit(Enum):
+    """What the kernel enforces or measures by control groups here."""
+
+    MEMORY = 1
+    PIDS = 2
+    CPU = 4
+    CPU_TIME = 8
+
+
+_ENFORCED: Final = (Limit.MEMORY, Limit.PIDS, Limit.CPU)
+
+
+@dataclass(frozen=True, slots=True)
+class _Notice:
+    kind: NoticeKind
+    flags: int
+    token: int
+    shell: int
+    cpu_ns: int
+    memory_peak_bytes: int
+    cause: int
+    status: int
+    error: int
+    runtime: int
+    step: str
+    note: str
+
+    @classmethod
+    def decode(cls, data: bytes) -> _Notice:
+        kind, *numbers, step, note = _NOTICE.unpack(data)
+        texts = (raw.split(b"\0", 1)[0].decode("utf-8", "replace") for raw in (step, note))
+        return cls(NoticeKind(kind), *numbers, *texts)
+
+
+def _encode(
+    kind: RequestKind,
+    *,
+    runtime: int = 0,
+    token: int = 0,
+    shell: int = 0,
+    memory_mb: int = 0,
+    ephemeral_storage_mb: int = 0,
+    strings: Iterable[str] = (),
+) -> bytes:
+    parts = [os.fsencode(text) for text in strings]
+    for part in parts:
+        if b"\0" in part:
+            raise ValueError(f"{part!r} holds a NUL byte, which no path has")
+    text = b"".join(part + b"\0" for part in parts)
+    if len(text) > TEXT_BYTES_MAX:
+        raise ValueError(f"paths of one request are {len(text)} bytes, the limit is {TEXT_BYTES_MAX}")
+    return _REQUEST.pack(kind.value, runtime, token, shell, memory_mb, ephemeral_storage_mb, len(parts), len(text)) + text
+
+
+# ---- what others use ----
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """A process that waits for its code. The descriptors are the receiver's to close, or to hand to the engine.
+
+    id: of the launcher; never reused within its life. pid: as this process sees it. channel_fd, output_fd: non-blocking.
+    progress_fd: memfd of 4,096 bytes, sealed. cpu_fd: cpuacct.usage (version 1) or cpu.stat (version 2), or -1.
+    memory_fd: memory.max_usage_in_bytes (version 1) or memory.peak (version 2), or -1.
+    """
+
+    id: int
+    runtime: str
+    pid: int
+    channel_fd: int
+    output_fd: int
+    progress_fd: int
+    pidfd: int
+    cpu_fd: int
+    memory_fd: int
+
+    def close(self) -> None:
+        """Closes all descriptors. Once, and not if they were handed on."""
+        for fd in (self.channel_fd, self.output_fd, self.progress_fd, self.pidfd, self.cpu_fd, self.memory_fd):
+            if fd >= 0:
+                os.close(fd)
+
+
+@dataclass(frozen=True, slots=True)
+class Specialisation:
+    """code_dir becomes /var/task, layers_dir /opt, both read-only; files must be readable for others. The size of /tmp is
+    ephemeral_storage_mb; being in memory, what is written there counts as the sandbox's memory too."""
+
+    code_dir: str
+    memory_mb: int
+    ephemeral_storage_mb: int
+    layers_dir: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """status: exit code, or signal number. step: with LAUNCH_FAILED, the step that failed and why."""
+
+    id: int
+    cause: Cause
+    status: int
+    cpu_ns: int
+    memory_peak_bytes: int
+    step: str | None
+
+
+# What a person can do about a step that failed.
+_HINTS: Final[Mapping[str, str]] = {
+    "fresh /proc": "inside a container /proc must not be masked (docker: --security-opt systempaths=unconfined)",
+    "clone": "the machine is out of processes or memory, or forbids namespaces (sysctl user.max_*_namespaces)",
+    "code directory": "the code's directory must exist and be a directory",
+    "slots": "all slots are taken; raise the number of sandboxes that the launcher may run",
+    "code at /var/task": "the code's directory must be a directory",
+    "launcher": "the service starts another launcher by itself",
+}
+
+
+class LaunchFailed(SchedulerError):
+    """A sandbox, or the launcher itself, could not be made. step: of the launcher's list; errno_name: "EPERM", or "";
+    hint: what to do, or ""."""
+
+    default_message = "a sandbox could not be made"
+
+    def __init__(self, step: str, error: int = 0, hint: str = "") -> None:
+        self.step = step
+        self.errno_name = errno.errorcode.get(error, "") if error else ""
+        self.hint = hint or _HINTS.get(step, "")
+        reason = f": {os.strerror(error)}" if error else ""
+        super().__init__(f"step {step!r} failed{reason}" + (f" ({self.hint})" if self.hint else ""))
+
+
+@dataclass(frozen=True, slots=True)
+class LauncherConfig:
+    """isolation: "auto" (namespaces, or no start) or "process" (bare processes). slots: sandboxes alive at once; slot n runs as
+    uid uid_base + n when started as root. pids_max: processes and threads of one sandbox. cgroup_root: a cgroup v2 directory
+    to use instead of looking for one. temp_root: with "process", where private directories are made. require_limits: no start
+    unless memory, processes and CPU can be limited; None: yes, unless isolation is "process". command: what to execute."""
+
+    isolation: str = "auto"
+    slots: int = 1000
+    uid_base: int = 300_000
+    pids_max: int = 1024
+    cgroup_root: str | None = None
+    temp_root: str = "/tmp"
+    require_limits: bool | None = None
+    command: tuple[str, ...] = (str(EXECUTABLE),)
+
+    def __post_init__(self) -> None:
+        if self.isolation not in ("auto", "process"):
+            raise ValueError(f"isolation is {self.isolation!r}, must be auto or process")
+        for name, low, high in (("slots", 1, SLOTS_MAX), ("uid_base", 1, 2_000_000_000), ("pids_max", 8, 1 << 20)):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} is {value}, must be {low} to {high}")
+
+    def arguments(self) -> list[str]:
+        options = {
+            "--isolation": self.isolation,
+            "--slots": str(self.slots),
+            "--uid-base": str(self.uid_base),
+            "--pids-max": str(self.pids_max),
+            "--temp-root": self.temp_root,
+        }
+        if self.cgroup_root is not None:
+            options["--cgroup-root"] = self.cgroup_root
+        return [*self.command, *itertools.chain.from_iterable(options.items())]
+
+    @property
+    def limits_required(self) -> bool:
+        return self.isolation != "process" if self.require_limits is None else self.require_limits
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    done: trio.Event = field(default_factory=trio.Event)
+    abandoned: bool = False
+    shell: Shell | None = None
+    failure: LaunchFailed | None = None
+
+    def finish(self, *, shell: Shell | None = None, failure: LaunchFailed | None = None) -> None:
+        self.shell, self.failure = shell, failure
+        self.done.set()
+
+
+def _pid_of(pidfd: int) -> int:
+    """As this process' /proc sees it: the launcher lives in a pid namespace of its own and counts otherwise. -1: gone."""
+    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "Pid":
+            return int(value)
+    return -1
+
+
+def _reap(pid: int) -> str:
+    """Of a child that has ended. How it ended, for a person."""
+    try:
+        _, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return "it is gone"
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        return f"its supervisor got signal {-code}"
+    return f"it got signal {code - 128}" if code > 128 else f"exit status {code}"
+
+
+def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
+    fds: list[int] = []
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            whole = len(data) - len(data) % struct.calcsize("i")
+            fds.extend(number for (number,) in struct.iter_unpack("i", data[:whole]))
+    return fds
+
+
+class Launcher:
+    """Made by open_launcher(). One task may await a given shell() or specialise(); many may at once.
+
+    isolation, limits, cgroup_version: what this machine gives. pid: of the supervising process.
+    """
+
+    isolation: Isolation
+    limits: frozenset[Limit]
+    cgroup_version: int
+    why_limited: str
+
+    def __init__(self, sock: socket.socket, pid: int, runtimes: Mapping[str, int], report: Callable[[str], None]) -> None:
+        self.pid = pid
+        self._pidfd = os.pidfd_open(pid)
+        self._socket = trio.socket.from_stdlib_socket(sock)
+        self._raw = sock
+        self._runtimes = runtimes
+        self._runtime_names = {index: name for name, index in runtimes.items()}
+        self._report = report
+        self._tokens = itertools.count(1)
+        self._shells: dict[int, _Waiting] = {}
+        self._specialising: dict[int, _Waiting] = {}
+        self._outgoing: deque[bytes] = deque()
+        self._outgoing_there = trio.Event()
+        self._dead = trio.Event()
+        self._why_dead = ""
+        self._exits_in, self.exits = trio.open_memory_channel[Exited](math.inf)  # bounded by the number of slots
+
+    # ---- asking ----
+
+    async def shell(self, runtime: str) -> Shell:
+        """A new shell. LaunchFailed: it could not be made. ValueError: no such runtime was declared."""
+        index = self._runtimes.get(runtime)
+        if index is None:
+            raise ValueError(f"runtime is {runtime!r}, declared are: {', '.join(self._runtimes)}")
+        token = next(self._tokens)
+        waiting = self._shells[token] = _Waiting()
+        try:
+            self._post(_encode(RequestKind.SHELL, runtime=index, token=token))
+            await waiting.done.wait()
+        except trio.Cancelled:
+            if waiting.shell is not None:
+                self._discard(waiting.shell)
+            waiting.abandoned = True  # the answer to come is discarded
+            raise
+        if waiting.failure is not None:
+            raise waiting.failure
+        assert waiting.shell is not None
+        return waiting.shell
+
+    async def specialise(self, shell: Shell, spec: Specialisation) -> None:
+        """Gives a shell its code and limits and takes its privileges. LaunchFailed: it is dead already, Exited follows (unless
+        it had been told before). If cancelled, the shell is killed. ValueError: a path that is none."""
+        request = _encode(
+            RequestKind.SPECIALISE,
+            shell=shell.id,
+            memory_mb=spec.memory_mb,
+            ephemeral_storage_mb=spec.ephemeral_storage_mb,
+            strings=(spec.code_dir, spec.layers_dir or ""),
+        )
+        waiting = self._specialising[shell.id] = _Waiting()
+        try:
+            self._post(request)
+            await waiting.done.wait()
+        except trio.Cancelled:
+            self.kill(shell.id)
+            raise
+        finally:
+            self._specialising.pop(shell.id, None)
+        if waiting.failure is not None:
+            raise waiting.failure
+
+    def kill(self, shell_id: int) -> None:
+        """SIGKILL to the whole sandbox. Exited follows. An id that is dead already, or a dead launcher, is no error."""
+        if not self._dead.is_set():
+            self._post(_encode(RequestKind.KILL, shell=shell_id))
+
+    async def wait_dead(self) -> str:
+        """Returns when the launcher has died, with the reason; every sandbox died with it."""
+        await self._dead.wait()
+        return self._why_dead
+
+    def task_root(self, code_dir: str) -> str:
+        """Where a sandbox sees that directory."""
+        return code_dir if self.isolation is Isolation.PROCESS else TASK_ROOT
+
+    # ---- sending ----
+
+    def _post(self, data: bytes) -> None:
+        if self._dead.is_set():
+            raise LaunchFailed("launcher")
+        if not self._outgoing:
+            try:
+                self._raw.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                return
+            except BlockingIOError:
+                pass
+            except OSError:
+                return  # it dies: the receiving task sees it too and tells those that wait
+        self._outgoing.append(data)
+        self._outgoing_there.set()
+
+    async def _send_outgoing(self) -> None:
+        while True:
+            await self._outgoing_there.wait()
+            while self._outgoing:
+                try:
+                    await self._socket.send(self._outgoing[0])
+                except OSError:
+                    return
+                self._outgoing.popleft()
+            self._outgoing_there = trio.Event()
+
+    # ---- hearing ----
+
+    async def _receive(self) -> tuple[_Notice, list[int]] | None:
+        try:
+            data, ancillary, _, _ = await self._socket.recvmsg(_NOTICE.size, socket.CMSG_SPACE(4 * FDS_MAX))
+        except OSError:
+            return None
+        fds = _descriptors(ancillary)
+        if len(data) != _NOTICE.size:
+            for fd in fds:
+                os.close(fd)
+            return None
+        return _Notice.decode(data), fds
+
+    async def _listen(self) -> None:
+        while (received := await self._receive()) is not None:
+            notice, fds = received
+            self._handlers[notice.kind](self, notice, fds)
+        await self._died()
+
+    def _on_shell(self, notice: _Notice, fds: list[int]) -> None:
+        channel, output, progress, pidfd, *more = fds
+        cpu = more.pop(0) if notice.flags & Limit.CPU_TIME.value else -1
+        memory = more.pop(0) if notice.flags & Limit.MEMORY.value else -1
+        name = self._runtime_names[notice.runtime]
+        shell = Shell(notice.shell, name, _pid_of(pidfd), channel, output, progress, pidfd, cpu, memory)
+        waiting = self._shells.pop(notice.token)
+        if waiting.abandoned:
+            self._discard(shell)
+        else:
+            waiting.finish(shell=shell)
+
+    def _discard(self, shell: Shell) -> None:
+        self.kill(shell.id)
+        shell.close()
+
+    def _on_shell_failed(self, notice: _Notice, fds: list[int]) -> None:
+        self._shells.pop(notice.token).finish(failure=LaunchFailed(notice.step, notice.error))
+
+    def _on_specialised(self, notice: _Notice, fds: list[int]) -> None:
+        if (waiting := self._specialising.get(notice.shell)) is not None:
+            waiting.finish()
+
+    def _on_specialise_failed(self, notice: _Notice, fds: list[int]) -> None:
+        if (waiting := self._specialising.get(notice.shell)) is not None:
+            waiting.finish(failure=LaunchFailed(notice.step, notice.error))
+
+    def _on_exited(self, notice: _Notice, fds: list[int]) -> None:
+        cause = Cause(notice.cause)
+        step = f"{notice.step}: {os.strerror(notice.error)}" if cause is Cause.LAUNCH_FAILED else None
+        exited = Exited(notice.shell, cause, notice.status, notice.cpu_ns, notice.memory_peak_bytes, step)
+        self._exits_in.send_nowait(exited)
+
+    def _on_warning(self, notice: _Notice, fds: list[int]) -> None:
+        self._report(notice.note)
+
+    def _on_late(self, notice: _Notice, fds: list[int]) -> None:
+        self._report(f"the launcher said {notice.kind.name} out of turn")
+
+    _handlers: Final = {
+        NoticeKind.READY: _on_late,
+        NoticeKind.REFUSED: _on_late,
+        NoticeKind.SHELL: _on_shell,
+        NoticeKind.SHELL_FAILED: _on_shell_failed,
+        NoticeKind.SPECIALISED: _on_specialised,
+        NoticeKind.SPECIALISE_FAILED: _on_specialise_failed,
+        NoticeKind.EXITED: _on_exited,
+        NoticeKind.WARNING: _on_warning,
+    }
+
+    # ---- life ----
+
+    async def _handshake(self, config: LauncherConfig) -> None:
+        """Sets what this machine gives. LaunchFailed: it will not do."""
+        with trio.move_on_after(START_TIMEOUT_S):
+            received = await self._receive()
+            if received is None:
+                raise LaunchFailed("start", hint=f"the launcher ended at once: {await self._wait_process()}")
+            notice, _ = received
+            if notice.kind is NoticeKind.REFUSED:
+                raise LaunchFailed(notice.step, notice.error, notice.note)
+            if notice.kind is not NoticeKind.READY or notice.error != PROTOCOL_VERSION:
+                raise LaunchFailed("start", hint="launcher and service are of different versions: run make build")
+            self.isolation = Isolation(notice.status)
+            self.limits = frozenset(limit for limit in Limit if notice.flags & limit.value)
+            self.cgroup_version = notice.runtime
+            self.why_limited = notice.note
+            missing = [limit.name.lower() for limit in _ENFORCED if limit not in self.limits]
+            if missing and config.limits_required:
+                why = self.why_limited or "the kernel or the container offers no such controller"
+                raise LaunchFailed(
+                    "limits", hint=f"no control group for: {', '.join(missing)} ({why}); `scheduler doctor` tells what to do"
+                )
+            return
+        raise LaunchFailed("start", errno.ETIMEDOUT, f"no word from the launcher for {START_TIMEOUT_S:g} s")
+
+    async def _wait_process(self) -> str:
+        """Reaps the supervising process. How it ended, for a person."""
+        await trio.lowlevel.wait_readable(self._pidfd)
+        return _reap(self.pid)
+
+    async def _died(self) -> None:
+        with trio.move_on_after(STOP_TIMEOUT_S) as patience:
+            self._why_dead = await self._wait_process()
+        if patience.cancelled_caught:
+            self._why_dead = "its socket closed"
+        self._dead.set()
+        for waiting in [*self._shells.values(), *self._specialising.values()]:
+            if not waiting.done.is_set():
+                waiting.finish(failure=LaunchFailed("launcher", hint=f"the launcher died: {self._why_dead}"))
+        self._shells.clear()
+
+    async def _close(self) -> None:
+        """Closing the socket makes the launcher end all sandboxes, remove its groups, and exit."""
+        self._socket.close()
+        with trio.move_on_after(STOP_TIMEOUT_S) as patience:
+            await self._wait_process()
+        if patience.cancelled_caught:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            await self._wait_process()
+        os.close(self._pidfd)
+        self._exits_in.close()
+
+
+def _start(config: LauncherConfig) -> tuple[socket.socket, int]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in (ours, theirs):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+    ours.setblocking(False)
+    command = config.arguments()
+    try:
+        with theirs:
+            pid = os.posix_spawnp(
+                command[0],
+                command,
+                {"PATH": os.defpath},
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),
+                ],
+            )
+    except OSError as error:
+        ours.close()
+        raise LaunchFailed("execute", error.errno or 0, f"{command[0]}: run make build") from error
+    return ours, pid
+
+
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(f"scheduler: launcher: {text}\n")
+
+
+@asynccontextmanager
+async def open_launcher(
+    config: LauncherConfig, runtimes: Iterable[Runtime], *, report: Callable[[str], None] = _to_stderr
+) -> AsyncIterator[Launcher]:
+    """Starts a launcher with a process for each runtime; ends it and every sandbox at the end of the block.
+
+    report: text that the operator should see. LaunchFailed: this machine, or this user, cannot isolate or limit; its hint says
+    what to do.
+    """
+    declared = list(runtimes)
+    if not 1 <= len(declared) <= RUNTIMES_MAX:
+        raise ValueError(f"runtimes are {len(declared)}, must be 1 to {RUNTIMES_MAX}")
+    sock, pid = _start(config)
+    launcher = Launcher(sock, pid, {runtime.name: index for index, runtime in enumerate(declared)}, report)
+    failure: BaseException | None = None
+    try:
+        await launcher._handshake(config)
+        if launcher.isolation is Isolation.PROCESS:
+            report(
+                "isolation is 'process': functions are bare processes, not protected from one another nor the machine from them"
+            )
+        for index, runtime in enumerate(declared):
+            mounts = itertools.chain.from_iterable((path, path) for path in runtime.paths)
+            strings = (runtime.name, runtime.executable, str(RUNTIME_PACKAGE), *mounts)
+            launcher._post(_encode(RequestKind.RUNTIME, runtime=index, strings=strings))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(launcher._listen)
+            nursery.start_soon(launcher._send_outgoing)
+            try:
+                yield launcher
+            except BaseException as error:  # raised again below: the nursery would wrap it in a group
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+    finally:
+        with trio.CancelScope(shield=True):
+            await launcher._close()
