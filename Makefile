@@ -20,7 +20,7 @@ FUZZ     = $(patsubst native/fuzz/%.c,$(OUT)/%,$(filter-out native/fuzz/fuzz_can
 CANARY   = $(OUT)/fuzz_canary
 # LIBFUZZER=1 CC=clang: targets for long runs, in a place of their own.
 REPLAY   = $(if $(LIBFUZZER),,$(OUT)/fuzz/replay.o)
-RUNS    ?= 20000
+RUNS    ?= 10000
 STATE   ?= state
 SEED    ?= 1
 EVENTS  ?= 20000
@@ -112,7 +112,7 @@ e2e: build ## whole service, real sandboxes
 	@$(PY) -m pytest tests/e2e tests/crash tests/security
 
 bench: build ## every question, a table with verdicts, JSON in bench/results
-	@$(PY) -m bench.run
+	@$(PY) -m bench.run $(BENCH_ARGS)
 
 test: build ## all tests: C under sanitizers, fuzz smoke, TSan, linters, Python
 	@$(MAKE) --no-print-directory check

@@ -73,7 +73,7 @@ bool meter_put(struct meter *meter, const struct core_account_event *put) {
         return false; /* an account never moves */
     }
     for (unsigned i = 0; i < CORE_RESOURCES; i++) {
-        if (put->max[i] < 0 || put->min[i] < 0) {
+        if (put->max[i] < 0 || put->min[i] < 0 || put->min[i] > CORE_NO_LIMIT) { /* guarantees are added up */
             return false;
         }
     }
@@ -239,7 +239,11 @@ bool meter_rate(struct meter *meter, uint16_t leaf, uint64_t now_ns, struct refu
 void meter_cpu(struct meter *meter, uint16_t leaf, int64_t ns) {
     for (uint16_t i = leaf; i != METER_NONE; i = meter->accounts[i].parent) {
         struct account *account = &meter->accounts[i];
-        account->current[CORE_CPU] = at_least_zero(account->current[CORE_CPU] + ns);
+        int64_t sum;
+        if (__builtin_add_overflow(account->current[CORE_CPU], ns, &sum)) {
+            sum = INT64_MAX; /* current is never below zero, so it can only be too much */
+        }
+        account->current[CORE_CPU] = at_least_zero(sum);
         if (account->current[CORE_CPU] > account->peak[CORE_CPU]) {
             account->peak[CORE_CPU] = account->current[CORE_CPU];
         }
@@ -265,7 +269,7 @@ const char *meter_check(const struct meter *meter) {
             if (child->used && child->parent == i) {
                 unreserved += excess(child) - child->current[CORE_CONCURRENCY];
                 reserved += guarantee(child);
-                for (unsigned r = 0; r < CORE_RESOURCES; r++) {
+                for (unsigned r = 0; r < CORE_RATE; r++) { /* rates are not held, CPU may be saturated */
                     below[r] += child->current[r];
                 }
             }
@@ -277,7 +281,7 @@ const char *meter_check(const struct meter *meter) {
             if (account->current[r] < 0) {
                 return "meter: negative charge";
             }
-            if (r != CORE_CPU && r != CORE_RATE && below[r] > account->current[r]) {
+            if (below[r] > account->current[r]) {
                 return "meter: children hold more than their parent";
             }
         }

@@ -21,6 +21,9 @@ enum { ANSWER_GRACE_NS = 10 * 1000 * 1000 };
 
 enum { OVERRUN_NS_MIN = 5 * 1000 * 1000, RECALL_SLACK_NS = 1000 * 1000, VALID_SLACK_NS = 10 * 1000 * 1000 };
 
+/* Two years of CPU time, which no sandbox lives to use: what is more is nonsense, and would overflow virtual time. */
+#define CPU_NS_MAX (1ULL << 56)
+
 uint32_t sandbox_find(struct core *core, uint64_t handle) {
     const uint32_t index = (uint32_t)handle;
     const uint32_t generation = (uint32_t)(handle >> 32);
@@ -521,7 +524,8 @@ void on_usage(struct core *core, const struct core_sandbox_event *event) {
     }
     struct sandbox *sandbox = &core->sandboxes[index];
     struct function *function = &core->functions[sandbox->function];
-    const uint64_t delta = saturating_sub(event->cpu_ns, sandbox->cpu_ns);
+    const uint64_t cpu_ns = min_u64(event->cpu_ns, CPU_NS_MAX);
+    const uint64_t delta = saturating_sub(cpu_ns, sandbox->cpu_ns);
     const int64_t correction = (int64_t)delta - (int64_t)sandbox->cpu_estimated_ns;
     if (sandbox->has_usage) {
         meter_cpu(&core->meter, function->account, correction);
@@ -538,7 +542,7 @@ void on_usage(struct core *core, const struct core_sandbox_event *event) {
     }
     sandbox->has_usage = 1;
     sandbox->cpu_estimated_ns = 0;
-    sandbox->cpu_ns = max_u64(sandbox->cpu_ns, event->cpu_ns);
+    sandbox->cpu_ns = max_u64(sandbox->cpu_ns, cpu_ns);
     sandbox->usage_ns = core->now_ns;
     sandbox->memory_peak_bytes = max_u64(sandbox->memory_peak_bytes, event->memory_peak_bytes);
 }
