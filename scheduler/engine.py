@@ -225,7 +225,9 @@ _READ: dict[EventKind, Any] = {
     EventKind.READY: lambda raw: Ready(raw.sandbox, raw.value),
     EventKind.INIT_FAILED: lambda raw: InitFailed(raw.sandbox, _blob(raw)),
     EventKind.METHOD: _method,
-    EventKind.OPENED: lambda raw: Opened(raw.connection, tcp=bool(raw.flags & 1), peer_uid=raw.value, tag=raw.tag),
+    EventKind.OPENED: lambda raw: Opened(
+        raw.connection, tcp=bool(raw.flags & 1), peer_uid=raw.value, adopted=bool(raw.flags & 2), tag=raw.tag
+    ),
     EventKind.CLOSED: lambda raw: Closed(raw.connection),
     EventKind.FUNCTION_FREED: lambda raw: FunctionFreed(raw.function),
     EventKind.DRAINED: lambda raw: Drained(),
@@ -383,6 +385,15 @@ class Engine:
         bound = ffi.new("uint16_t *", port)
         _check(lib.sched_listen_tcp(self._sched, host.encode(), bound), f"address {host}:{port}")
         return int(bound[0])
+
+    def preload(self, commands: Iterable[Command]) -> None:
+        """Posts and carries out, before run(): what must be known before the first client is heard."""
+        if self._running or self._finished.is_set():
+            raise EngineError("preload is for an engine that does not run yet")
+        for command in commands:
+            while not self._try_post(command):
+                _check(lib.sched_turn(self._sched, 0), "the engine's turn")
+        _check(lib.sched_turn(self._sched, 0), "the engine's turn")
 
     # ---- the reactor's thread ----
 

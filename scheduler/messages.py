@@ -448,7 +448,8 @@ class Opened:
     connection: int
     tcp: bool
     peer_uid: int
-    tag: int = 0  # of the CONNECTION_ADOPT that opened it
+    adopted: bool = False  # the second word on a connection that was adopted: its tag
+    tag: int = 0
 
 
 @dataclass(frozen=True, slots=True)

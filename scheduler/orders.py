@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["environment", "make_order"]
 
-TASK_ROOT = "/var/task"
 RUNTIME_DIR = "/var/runtime"
 OVERRIDABLE = {
     "LANG": "en_US.UTF-8",
@@ -64,12 +63,14 @@ def make_order(
     identity: Identity,
     *,
     task_dir: Callable[[CodeRef], Path],
-    task_root: str,
+    task_root: Callable[[str], str],
     now: datetime,
     stream_id: str,
 ) -> Order:
-    """task_dir: where a package lies unpacked; task_root: where the sandbox sees it; stream_id: 32 random hex digits."""
+    """task_dir: where a package lies unpacked; task_root: where a sandbox sees that; stream_id: 32 random hex digits."""
     config = version.config
+    code_dir = str(task_dir(version.code))
+    seen_at = task_root(code_dir)
     log_group = f"/aws/lambda/{config.name}"
     log_stream = f"{now:%Y/%m/%d}/[{version.version}]{stream_id}"
     start: dict[str, object] = {
@@ -79,14 +80,14 @@ def make_order(
         "handler": config.handler,
         "memory_mb": config.memory_mb,
         "timeout_ms": config.timeout_s * 1000,
-        "task_root": task_root,
-        "environment": environment(version, identity, log_group=log_group, log_stream=log_stream, task_root=task_root),
+        "task_root": seen_at,
+        "environment": environment(version, identity, log_group=log_group, log_stream=log_stream, task_root=seen_at),
         "log_group_name": log_group,
         "log_stream_name": log_stream,
         "initialization_type": "on-demand",
     }
     specialisation = Specialisation(
-        code_dir=str(task_dir(version.code)),
+        code_dir=code_dir,
         memory_mb=config.memory_mb,
         ephemeral_storage_mb=config.ephemeral_storage_mb,
     )

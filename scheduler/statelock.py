@@ -1,7 +1,7 @@
 """One service for each state directory: a locked file that says who has it.
 
-Law of this file: the lock is the kernel's (flock), so it goes with the process, however that ends; the pid in the file is only for
-the message.
+Law of this file: the lock is the kernel's (flock), so it goes with the process, however that ends; the pid in the file is
+only for the message.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class StateLocked(SchedulerError):
 
 @contextmanager
 def lock_state(state_dir: Path) -> Iterator[None]:
-    """Makes the directory (mode 0700 if new) and holds its lock. StateLocked names the pid of the holder; OSError as it comes."""
+    """Makes the directory (mode 0700 if new) and holds its lock. StateLocked names the holder; OSError as it comes."""
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = state_dir / "service.lock"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

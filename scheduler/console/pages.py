@@ -1,7 +1,7 @@
 """What the console shows: /metrics, /healthz, /readyz, and counters as JSON under /debug.
 
-Law of this file: each page is a row; it asks for one snapshot and formats it. Formatting runs in a worker thread, so that a scrape
-of a thousand functions does not hold up a deployment, and calls never meet it at all.
+Law of this file: each page is a row; it asks for one snapshot and formats it. Formatting runs in a worker thread, so that a
+scrape of a thousand functions does not hold up a deployment, and calls never meet it at all.
 """
 
 from __future__ import annotations

@@ -10,22 +10,21 @@ one after the other, since one zygote makes them, and two at once on a busy mach
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import trio
-from scheduler.sandboxes.launcher import LaunchFailed
 
 from scheduler.errors import Unavailable
+from scheduler.sandboxes.launcher import LaunchFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from scheduler.sandboxes.launcher import Shell
 
-__all__ = ["Demand", "PoolStats", "ShellPool", "ShellSource", "close_shell"]
+__all__ = ["Demand", "PoolStats", "ShellPool", "ShellSource"]
 
 DEMAND_HALF_LIFE_S = 10.0
 BIRTH_GUESS_S = 0.010
@@ -33,13 +32,6 @@ BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 5.0
 SAFETY = 2.0
 SHED_PERIOD_S = 5.0  # a surplus of shells shrinks by one in this time
-
-
-def close_shell(shell: Shell) -> None:
-    """Closes all descriptors of a shell that nobody else took over."""
-    for fd in (shell.channel_fd, shell.output_fd, shell.progress_fd, shell.pidfd, shell.cpu_fd, shell.memory_fd):
-        if fd >= 0:
-            os.close(fd)
 
 
 class ShellSource(Protocol):
@@ -125,7 +117,7 @@ class _Shelf:
         if waiter is not None:
             # Its taker was woken but has not run yet: it goes on waiting, first in the row.
             assert waiter.shell is not None
-            close_shell(waiter.shell)
+            waiter.shell.close()
             waiter.shell = None
             waiter.given = trio.Event()
             self.waiters.appendleft(waiter)
@@ -134,7 +126,7 @@ class _Shelf:
             if found is None:
                 return False
             self.ready.remove(found)
-            close_shell(found)
+            found.close()
         self.died += 1
         self.poke()
         return True
@@ -149,11 +141,20 @@ class ShellPool:
         self._ahead = ahead
         self._most = most
         self._report = report
+        self._changed = trio.Event()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
 
     @property
     def ready(self) -> bool:
         """A cold call of any runtime would find a shell."""
         return bool(self._shelves) and all(shelf.ready for shelf in self._shelves.values())
+
+    async def wait_changed(self) -> None:
+        """Until a shell was born or died."""
+        await self._changed.wait()
 
     def stats(self) -> list[PoolStats]:
         now = trio.current_time()
@@ -198,7 +199,9 @@ class ShellPool:
 
     def exited(self, shell_id: int) -> bool:
         """A shell died. True: it was waiting here and is replaced; False: not one of these."""
-        return any(shelf.drop(shell_id) for shelf in self._shelves.values())
+        found = any(shelf.drop(shell_id) for shelf in self._shelves.values())
+        self._tell()
+        return found
 
     def lost(self) -> None:
         """The launcher died and every shell with it."""
@@ -230,6 +233,7 @@ class ShellPool:
                 shelf.born += 1
                 shelf.demand.born(trio.current_time() - begun)
                 shelf.deliver(shell)
+                self._tell()
                 continue
             shelf.poked = trio.Event()
             with trio.move_on_after(SHED_PERIOD_S) as quiet:
@@ -237,4 +241,4 @@ class ShellPool:
             if quiet.cancelled_caught and len(shelf.ready) > target:
                 surplus = shelf.ready.popleft()
                 source.kill(surplus.id)
-                close_shell(surplus)
+                surplus.close()

@@ -21,22 +21,20 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 import trio
-from scheduler.sandboxes.launcher import LaunchFailed
 
 from scheduler.errors import Unavailable
-from scheduler.messages import Cause, SandboxReaped, SandboxUsage, Tier, core, sandbox_start
-from scheduler.sandboxes.pool import close_shell
+from scheduler.messages import Cause, SandboxReaped, SandboxUsage, Tier, Why, core, sandbox_start
+from scheduler.sandboxes.launcher import LaunchFailed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
+    from scheduler.messages import Command
     from scheduler.sandboxes.launcher import Exited, Launcher, Shell, Specialisation
-
-    from scheduler.messages import Command, Why
     from scheduler.sandboxes.pool import ShellPool
 
-__all__ = ["Order", "SandboxTimes", "Supervisor"]
+__all__ = ["Order", "Sandbox", "SandboxTimes", "State", "Supervisor"]
 
 GONE_GRACE_S = 0.05  # a process that closed its channel because it ends says how; after this it is ended
 RESTART_FIRST_S = 0.05
@@ -62,7 +60,7 @@ class Orders(Protocol):
     def __call__(self, function: int, revision: int) -> Order | None: ...
 
 
-class _State(Enum):
+class State(Enum):
     WAITING = "waiting"
     MAKING = "making"
     RUNNING = "running"
@@ -70,12 +68,12 @@ class _State(Enum):
 
 
 @dataclass(slots=True, eq=False)
-class _Sandbox:
+class Sandbox:
     handle: int
     function: int
     revision: int
     need_s: float
-    state: _State = _State.WAITING
+    state: State = State.WAITING
     shell: Shell | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     fds_ours: bool = False  # the shell's descriptors have not been handed to the engine
@@ -129,8 +127,8 @@ class Supervisor:
         self._orders = orders
         self._open_launcher = open_launcher
         self._report = report
-        self._sandboxes: dict[int, _Sandbox] = {}
-        self._by_shell: dict[int, _Sandbox] = {}
+        self._sandboxes: dict[int, Sandbox] = {}
+        self._by_shell: dict[int, Sandbox] = {}
         self._starting = trio.CapacityLimiter(starting_max)
         self._launcher: Launcher | None = None
         self._nursery: trio.Nursery | None = None
@@ -145,17 +143,30 @@ class Supervisor:
         return self._launcher is not None and self._pool.ready
 
     @property
+    def launcher(self) -> Launcher | None:
+        return self._launcher
+
+    @property
     def count(self) -> int:
         return len(self._sandboxes)
 
     def alive(self, function: int) -> bool:
         """The function has sandboxes, or will have."""
-        return any(s.function == function and s.state is not _State.DYING for s in self._sandboxes.values())
+        return any(s.function == function and s.state is not State.DYING for s in self._sandboxes.values())
+
+    def sandboxes(self) -> list[Sandbox]:
+        """All that are not reaped yet; to look at."""
+        return list(self._sandboxes.values())
+
+    def identify(self, handle: int) -> tuple[int, int] | None:
+        """(function, revision) of a sandbox that is not reaped yet."""
+        sandbox = self._sandboxes.get(handle)
+        return (sandbox.function, sandbox.revision) if sandbox else None
 
     def stats(self) -> SupervisorStats:
         return SupervisorStats(
             sandboxes=len(self._sandboxes),
-            making=sum(s.state in (_State.WAITING, _State.MAKING) for s in self._sandboxes.values()),
+            making=sum(s.state in (State.WAITING, State.MAKING) for s in self._sandboxes.values()),
             launcher_restarts=self._restarts,
             launcher_up=self._launcher is not None,
             launch_failures=self._launch_failures,
@@ -172,7 +183,7 @@ class Supervisor:
         finally:
             for sandbox in self._sandboxes.values():
                 if sandbox.shell is not None and sandbox.fds_ours:
-                    close_shell(sandbox.shell)
+                    sandbox.shell.close()
                     sandbox.fds_ours = False
 
     async def _lives(self, task_status: trio.TaskStatus[None]) -> None:
@@ -235,14 +246,14 @@ class Supervisor:
     def need(self, handle: int, function: int, revision: int) -> None:
         """The core wants a sandbox."""
         assert self._nursery is not None, "need() before run()"
-        sandbox = _Sandbox(handle, function, revision, trio.current_time())
+        sandbox = Sandbox(handle, function, revision, trio.current_time())
         self._sandboxes[handle] = sandbox
         self._nursery.start_soon(self._make, sandbox)
 
     def killed(self, handle: int, why: Why) -> None:
         """The core has given the sandbox up; the reactor has sent SIGKILL if it had a process."""
         sandbox = self._sandboxes.get(handle)
-        if sandbox is None or sandbox.state is _State.DYING:
+        if sandbox is None or sandbox.state is State.DYING:
             return
         if sandbox.shell is None:
             sandbox.scope.cancel()  # _make() reports it
@@ -252,30 +263,35 @@ class Supervisor:
     def gone(self, handle: int) -> None:
         """Its channel closed. A process that ends by itself is given a moment to say how."""
         sandbox = self._sandboxes.get(handle)
-        if sandbox is not None and sandbox.state is not _State.DYING and self._nursery is not None:
+        if sandbox is not None and sandbox.state is not State.DYING and self._nursery is not None:
             self._nursery.start_soon(self._kill_after_grace, sandbox)
 
-    async def _kill_after_grace(self, sandbox: _Sandbox) -> None:
+    async def _kill_after_grace(self, sandbox: Sandbox) -> None:
         await trio.sleep(GONE_GRACE_S)
-        if self._sandboxes.get(sandbox.handle) is sandbox and sandbox.state is not _State.DYING:
+        if self._sandboxes.get(sandbox.handle) is sandbox and sandbox.state is not State.DYING:
             self._kill(sandbox)
 
-    def _kill(self, sandbox: _Sandbox) -> None:
-        sandbox.state = _State.DYING
+    def _kill(self, sandbox: Sandbox) -> None:
+        sandbox.state = State.DYING
         if self._launcher is not None and sandbox.shell is not None:
             self._launcher.kill(sandbox.shell.id)
 
+    def kill_all(self) -> None:
+        """Ends every sandbox, whatever it does."""
+        for handle in list(self._sandboxes):
+            self.killed(handle, Why.NONE)
+
     # ---- a sandbox's making ----
 
-    async def _make(self, sandbox: _Sandbox) -> None:
+    async def _make(self, sandbox: Sandbox) -> None:
         with sandbox.scope:
             async with self._starting:
                 await self._start(sandbox)
-        if sandbox.state is _State.WAITING:
+        if sandbox.state is State.WAITING:
             # Cancelled, unknown, or no such runtime: there never was a process.
             await self._reap(sandbox, SandboxReaped(sandbox=sandbox.handle, cause=Cause.LAUNCH_FAILED))
 
-    async def _start(self, sandbox: _Sandbox) -> None:
+    async def _start(self, sandbox: Sandbox) -> None:
         order = self._orders(sandbox.function, sandbox.revision)
         if order is None:
             return
@@ -287,24 +303,24 @@ class Supervisor:
             return
         launcher = self._launcher
         if launcher is None:
-            close_shell(shell)  # it died with its launcher while it was handed over
+            shell.close()  # it died with its launcher while it was handed over
             return
         sandbox.shell = shell
         sandbox.fds_ours = True
-        sandbox.state = _State.MAKING
+        sandbox.state = State.MAKING
         self._by_shell[shell.id] = sandbox
         try:
             await launcher.specialise(shell, order.specialisation)
         except LaunchFailed as error:
             # Its process is dead already and its end is on the way.
-            if sandbox.state is _State.MAKING:
-                sandbox.state = _State.DYING
+            if sandbox.state is State.MAKING:
+                sandbox.state = State.DYING
                 self._launch_failures += 1
                 self._report(f"function {order.function}:{order.version} cannot start: {error}")
             return
-        if sandbox.state is not _State.MAKING:
+        if sandbox.state is not State.MAKING:
             return  # killed meanwhile
-        sandbox.state = _State.RUNNING
+        sandbox.state = State.RUNNING
         sandbox.fds_ours = False
         self.times.add(trio.current_time() - sandbox.need_s)
         fds = (shell.channel_fd, shell.output_fd, shell.progress_fd, shell.pidfd, shell.cpu_fd, shell.memory_fd)
@@ -339,13 +355,13 @@ class Supervisor:
             ),
         )
 
-    async def _reap(self, sandbox: _Sandbox, reaped: SandboxReaped) -> None:
+    async def _reap(self, sandbox: Sandbox, reaped: SandboxReaped) -> None:
         if self._sandboxes.pop(sandbox.handle, None) is None:
             return
         if sandbox.shell is not None:
             del self._by_shell[sandbox.shell.id]
             if sandbox.fds_ours:
-                close_shell(sandbox.shell)
+                sandbox.shell.close()
         usage = SandboxUsage(sandbox=sandbox.handle, cpu_ns=reaped.cpu_ns, memory_peak_bytes=reaped.memory_peak_bytes)
         # A usage of nothing would be taken for the kernel's word.
         known = [core(usage)] if reaped.cpu_ns else []

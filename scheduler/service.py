@@ -1,0 +1,579 @@
+"""The composition root: the only module that knows every room. Starts the service, keeps it up, ends it in order.
+
+Law of this file: order and supervision, no decisions. Every task lives in one of two nested nurseries: the outer one holds
+the engine's reactor, the inner one everything that talks to it, so that at the end the inner one is through, sandboxes and
+all, before the reactor stops. A task that fails ends the service: what is broken must not look alive.
+
+Start: state directory locked - launcher (before any thread exists) - store, registry - engine made and filled - sockets
+bound - reactor, console. So nobody is told "no such function" by a service that has not finished reading its registry.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import secrets
+import signal
+import time
+import traceback
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from scheduler import __version__
+from scheduler.catalog import Catalog, CatalogFull, FunctionSpec, accounts_max
+from scheduler.config import unknown_variables
+from scheduler.console import http
+from scheduler.console.pages import Pages
+from scheduler.control.access import Connections, TokenFile
+from scheduler.control.dispatch import Dispatcher
+from scheduler.control.methods import Methods
+from scheduler.deployments import Deployments
+from scheduler.engine import Engine, histogram_bounds
+from scheduler.errors import SchedulerError, Unavailable
+from scheduler.functions.names import LATEST, Identity
+from scheduler.functions.packages import open_code_store
+from scheduler.functions.registry import FunctionRegistry
+from scheduler.functions.uploads import open_uploads
+from scheduler.log import Log
+from scheduler.messages import (
+    Closed,
+    Drain,
+    Drained,
+    EngineConfig,
+    Fault,
+    Freed,
+    FunctionFreed,
+    Gone,
+    InitFailed,
+    Killed,
+    MethodCall,
+    Need,
+    Opened,
+    Ready,
+    core,
+    stop_listening,
+)
+from scheduler.metrics import AccountLabels, FunctionLabels, Octaves, Scrape, ServiceFigures, ShelfFigures
+from scheduler.orders import make_order
+from scheduler.sandboxes.launcher import SLOTS_MAX, LauncherConfig, open_launcher
+from scheduler.sandboxes.pool import ShellPool
+from scheduler.sandboxes.runtimes import find_runtimes
+from scheduler.sandboxes.supervisor import Supervisor
+from scheduler.statelock import lock_state
+from scheduler.store.registry import SqliteRegistry
+from scheduler.store.sqlite import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from scheduler.config import Address, Settings
+    from scheduler.control.access import Connection
+    from scheduler.messages import Event
+    from scheduler.sandboxes.supervisor import Order
+
+__all__ = ["Service", "engine_config", "run_service", "serve"]
+
+S_NS = 1_000_000_000
+MS_NS = 1_000_000
+DESCRIPTORS_OF_A_SANDBOX = 6
+DESCRIPTORS_SPARE = 512
+DRAIN_MARGIN_S = 0.5  # beyond the grace: the core's own timers have fired by then
+KILL_WAIT_S = 2.0  # after the grace: sandboxes are ended, their callers told
+LAG_PERIOD_S = 1.0
+COLLECT_PERIOD_S = 600.0
+EXIT_DONE, EXIT_BROKEN, EXIT_REFUSED = 0, 1, 3
+
+
+def engine_config(settings: Settings) -> EngineConfig:
+    """Settings in the engine's words."""
+    return EngineConfig(
+        calls_max=settings.calls_max,
+        functions_max=settings.functions_max,
+        sandboxes_max=settings.sandboxes_max,
+        accounts_max=accounts_max(settings),
+        ahead_max=settings.ahead_max,
+        starting_max=settings.starting_max,
+        ahead_window_ns=settings.ahead_window_us * 1000,
+        init_timeout_ns=settings.init_timeout_ms * MS_NS,
+        idle_timeout_ns=settings.idle_timeout_s * S_NS,
+        reap_timeout_ns=settings.reap_timeout_ms * MS_NS,
+        cold_start_guess_ns=settings.cold_start_guess_us * 1000,
+        cpus=settings.cpu_count(),
+        connections_max=settings.connections_max,
+        frame_bytes_max=settings.frame_bytes_max,
+        connection_buffer_bytes_max=settings.connection_buffer_bytes_max,
+        turn_bytes_max=settings.turn_bytes_max,
+        payload_total_bytes_max=settings.payload_bytes_total_max,
+        spin_us=settings.spin_us,
+        log_bytes_max=settings.log_bytes_max,
+        log_files_max=settings.log_files_max,
+        log_dir=str(settings.log_dir),
+        drain_grace_ns=settings.drain_grace_ms * MS_NS,
+        allowed_uids=settings.allowed_uids,
+    )
+
+
+class Service:
+    """One service, for one life: run() once."""
+
+    def __init__(self, settings: Settings, log: Log) -> None:
+        self.settings = settings
+        self.log = log
+        self.identity = Identity(settings.region, settings.account_id)
+        self.catalog = Catalog(settings)
+        self.metrics_port: int | None = None
+        self.tcp_port: int | None = None
+        self._start_s = time.time()
+        self._start_monotonic_s = trio.current_time()
+        self._octaves = Octaves(histogram_bounds())
+        self._faults = 0
+        self._lag_s = 0.0
+        self._draining = False
+        self._drained = trio.Event()
+        self._accepting = False
+        self._over = trio.Event()  # the service is to end
+        self._engine: Engine | None = None
+
+    # ---- pieces that need others ----
+
+    @property
+    def engine(self) -> Engine:
+        assert self._engine is not None, "the engine is not made yet"
+        return self._engine
+
+    @property
+    def _isolation(self) -> str:
+        launcher = self.supervisor.launcher
+        return launcher.isolation.name.lower() if launcher is not None else "none"
+
+    async def post(self, *commands: Any) -> None:
+        await self.engine.post(*commands)
+
+    @property
+    def accepting(self) -> bool:
+        return self._accepting
+
+    def not_ready(self) -> str | None:
+        """Why a call would not run now, or None."""
+        if self._draining:
+            return "draining"
+        if not self._accepting:
+            return "starting"
+        return None if self.supervisor.ready else "no shell is ready"
+
+    # ---- life ----
+
+    async def run(self, *, task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until end() or cancelled. started() once a call would run. SchedulerError or OSError: it could not start."""
+        async with AsyncExitStack() as stack, trio.open_nursery() as outer:
+            async with trio.open_nursery() as inner:
+                await self._build(stack, inner)
+                await outer.start(self.engine.run)
+                await self._open(inner)
+                await self._wait_ready()
+                self.log.info("ready", after_s=round(trio.current_time() - self._start_monotonic_s, 3))
+                task_status.started(self)
+                await self._over.wait()
+                inner.cancel_scope.cancel()
+            outer.cancel_scope.cancel()
+        self.log.info("ended")
+
+    async def _open(self, inner: trio.Nursery) -> None:
+        settings = self.settings
+        inner.start_soon(self._pump)
+        inner.start_soon(self._watch_lag)
+        inner.start_soon(self._collect_code)
+        if settings.metrics is not None:
+            await self._open_console(settings.metrics, inner)
+        self._accepting = True
+        self.log.info(
+            "serving",
+            socket=settings.socket,
+            tcp_port=self.tcp_port,
+            metrics_port=self.metrics_port,
+            functions=len(self.registry),
+            isolation=self._isolation,
+            pid=os.getpid(),
+        )
+
+    async def _build(self, stack: AsyncExitStack, inner: trio.Nursery) -> None:
+        settings = self.settings
+        stack.enter_context(lock_state(settings.state_dir))
+        _raise_descriptor_limit(settings, self.log)
+        tokens = TokenFile(settings.token_file) if settings.token_file is not None else None
+        self.connections = Connections(tokens)
+        # Interpreters are asked what they are before there is any thread.
+        self.runtimes = await trio.to_thread.run_sync(find_runtimes)
+        self._make_supervisor()
+        await inner.start(self.supervisor.run)
+        store = await stack.enter_async_context(open_store(settings.store_path))
+        self.registry = await FunctionRegistry.load(SqliteRegistry(store), settings, runtimes=tuple(self.runtimes))
+        self.code = await open_code_store(settings.code_dir, bytes_max=settings.code_bytes_max)
+        self.uploads = await open_uploads(
+            settings.upload_dir, count_max=settings.uploads_max, bytes_max=settings.uploads_bytes_max
+        )
+        self._engine = stack.enter_context(Engine(engine_config(settings)))
+        self.deployments = Deployments(
+            catalog=self.catalog,
+            post=self.engine.post,
+            alive=self.supervisor.alive,
+            stage_max_s=settings.init_timeout_ms / 1000 + 1,
+        )
+        self.methods = Methods(
+            settings=settings,
+            engine=self.engine,
+            catalog=self.catalog,
+            registry=self.registry,
+            code=self.code,
+            uploads=self.uploads,
+            runtimes=self.runtimes,
+            deployments=self.deployments,
+            connections=self.connections,
+            drain=self.drain_and_end,
+            start_time_s=self._start_monotonic_s,
+            accept_event=self._accept_event,
+        )
+        self.dispatcher = Dispatcher(
+            methods=self.methods.rows(), connections=self.connections, post=self.engine.post, nursery=inner, log=self.log
+        )
+        self._load()
+        self.engine.listen_unix(str(settings.socket))
+        if settings.tcp is not None:
+            self.tcp_port = self.engine.listen_tcp(settings.tcp.host, settings.tcp.port)
+
+    def _make_supervisor(self) -> None:
+        settings = self.settings
+
+        def report(text: str) -> None:
+            self.log.warning("sandboxes", text=text)
+
+        config = LauncherConfig(
+            isolation=settings.isolation,
+            slots=min(SLOTS_MAX, settings.sandboxes_max + settings.shells_max * len(self.runtimes)),
+            uid_base=settings.sandbox_uid_base,
+            cgroup_root=str(settings.cgroup_root) if settings.cgroup_root is not None else None,
+        )
+        self.pool = ShellPool(self.runtimes, ahead=settings.shells_ahead, most=settings.shells_max, report=report)
+        self.supervisor = Supervisor(
+            pool=self.pool,
+            post=self.post,
+            orders=self._order,
+            open_launcher=partial(open_launcher, config, self.runtimes.values(), report=report),
+            starting_max=settings.starting_max,
+            report=report,
+        )
+
+    def _load(self) -> None:
+        """All functions into the engine, before anybody can call one."""
+        self.engine.preload(self.catalog.start())
+        for version in self.registry.all():
+            if version.version != LATEST:
+                continue
+            try:
+                commands = self.catalog.put(FunctionSpec(version, self.registry.versions(version.name)))
+            except CatalogFull as error:
+                self.log.error("function left out", function=version.name, error=str(error))
+                continue
+            self.engine.preload(commands)
+
+    async def _open_console(self, address: Address, nursery: trio.Nursery) -> None:
+        listeners = await http.listen(address)
+        self.metrics_port = int(listeners[0].socket.getsockname()[1])
+        pages = Pages(
+            scrape=self._scrape,
+            not_ready=self.not_ready,
+            debug={
+                "stats": self.methods.stats_view,
+                "accounts": self.methods.accounts_view,
+                "sandboxes": self._debug_sandboxes,
+            },
+        )
+
+        def report(text: str) -> None:
+            self.log.warning("console", text=text)
+
+        async def run(*, task_status: trio.TaskStatus[None]) -> None:
+            await http.serve(listeners, pages.routes(), report=report, task_status=task_status)
+
+        await nursery.start(run)
+
+    async def _wait_ready(self) -> None:
+        while not self.supervisor.ready and not self._over.is_set():
+            await self.pool.wait_changed()
+
+    # ---- ending ----
+
+    def end(self) -> None:
+        """Ends the service without waiting for calls."""
+        self._over.set()
+
+    async def drain(self, grace_ms: int | None = None) -> bool:
+        """Refuses new calls and waits for the running ones, grace_ms at most; then they are ended and told so. True: every
+        call ended by itself. Idempotent."""
+        grace_s = (self.settings.drain_grace_ms if grace_ms is None else grace_ms) / 1000
+        if not self._draining:
+            self._draining = True
+            self.log.info("draining", grace_s=grace_s)
+            deadline = time.monotonic_ns() + int(grace_s * 1e9)
+            await self.post(stop_listening(), core(Drain(deadline)))
+        with trio.move_on_after(grace_s + DRAIN_MARGIN_S):
+            await self._drained.wait()
+            return True
+        self.log.warning("drain: calls outlived the grace and are ended")
+        self.supervisor.kill_all()
+        with trio.move_on_after(KILL_WAIT_S):
+            await self._drained.wait()
+        return False
+
+    async def drain_and_end(self, grace_ms: int | None = None) -> bool:
+        """As drain(); the service ends a moment after whoever asked was answered."""
+        drained = await self.drain(grace_ms)
+        self._over.set()
+        return drained
+
+    # ---- tasks ----
+
+    async def _pump(self) -> None:
+        """Events of the engine to whom they concern."""
+        handlers: dict[type, Callable[[Any], Awaitable[None]]] = {
+            Need: self._on_need,
+            Killed: self._on_killed,
+            Gone: self._on_gone,
+            Freed: self._on_freed,
+            Ready: self._on_ready,
+            InitFailed: self._on_init_failed,
+            MethodCall: self.dispatcher.method,
+            Opened: self._on_opened,
+            Closed: self._on_closed,
+            FunctionFreed: self._on_function_freed,
+            Drained: self._on_drained,
+            Fault: self._on_fault,
+        }
+        while True:
+            batch: list[Event] = await self.engine.wait_events()
+            for event in batch:
+                await handlers[type(event)](event)
+
+    async def _on_need(self, event: Need) -> None:
+        self.deployments.needed(event.function, event.revision)
+        self.supervisor.need(event.sandbox, event.function, event.revision)
+
+    async def _on_killed(self, event: Killed) -> None:
+        self._settle(event.sandbox)
+        self.supervisor.killed(event.sandbox, event.why)
+
+    async def _on_gone(self, event: Gone) -> None:
+        self._settle(event.sandbox)
+        self.supervisor.gone(event.sandbox)
+
+    async def _on_freed(self, event: Freed) -> None:
+        self._settle(event.sandbox)
+
+    async def _on_ready(self, event: Ready) -> None:
+        self._settle(event.sandbox)
+
+    async def _on_init_failed(self, event: InitFailed) -> None:
+        self._settle(event.sandbox)
+
+    def _settle(self, sandbox: int) -> None:
+        known = self.supervisor.identify(sandbox)
+        if known is not None:
+            self.deployments.settled(*known)
+
+    async def _on_opened(self, event: Opened) -> None:
+        if not event.adopted:
+            self.connections.opened(event.connection, tcp=event.tcp, peer_uid=event.peer_uid)
+
+    async def _on_closed(self, event: Closed) -> None:
+        self.connections.closed(event.connection)
+
+    async def _on_function_freed(self, event: FunctionFreed) -> None:
+        await self.post(*self.catalog.freed(event.function))
+
+    async def _on_drained(self, event: Drained) -> None:
+        self._drained.set()
+
+    async def _on_fault(self, event: Fault) -> None:
+        self._faults += 1
+        self.log.error("fault", text=event.text)
+
+    async def _watch_lag(self) -> None:
+        while True:
+            due = trio.current_time() + LAG_PERIOD_S
+            await trio.sleep_until(due)
+            self._lag_s = trio.current_time() - due
+
+    async def _collect_code(self) -> None:
+        while True:
+            await trio.sleep(COLLECT_PERIOD_S)
+            removed = await self.code.collect(self.registry.code_in_use(), grace_s=self.settings.code_grace_s)
+            if removed:
+                self.log.info("code removed", packages=len(removed))
+
+    # ---- what others ask ----
+
+    def _order(self, function: int, revision: int) -> Order | None:
+        version = self.catalog.launch(function, revision)
+        launcher = self.supervisor.launcher
+        if version is None or launcher is None:
+            return None
+        return make_order(
+            version,
+            self.identity,
+            task_dir=self.code.task_dir,
+            task_root=launcher.task_root,
+            now=datetime.now(UTC),
+            stream_id=secrets.token_hex(16),
+        )
+
+    async def _debug_sandboxes(self) -> list[dict[str, object]]:
+        return [
+            {
+                "sandbox": f"{sandbox.handle:016x}",
+                "function": version.display_name if version else None,
+                "revision": sandbox.revision,
+                "state": sandbox.state.value,
+                "pid": sandbox.shell.pid if sandbox.shell else None,
+                "age_s": round(trio.current_time() - sandbox.need_s, 3),
+            }
+            for sandbox in self.supervisor.sandboxes()
+            for version in [self.catalog.launch(sandbox.function, sandbox.revision)]
+        ]
+
+    async def _accept_event(self, connection: Connection, call: MethodCall) -> object:
+        raise Unavailable("asynchronous invocation is not served")
+
+    async def _scrape(self) -> Scrape:
+        snapshot = await self.engine.stats()
+        functions: dict[int, FunctionLabels] = {}
+        for handle in snapshot.functions:
+            version = self.catalog.serving(handle)
+            if version is not None:
+                functions[handle] = FunctionLabels(version.name, version.version, version.config.tenant)
+        accounts: dict[int, AccountLabels] = {}
+        for index in snapshot.accounts:
+            info = self.catalog.account_info(index)
+            if info is not None:
+                accounts[index] = AccountLabels(info.name, info.kind.value)
+        return Scrape(snapshot, functions, accounts, self._figures(), self._octaves)
+
+    def _figures(self) -> ServiceFigures:
+        sandboxes = self.supervisor.stats()
+        times = self.supervisor.times
+        return ServiceFigures(
+            version=__version__,
+            isolation=self._isolation,
+            ready=self.not_ready() is None,
+            draining=self._draining,
+            start_time_s=self._start_s,
+            control_lag_s=self._lag_s,
+            bad_tokens=self.connections.bad_tokens_total,
+            faults=self._faults,
+            launcher_up=sandboxes.launcher_up,
+            launcher_restarts=sandboxes.launcher_restarts,
+            launch_failures=sandboxes.launch_failures,
+            sandbox_start_bounds_s=times.bounds_s,
+            sandbox_start_counts=tuple(times.counts),
+            sandbox_start_count=times.count,
+            sandbox_start_sum_s=times.sum_s,
+            methods=dict(self.dispatcher.results),
+            shelves=tuple(
+                ShelfFigures(
+                    runtime=shelf.runtime, ready=shelf.ready, target=shelf.target, waiting=shelf.waiting, born=shelf.born,
+                    died=shelf.died, failed=shelf.failed, birth_s=shelf.birth_s,
+                )
+                for shelf in self.pool.stats()
+            ),
+        )  # fmt: skip
+
+
+# ---- the process --------------------------------------------------------------------------------------------------------
+
+
+def _raise_descriptor_limit(settings: Settings, log: Log) -> None:
+    """As many descriptors as the settings may need; a warning where the system does not allow them."""
+    wanted = settings.connections_max + settings.sandboxes_max * DESCRIPTORS_OF_A_SANDBOX + DESCRIPTORS_SPARE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= wanted:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
+    except (ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+        if hard < wanted:
+            log.warning("descriptors", limit=hard, wanted=wanted, text="raise `ulimit -n` or lower connections_max")
+
+
+async def run_service(
+    settings: Settings, *, log: Log | None = None, task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """A service inside a running trio program; started() gives it once a call would run. Cancel it, or call its end() or
+    drain_and_end(). SchedulerError or OSError: it could not start."""
+    await Service(settings, log or Log()).run(task_status=task_status)
+
+
+async def _end_on_signals(service: Service, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async with trio.open_nursery() as nursery:
+            seen = 0
+            async for number in signals:
+                seen += 1
+                service.log.info("signal", name=signal.Signals(number).name)
+                if seen == 1 and service.accepting:
+                    nursery.start_soon(service.drain_and_end)
+                else:
+                    service.end()
+
+
+async def _serve(settings: Settings, log: Log, ready: Callable[[Service], None]) -> None:
+    service = Service(settings, log)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_end_on_signals, service)
+        async with trio.open_nursery() as life:
+            ready(await life.start(service.run))
+        nursery.cancel_scope.cancel()
+
+
+def serve(
+    settings: Settings,
+    *,
+    ready: Callable[[Service], None] = lambda service: None,
+    refused: Callable[[SchedulerError | OSError], None] = lambda error: None,
+) -> int:
+    """Runs the service until SIGTERM or SIGINT; blocks. Returns the exit code: 0 ended in order, 1 broke, 3 could not start.
+
+    `ready` is called once a call would run, `refused` with the reason why it could not start: what they show is theirs.
+    """
+    log = Log()
+    for text in unknown_variables(os.environ):
+        log.warning("settings", text=text)
+    started = False
+
+    def tell(service: Service) -> None:
+        nonlocal started
+        started = True
+        ready(service)
+
+    try:
+        trio.run(_serve, settings, log, tell)
+    except BaseException as error:  # the last word of a broken service: whoever watches over it reads it
+        cause = _only_cause(error)
+        if not started and isinstance(cause, SchedulerError | OSError):
+            log.error("cannot serve", error=str(cause))
+            refused(cause)
+            return EXIT_REFUSED
+        log.error("broken", error=repr(cause), traceback="".join(traceback.format_exception(error)))
+        return EXIT_BROKEN
+    return EXIT_DONE
+
+
+def _only_cause(error: BaseException) -> BaseException:
+    """What broke, out of the groups that nurseries wrap round it; the group where there is more than one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
