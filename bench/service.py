@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Service", "serving"]
 
 FUNCTIONS = Path(__file__).resolve().parent / "functions"
+# The bare loop and the relay's worker run in the bench's own Python; sandboxes must run in the same one.
+RUNTIME = f"python{sys.version_info.major}.{sys.version_info.minor}"
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0
 
@@ -74,6 +76,7 @@ class Service:
         shutil.copy(FUNCTIONS / f"{handler}.py", source / "app.py")
         (source / marker).write_text(name)
         self.markers[name] = marker
+        more.setdefault("runtime", RUNTIME)
         self.client.deploy(source, name=name, handler="app.handler", timeout_s=timeout_s, memory_mb=memory_mb, **more)
 
     def stats(self, name: str) -> FunctionStats:
