@@ -487,9 +487,23 @@ static void open_v2(struct cgroups *groups, const struct mount *mount, const int
     }
 }
 
-void cgroups_open(struct cgroups *groups, const char *root, const int *supervised, unsigned supervised_count) {
-    memset(groups, 0, sizeof *groups);
-    own_name(groups->name);
+/* All sandboxes together weigh as much as one busy process on each CPU: beside the service's one reactor thread that is half,
+ * not 1 in n + 1. How they share it among themselves is the slots' own weights. */
+static void weigh_instance(struct cgroups *groups) {
+    const struct cgroup_hierarchy *cpu = cgroup_with(groups, FLAG_CPU);
+    const long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    char path[CGROUP_PATH_BYTES + 64], text[24];
+    const long unit = groups->version == 2 ? 100 : 1024, most = groups->version == 2 ? 10000 : 262144;
+    const long weight = unit * (processors < 1 ? 1 : processors);
+    if (cpu != NULL && (unsigned)snprintf(path, sizeof path, "%s/%s", cpu->instance,
+                                          groups->version == 2 ? "cpu.weight" : "cpu.shares") < sizeof path) {
+        snprintf(text, sizeof text, "%ld", weight < most ? weight : most);
+        (void)write_file(path, text, groups->plain); /* a preference, not a promise */
+    }
+}
+
+static void find_hierarchies(struct cgroups *groups, const char *root, const int *supervised,
+                             unsigned supervised_count) {
     if (root != NULL) {
         groups->into = is_cgroup2(root);
         groups->plain = !groups->into;
@@ -519,6 +533,13 @@ void cgroups_open(struct cgroups *groups, const char *root, const int *supervise
         wire_text(groups->why_not, sizeof groups->why_not, "no control group file system is mounted");
     }
     free(mountinfo);
+}
+
+void cgroups_open(struct cgroups *groups, const char *root, const int *supervised, unsigned supervised_count) {
+    memset(groups, 0, sizeof *groups);
+    own_name(groups->name);
+    find_hierarchies(groups, root, supervised, supervised_count);
+    weigh_instance(groups);
 }
 
 void cgroups_close(struct cgroups *groups) {

@@ -254,7 +254,7 @@ static int open_sources(struct opened *opened, const struct fs_root *root, const
     }
     for (unsigned i = 0; i < sizeof devices / sizeof *devices; i++) {
         *failed = devices[i];
-        opened->devices[i] = detached(devices[i], MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
+        opened->devices[i] = detached(devices[i], MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
         if (opened->devices[i] < 0) {
             return opened->devices[i];
         }
@@ -417,7 +417,7 @@ int fs_mask_proc(bool read_only_sys) {
         }
         const char *source = masks[i].how == HIDE_FILE ? "/dev/null" : masks[i].how == HIDE_DIRECTORY ? "/var/empty"
                                                                                                       : masks[i].path;
-        const uint64_t attributes = masks[i].how == HIDE_FILE ? MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC
+        const uint64_t attributes = masks[i].how == HIDE_FILE ? MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC
                                                               : CODE_ATTRIBUTES | MOUNT_ATTR_NOEXEC;
         const int error = attach_and_close(detached(source, attributes), masks[i].path);
         if (error < 0) {

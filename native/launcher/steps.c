@@ -228,6 +228,32 @@ static int working_directory(struct newborn *newborn) {
     return outcome(chdir(newborn->order.isolation == ISOLATION_PROCESS ? newborn->order.temp_dir : "/"));
 }
 
+static int no_groups(struct newborn *newborn) {
+    return newborn->order.uid == 0 ? 0 : outcome(setgroups(0, NULL));
+}
+
+static int bounding_set(struct newborn *newborn) {
+    if (newborn->order.isolation == ISOLATION_PROCESS && geteuid() != 0) {
+        return 0; /* never had any */
+    }
+    for (int capability = 0; capability <= LAST_CAPABILITY_GUESS; capability++) {
+        if (prctl(PR_CAPBSET_READ, capability) < 0) {
+            break; /* the kernel knows no more */
+        }
+        if (prctl(PR_CAPBSET_DROP, capability) < 0) {
+            return -errno;
+        }
+    }
+    return outcome(prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP_LOCKED |
+                                                SECBIT_KEEP_CAPS_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE |
+                                                SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED));
+}
+
+static int no_new_privileges(struct newborn *newborn) {
+    (void)newborn;
+    return outcome(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+}
+
 static const struct step birth[] = {
     {"die with the launcher", die_with_launcher, ALWAYS},
     {"descriptors", descriptors, ALWAYS},
@@ -246,6 +272,9 @@ static const struct step birth[] = {
     {"resource limits", resource_limits, ALWAYS},
     {"owner of the output pipe", output_owner, ALWAYS},
     {"working directory", working_directory, ALWAYS},
+    {"supplementary groups", no_groups, AS_ROOT | AS_PROCESS},
+    {"capability bounding set", bounding_set, AS_ROOT | AS_PROCESS},
+    {"no new privileges", no_new_privileges, AS_ROOT | AS_PROCESS},
 };
 
 /* ---- stage 2 ---- */
@@ -300,27 +329,6 @@ static int user_namespace(struct newborn *newborn) {
     return error == -ENOENT ? 0 : error; /* a kernel without that knob */
 }
 
-static int bounding_set(struct newborn *newborn) {
-    if (newborn->order.isolation == ISOLATION_PROCESS && geteuid() != 0) {
-        return 0; /* never had any */
-    }
-    for (int capability = 0; capability <= LAST_CAPABILITY_GUESS; capability++) {
-        if (prctl(PR_CAPBSET_READ, capability) < 0) {
-            break; /* the kernel knows no more */
-        }
-        if (prctl(PR_CAPBSET_DROP, capability) < 0) {
-            return -errno;
-        }
-    }
-    return outcome(prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP_LOCKED |
-                                                SECBIT_KEEP_CAPS_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE |
-                                                SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED));
-}
-
-static int no_groups(struct newborn *newborn) {
-    return newborn->order.uid == 0 ? 0 : outcome(setgroups(0, NULL));
-}
-
 /* By number: the C library's wrappers signal other threads, of which there are none. */
 static int identity(struct newborn *newborn) {
     const uint32_t id = newborn->order.uid;
@@ -353,11 +361,6 @@ static int no_capabilities(struct newborn *newborn) {
     return left == 0 ? 0 : -EPERM;
 }
 
-static int no_new_privileges(struct newborn *newborn) {
-    (void)newborn;
-    return outcome(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
-}
-
 static int not_traceable(struct newborn *newborn) {
     (void)newborn;
     return outcome(prctl(PR_SET_DUMPABLE, 0));
@@ -378,11 +381,10 @@ static const struct step specialise[] = {
     {"working directory", work_in_task, NAMESPACED},
     {"data limit", data_limit, ALWAYS},
     {"user namespace", user_namespace, AS_USER},
-    {"capability bounding set", bounding_set, ALWAYS},
-    {"supplementary groups", no_groups, AS_ROOT | AS_PROCESS},
+    {"capability bounding set", bounding_set, AS_USER}, /* a new user namespace fills it again */
     {"unprivileged uid", identity, AS_ROOT | AS_PROCESS},
     {"no capabilities", no_capabilities, ALWAYS},
-    {"no new privileges", no_new_privileges, ALWAYS},
+    {"no new privileges", no_new_privileges, AS_USER},
     {"not traceable", not_traceable, ALWAYS},
     {"die with the launcher", die_with_launcher, ALWAYS},
     {"launcher alive", launcher_lives, ALWAYS},
