@@ -65,11 +65,16 @@ ctest: $(CTESTS) ## C unit tests under sanitizers
 
 fuzz: $(FUZZ) $(CANARY) ## build the fuzz targets (LIBFUZZER=1 CC=clang SAN=fuzzer,address,undefined for long runs)
 
-fuzz-smoke: fuzz ## fuzz targets over their corpus and a fixed seed; the canary has to be caught
-	@set -e; for t in $(FUZZ); do echo "$$t"; $$t -seed 123 -runs $(RUNS) native/fuzz/corpus/$$(basename $$t)/*; done
-	@echo "$(CANARY)"; rm -f $(CANARY).crash; \
-	if $(CANARY) -seed 123 -runs $(RUNS) native/fuzz/corpus/fuzz_canary/* >$(CANARY).log 2>&1 || ! test -s $(CANARY).crash; then \
-		cat $(CANARY).log; echo "the planted bug was not found: these fuzz runs prove nothing"; exit 1; fi
+fuzz-smoke: $(FUZZ:%=%.smoke) $(CANARY).smoke ## fuzz targets over their corpus and a fixed seed; the canary has to be caught
+# What a run costs differs: each target has a second or two.
+RUNS_fuzz_channel ?= 1000
+RUNS_fuzz_rpc     ?= 100000
+$(OUT)/fuzz_%.smoke: $(OUT)/fuzz_%
+	@echo "$<"; $< -seed 123 -runs $(or $(RUNS_fuzz_$*),$(RUNS)) native/fuzz/corpus/fuzz_$*/*
+$(CANARY).smoke: $(CANARY)
+	@echo "$<"; rm -f $<.crash; \
+	if $< -seed 123 -runs $(RUNS) native/fuzz/corpus/fuzz_canary/* >$<.log 2>&1 || ! test -s $<.crash; then \
+		cat $<.log; echo "the planted bug was not found: these fuzz runs prove nothing"; exit 1; fi
 
 # Kept, so that a second run compiles nothing.
 .SECONDARY:
