@@ -137,7 +137,8 @@ class Setting:
         if self.kind is Kind.INT:
             return f"{self.minimum} to {self.maximum}" if self.maximum < NO_LIMIT else f"at least {self.minimum}"
         if self.kind is Kind.TEXT:
-            return f"{self.minimum} to {self.maximum} printable characters"
+            count = str(self.minimum) if self.minimum == self.maximum else f"{self.minimum} to {self.maximum}"
+            return f"{count} printable characters"
         return f"{self.kind.value} or none" if self.optional else str(self.kind.value)
 
     def read(self, value: object) -> Any:
