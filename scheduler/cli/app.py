@@ -7,8 +7,9 @@ imports none of them); a test holds the lines to be those of the commands themse
 from __future__ import annotations
 
 import importlib
+import os
 import sys
-from typing import Final
+from typing import Any, Final, NoReturn
 
 import click
 
@@ -22,7 +23,9 @@ from scheduler.cli.common import (
 )
 from scheduler.errors import SchedulerError
 
-__all__ = ["COMMANDS", "cli", "run"]
+__all__ = ["COMMANDS", "COMPLETE_ENV", "cli", "run"]
+
+COMPLETE_ENV: Final = "_SCHEDULER_COMPLETE"  # how the shell's script asks for completions
 
 # The service and its functions first, in the order in which one needs them; then what watches and measures.
 COMMANDS: Final = {
@@ -72,6 +75,10 @@ class Commands(click.Group):
             '  scheduler invoke hello \'{"name": "you"}\'\n'
         )
 
+    def main(self, args: Any = None, **_: Any) -> NoReturn:  # type: ignore[override]
+        """Click's own way to end would print our errors as tracebacks."""
+        raise SystemExit(run(list(args) if args is not None else None))
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         try:
             return super().resolve_command(ctx, args)
@@ -100,6 +107,11 @@ def cli() -> None:
 
 def run(args: list[str] | None = None) -> int:
     """Runs one command line (None: sys.argv's) and gives its exit code."""
+    asked = os.environ.get(COMPLETE_ENV)
+    if asked:
+        from click.shell_completion import shell_complete
+
+        return shell_complete(cli, {}, "scheduler", COMPLETE_ENV, asked)
     try:
         with cli.make_context("scheduler", sys.argv[1:] if args is None else args) as context:
             return _run(context)

@@ -10,6 +10,7 @@ stream). Colour and live drawing only on a terminal, and no colour where NO_COLO
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -67,23 +68,27 @@ class Shared:
     as_json: bool = False
     name: str | None = None  # the function the command is about, for the next step of an error
 
-    def target(self) -> str:
-        """Where the service is: told, or found; ends the command where nothing is found."""
+    def find(self) -> str | None:
+        """Where the service is: told, or found; None where nothing is."""
         told = self.socket or os.environ.get(SOCKET_ENV)
         if told:
             return told
-        looked = default_sockets()
-        for path in looked:
-            try:
+        for path in default_sockets():
+            with contextlib.suppress(OSError):
                 if stat.S_ISSOCK(path.stat().st_mode):
                     return str(path)
-            except OSError:
-                continue
-        where = ", ".join(map(str, looked))
-        fail(
-            "Unavailable: no service found (looked for "
-            f"{where}); next: scheduler serve --state-dir state, or name its socket with --socket"
-        )
+        return None
+
+    def target(self) -> str:
+        """As `find`; ends the command where there is nothing."""
+        found = self.find()
+        if found is None:
+            looked = ", ".join(map(str, default_sockets()))
+            fail(
+                f"Unavailable: no service found (looked for {looked}); "
+                "next: scheduler serve --state-dir state, or name its socket with --socket"
+            )
+        return found
 
     def token(self) -> str | None:
         path = self.token_file or os.environ.get(TOKEN_FILE_ENV)
@@ -168,15 +173,14 @@ def complete_function(context: click.Context, _: click.Parameter, incomplete: st
 
     from scheduler.client.blocking import BlockingClient
 
-    shared = Shared()
-    for parent in (context.parent, context):
-        given = parent.params.get("socket") if parent is not None else None
-        shared.socket = given or shared.socket
-    shared.socket = shared_of(context).socket or shared.socket
+    shared = shared_of(context)
+    target = shared.find()
+    if target is None:
+        return []
     try:
-        with BlockingClient(shared.target(), token=shared.token(), timeout_s=1.0) as client:
+        with BlockingClient(target, token=shared.token(), timeout_s=1.0) as client:
             functions = [function for function in client.list() if function.name.startswith(incomplete)]
-    except (SchedulerError, TimeoutError, ValueError, click.ClickException, SystemExit):
+    except (SchedulerError, TimeoutError, ValueError, click.ClickException):
         return []
     return [CompletionItem(function.name, help=f"{function.handler}, {function.memory_mb} MB") for function in functions]
 

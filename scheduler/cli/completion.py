@@ -29,9 +29,9 @@ def completion_command(context: click.Context, shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
-    from scheduler.cli.app import cli
+    from scheduler.cli.app import COMPLETE_ENV, cli
 
     kind = get_completion_class(shell)
     if kind is None:
         raise click.UsageError(f"this version of click has no completion for {shell}")
-    click.echo(kind(cli, {}, "scheduler", "_SCHEDULER_COMPLETE").source())
+    click.echo(kind(cli, {}, "scheduler", COMPLETE_ENV).source())

@@ -15,25 +15,29 @@ from scheduler.cli.common import (
     connected,
     emit_json,
     fail,
+    note,
     shared_of,
     shared_options,
     stderr_console,
     stdout_console,
 )
 from scheduler.cli.text import size
-from scheduler.errors import NotFound
+from scheduler.errors import NotFound, SchedulerError
+from scheduler.functions.pack import IGNORE_FILE, pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scheduler.client.blocking import BlockingClient
     from scheduler.client.model import FunctionDescription
+    from scheduler.functions.pack import PackedCode
 
 __all__ = ["deploy_command", "find_handler"]
 
 # Where a handler is looked for when none is named: usual modules, usual names.
 MODULES: Final = ("app", "lambda_function", "handler", "main", "index", "function")
 FUNCTIONS: Final = ("handler", "lambda_handler", "main")
+USUAL_REASONS: Final = ("never part of a package", IGNORE_FILE)  # what is left out for these is as the user expects
 
 
 @click.command(
@@ -100,11 +104,12 @@ def deploy_command(
     shared = shared_of(context)
     shared.name = name
     environment = read_environment(pairs) if pairs else None
+    package = _pack(source)
     with connected(context) as client:
         before = _existing(client, name)
         if handler is None and before is None:
             handler = find_handler(source)
-        done = _deploy(client, source, name, publish, handler=handler, environment=environment, **settings)
+        done = _deploy(client, package, name, publish, handler=handler, environment=environment, **settings)
     if shared.as_json:
         return emit_json(done.raw)
     _summary(before, done, publish)
@@ -163,6 +168,18 @@ def _modules(source: Path) -> list[tuple[str, str]]:
         raise click.UsageError(f"{source} is no folder, .py file or zip that can be read: {error}") from None
 
 
+def _pack(source: Path) -> PackedCode:
+    """The source as it is sent. UsageError where it cannot be; what a package cannot hold is told."""
+    try:
+        package = pack(source)
+    except SchedulerError as error:
+        raise click.UsageError(error.message) from None
+    for skipped in package.skipped:
+        if skipped.reason not in USUAL_REASONS:
+            note(f"left out {skipped.path}: {skipped.reason}")
+    return package
+
+
 def _existing(client: BlockingClient, name: str) -> FunctionDescription | None:
     try:
         return client.get(name)
@@ -170,7 +187,7 @@ def _existing(client: BlockingClient, name: str) -> FunctionDescription | None:
         return None
 
 
-def _deploy(client: BlockingClient, source: Path, name: str, publish: bool, **settings: Any) -> FunctionDescription:
+def _deploy(client: BlockingClient, package: PackedCode, name: str, publish: bool, **settings: Any) -> FunctionDescription:
     """The deployment, with a bar while the code is sent (drawn on a terminal only)."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
@@ -182,7 +199,7 @@ def _deploy(client: BlockingClient, source: Path, name: str, publish: bool, **se
             progress.update(task, completed=sent_bytes, total=all_bytes)
 
         send: Callable[[int, int], None] = told
-        return client.deploy(source, name=name, publish=publish, progress=send, **settings)
+        return client.deploy(package, name=name, publish=publish, progress=send, **settings)
 
 
 # What a summary compares: label, attribute, how it is shown.

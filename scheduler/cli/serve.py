@@ -5,17 +5,23 @@ Every row of the table of settings is an option here, made from the table itself
 
 from __future__ import annotations
 
+import errno
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from scheduler.cli.common import EXIT_USAGE, Command, fail, json_option, shared_of
-from scheduler.config import CONFIG_ENV, SETTINGS, ConfigError, Kind, Setting, load
+from scheduler import __version__
+from scheduler.cli.common import EXIT_USAGE, Command, emit_json, fail, json_option, shared_of
+from scheduler.config import CONFIG_ENV, SETTINGS, Address, ConfigError, Kind, Setting, Settings, load
+from scheduler.errors import SchedulerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from scheduler.service import Service
 
 __all__ = ["GROUPS", "ServeCommand", "serve_command"]
 
@@ -107,4 +113,63 @@ def serve_command(context: click.Context, /, config_file: Path | None, **flags: 
         fail(f"BadRequest: {len(error.problems)} settings cannot be used; next: scheduler serve -h", EXIT_USAGE)
     from scheduler.service import serve
 
-    context.exit(serve(settings))
+    as_json = shared_of(context).as_json
+
+    def ready(service: Service) -> None:
+        (_tell_json if as_json else _banner)(settings, service)
+
+    def refused(error: SchedulerError | OSError) -> None:
+        click.echo(f"scheduler: {_refusal(error, settings)}", err=True)
+
+    context.exit(serve(settings, ready=ready, refused=refused))
+
+
+def _listeners(settings: Settings, service: Service) -> dict[str, str]:
+    """What listens where; the ports are those the kernel gave."""
+    found = {"socket": str(settings.socket)}
+    if settings.tcp is not None:
+        found["tcp"] = str(Address(settings.tcp.host, service.tcp_port or settings.tcp.port))
+    if settings.metrics is not None:
+        found["metrics"] = f"http://{Address(settings.metrics.host, service.metrics_port or settings.metrics.port)}/metrics"
+    return found
+
+
+def _tell_json(settings: Settings, service: Service) -> None:
+    emit_json({"ready": True, **_listeners(settings, service), "state_dir": str(settings.state_dir), "pid": os.getpid()})
+
+
+def _banner(settings: Settings, service: Service) -> None:
+    """Where it listens, how it isolates, what to type next: on stdout, for the log is on stderr."""
+    import sys
+
+    from scheduler.cli.common import default_sockets
+
+    rows = {
+        **_listeners(settings, service),
+        "state": str(settings.state_dir),
+        "isolation": ISOLATION[settings.isolation],
+        "runtimes": ", ".join(service.runtimes) or "none",
+    }
+    lines = [f"scheduler {__version__} is ready (pid {os.getpid()})", *(f"  {key:<10} {value}" for key, value in rows.items())]
+    found = any(path.absolute() == settings.socket for path in default_sockets())
+    where = "" if found else f" --socket {shlex.quote(str(settings.socket))}"
+    lines.append(f"next, in another terminal: scheduler{where} deploy SRC --name NAME; Ctrl-C ends the service")
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
+
+
+ISOLATION: Final = {
+    "auto": "namespaces, cgroups and limits for each sandbox (details: scheduler doctor)",
+    "process": "NONE BUT SEPARATE PROCESSES: run only code you trust",
+}
+
+
+def _refusal(error: SchedulerError | OSError, settings: Settings) -> str:
+    """Why it could not start, in one line with the next step."""
+    if isinstance(error, SchedulerError):
+        step = "scheduler doctor" if "isolat" in str(error) or "namespace" in str(error) else None
+        return f"{error}; next: {step}" if step else str(error)
+    if error.errno == errno.EADDRINUSE:
+        step = f"is it running already? scheduler --socket {settings.socket} top --once"
+        return f"Unavailable: an address is in use ({error}); next: {step}"
+    return f"Unavailable: {error}"

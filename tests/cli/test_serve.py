@@ -1,0 +1,57 @@
+"""`scheduler serve`'s options are the table of settings; what is wrong with them is told at once."""
+
+from __future__ import annotations
+
+from scheduler.cli.serve import GROUPS, serve_command
+from scheduler.config import SETTINGS
+
+
+def test_every_setting_is_an_option_with_its_help():
+    options = {option.name: option for option in serve_command.params}
+    for setting in SETTINGS:
+        assert options[setting.name].opts == [setting.flag]
+        assert options[setting.name].help.startswith(setting.help)
+
+
+def test_groups_name_settings_that_exist_in_the_table_s_order():
+    names = [setting.name for setting in SETTINGS]
+    starts = [names.index(name) for _, name in GROUPS]
+    assert starts == sorted(starts)
+    assert starts[0] == 0
+
+
+def test_help_shows_the_groups(scheduler):
+    out = scheduler("serve", "-h", socket=None).out
+    positions = [out.index(f"\n{title}:\n") for title, _ in GROUPS]
+    assert positions == sorted(positions)
+    assert "--state-dir PATH" in out
+    assert "--isolation auto|process" in out
+    assert out.count("--socket ") >= 1
+
+
+def test_one_wrong_setting_is_one_line(scheduler):
+    ran = scheduler("serve", "--calls-max", "many", socket=None)
+    assert ran.code == 2
+    assert ran.err == "scheduler: BadRequest: flag --calls-max: 'many' is not a whole number; next: scheduler serve -h\n"
+
+
+def test_all_that_is_wrong_is_told_at_once(scheduler, tmp_path):
+    (tmp_path / "s.toml").write_text('shells_ahed = 3\nmetrics = "nowhere"\n')
+    ran = scheduler("serve", "--config", "s.toml", "--isolation", "none", socket=None)
+    assert ran.code == 2
+    assert "did you mean shells_ahead?" in ran.err
+    assert "'nowhere' is not HOST:PORT" in ran.err
+    assert "auto, process" in ran.err
+    assert ran.err.splitlines()[-1].endswith("settings cannot be used; next: scheduler serve -h")
+
+
+def test_a_config_file_that_is_not_there(scheduler):
+    ran = scheduler("serve", "--config", "none.toml", socket=None)
+    assert ran.code == 2
+    assert "none.toml: cannot be read" in ran.err
+
+
+def test_the_socket_before_the_command_counts(scheduler, tmp_path):
+    ran = scheduler("serve", socket="/" + "x" * 200)
+    assert ran.code == 2
+    assert "longer than a Unix socket's path can be" in ran.err
