@@ -1,0 +1,190 @@
+"""A whole service as a process of its own, for tests: starting, asking, ending, killing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from scheduler.client import BlockingClient
+from tests.e2e.raw import RawClient
+
+START_S = 15.0
+
+
+class CannotServe(Exception):
+    """The service refused to start; its last words are the message."""
+
+
+class Served:
+    def __init__(self, state_dir: Path, *, socket: Path | None = None, tcp: bool = False, **settings: object) -> None:
+        self.state_dir = Path(state_dir)
+        self.socket = str(socket or self.state_dir / "s")
+        self.settings = {"isolation": os.environ.get("SCHEDULER_TEST_ISOLATION", "auto"), **settings}
+        self.tcp = tcp
+        self.lines: list[dict] = []
+        self.process: subprocess.Popen | None = None
+        self.metrics_port = 0
+        self.tcp_port = 0
+        self._rest = b""
+
+    # ---- life ----
+
+    def start(self) -> Served:
+        self.state_dir.mkdir(parents=True, exist_ok=True)
+        arguments = ["--state-dir", str(self.state_dir), "--socket", self.socket, "--metrics", "127.0.0.1:0"]
+        if self.tcp:
+            arguments += ["--tcp", "127.0.0.1:0"]
+        for name, value in self.settings.items():
+            arguments += ["--" + name.replace("_", "-"), str(value)]
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("SCHEDULER_")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "scheduler", "serve", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment,
+        )
+        os.set_blocking(self.process.stderr.fileno(), False)
+        serving = self.wait_line("serving", START_S)
+        self.metrics_port, self.tcp_port = serving["metrics_port"], serving["tcp_port"]
+        self.wait_line("ready", START_S)
+        return self
+
+    def wait_line(self, event: str, timeout_s: float) -> dict:
+        """The next line of the log with this event."""
+        deadline = time.monotonic() + timeout_s
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stderr, selectors.EVENT_READ)
+            while True:
+                for line in self._take():
+                    self.lines.append(line)
+                    if line.get("event") == event:
+                        return line
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise CannotServe(f"no {event!r} within {timeout_s} s: {self.lines[-3:]}")
+                data = self.process.stderr.read(65536)
+                if data == b"":
+                    raise CannotServe(f"exit {self.process.wait()}: {self.lines[-3:]} {self._rest!r}")
+                self._rest += data or b""
+
+    def _take(self):
+        while b"\n" in self._rest:
+            line, self._rest = self._rest.split(b"\n", 1)
+            try:
+                yield json.loads(line)
+            except ValueError:
+                yield {"event": "text", "text": line.decode("utf-8", "replace")}
+
+    def drain_log(self) -> list[dict]:
+        """Everything logged so far."""
+        with contextlib.suppress(BlockingIOError):
+            while data := self.process.stderr.read(65536):
+                self._rest += data
+        self.lines.extend(self._take())
+        return self.lines
+
+    def stop(self, timeout_s: float = 15.0) -> int:
+        """SIGTERM; the exit code."""
+        if self.process is None:
+            return 0
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.wait(timeout_s)
+
+    def wait(self, timeout_s: float = 15.0) -> int:
+        try:
+            code = self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        self.drain_log()
+        self.process.stderr.close()
+        return code
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.process.stderr.close()
+
+    def __enter__(self) -> Served:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.stop()
+        elif self.process is not None:
+            self.process.stderr.close()
+
+    # ---- asking ----
+
+    def client(self) -> BlockingClient:
+        return BlockingClient(self.socket)
+
+    def raw(self) -> RawClient:
+        return RawClient(self.socket)
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def sandboxes(self, function: str | None = None) -> list[dict]:
+        found = json.loads(self.get("/debug/sandboxes")[1])
+        return [s for s in found if function in (None, s["function"])]
+
+    def deploy(self, name: str, source: str, **settings: object):
+        """A function of one module, app.py with handler()."""
+        folder = self.state_dir / "sources"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{name}.py"
+        path.write_text(textwrap.dedent(source))
+        with self.client() as client:
+            return client.deploy(path, name=name, **{"handler": "app.handler", "runtime": RUNTIME, **settings})
+
+
+RUNTIME = f"python{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def descendants(pid: int) -> set[int]:
+    """Every process below pid, itself included."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(int(entry.name))
+    found, todo = set(), [pid]
+    while todo:
+        now = todo.pop()
+        found.add(now)
+        todo.extend(children.get(now, []))
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def wait_until(condition, timeout_s: float, what: str) -> None:
+    """Polls a condition of another process, which cannot tell us."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        time.sleep(0.005)
