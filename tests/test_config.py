@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from scheduler import config
@@ -198,6 +199,7 @@ def test_memory_and_cpus_default_to_the_machine():
 anything = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers() | st.text(), max_size=3)
 
 
+@examples(deadline=None)
 @given(st.sampled_from(SETTINGS), anything)
 def test_any_value_is_taken_or_refused_with_a_sentence(row, value):
     refused = None

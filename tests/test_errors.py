@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler import errors
@@ -108,6 +108,7 @@ wire_values = st.recursive(
 keys = st.sampled_from(["type", "message", *(field.name for field in errors.FIELDS)]) | st.text(max_size=5)
 
 
+@settings(max_examples=60, deadline=None)
 @given(wire_values | st.dictionaries(keys, wire_values, max_size=11))
 def test_from_wire_takes_anything(value):
     error = errors.from_wire(value)
