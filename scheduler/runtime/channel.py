@@ -5,14 +5,17 @@ prints (handler, its threads, its signal handlers, threads left over from earlie
 
 - Only the holder of the lock writes, and it first takes the answers that are waiting. So a LOG never overtakes an answer.
 - The loop sets `seq` to 0 *before* it adds an answer, and to the next call's number after. A LOG carries the seq that was
-  the same before and after the waiting answers were taken, else 0. So no LOG carries the seq of a call already answered.
+  the same before and after the waiting answers were looked at, else 0. So no LOG carries the seq of a call already answered.
 - A signal handler that prints while its own thread holds the lock only leaves its bytes: the loop that holds it sends them.
+- A signal handler may raise (a time limit of the function's own making) between any two steps of a print. No byte may then be
+  lost, sent twice or torn. What is being sent is therefore one object, replaced and accounted for in steps without a point
+  where CPython looks for signals or another thread: it does so after calls and on jumps back, not between stores, and not
+  inside list.extend(), which adds the number of bytes written to the account before anything else can happen.
 - Writing blocks. A flood of prints is slowed down to what the service reads, and memory stays where it is.
 - After a fork the child has no channel: its prints go to descriptor 1 or 2, and it can never answer.
 """
 
 import os
-from collections import deque
 from threading import RLock
 
 from .frames import FRAME_BYTES_MAX, HEADER, LOG, LOG_BYTES_MAX
@@ -33,19 +36,19 @@ class Channel:
     """Writing end. Every method may be called from any thread and from signal handlers.
 
     answers: whole frames the loop has not sent yet. seq: of the call that runs now, 0 when none does.
-    output: bytes printed and not sent yet; less than 64 KiB, and no whole line, unless a thread is just sending it.
+    output: what was printed and not sent yet: less than 64 KiB and no whole line, unless a thread is just sending it.
     """
 
-    __slots__ = ("_lock", "_output_bytes", "_rest", "answers", "fd", "forked", "output", "seq")
+    __slots__ = ("_lock", "_output_bytes", "_sending", "answers", "fd", "forked", "output", "seq")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.seq = 0
         self.forked = False
-        self.answers: deque[bytes] = deque()
-        self.output: deque[bytes] = deque()
+        self.answers: list[bytes] = []
+        self.output: list[bytes] = []
         self._output_bytes = 0
-        self._rest = memoryview(b"")
+        self._sending: tuple[bytes, list[int]] = (b"", [])  # what is on its way, and the lengths of what got through
         self._lock = RLock()
 
     def send(self, frame: bytes) -> None:
@@ -58,7 +61,11 @@ class Channel:
         """Send the answers that wait."""
         if self.answers and not self._lock._is_owned():  # type: ignore[attr-defined]
             with self._lock:
-                self._write(self._take(self.answers))
+                count = len(self.answers)
+                data = self._unsent() + b"".join(self.answers[:count])
+                self._sending = (data, [])
+                del self.answers[:count]
+                self._write()
 
     def print(self, data: bytes, fd: int = 1) -> None:
         """Take what was printed; send it when a line is whole or 64 KiB have gathered. fd: where it goes in a forked child."""
@@ -79,13 +86,17 @@ class Channel:
         with self._lock:
             while self.output:
                 self._output_bytes = 0
-                text = self._take(self.output)
-                for at in range(0, len(text), LOG_BYTES_MAX):
-                    part = text[at : at + LOG_BYTES_MAX]
-                    before = self.seq
-                    answers = self._take(self.answers)
-                    seq = before if self.seq == before else 0
-                    self._write(answers + HEADER.pack(len(part), LOG, 0, 0, seq, 0, 0) + part)
+                printed = len(self.output)
+                text = b"".join(self.output[:printed])
+                before = self.seq
+                count = len(self.answers)
+                data = self._unsent() + b"".join(self.answers[:count])
+                seq = before if self.seq == before else 0
+                data += b"".join(_log_frames(text, seq))
+                self._sending = (data, [])
+                del self.answers[:count]
+                del self.output[:printed]
+                self._write()
 
     def disown(self) -> None:
         """In the child of a fork: from here on there is no channel."""
@@ -94,24 +105,29 @@ class Channel:
             os.close(self.fd)
             self.fd = -1
         self._lock = RLock()  # another thread of the parent may have held it
+        self._sending = (b"", [])
         self.answers.clear()
         self.output.clear()
 
-    @staticmethod
-    def _take(waiting: deque[bytes]) -> bytes:
-        # popleft() one by one, since others append meanwhile and clear() would lose theirs
-        return b"".join([waiting.popleft() for _ in range(len(waiting))])
+    def _unsent(self) -> bytes:
+        data, lengths = self._sending
+        return data[sum(lengths) :]
 
-    def _write(self, data: bytes) -> None:
-        if self.forked:
-            return
-        self._rest = memoryview(bytes(self._rest) + data if self._rest else data)
+    def _write(self) -> None:
+        data, lengths = self._sending
+        view = memoryview(data)
+        at = 0
         try:
-            while self._rest:
-                # A signal handler may raise out of here; what is left then goes out first next time, so no frame is torn.
-                self._rest = self._rest[_write(self.fd, self._rest) :]
+            while at < len(data) and not self.forked:
+                lengths.extend(map(_write, (self.fd,), (view[at:],)))
+                at = sum(lengths)
         except (BrokenPipeError, ConnectionResetError):
             raise Closed from None
+
+
+def _log_frames(text: bytes, seq: int) -> list[bytes]:
+    parts = [text[at : at + LOG_BYTES_MAX] for at in range(0, len(text), LOG_BYTES_MAX)]
+    return [HEADER.pack(len(part), LOG, 0, 0, seq, 0, 0) + part for part in parts]
 
 
 class Inbox:

@@ -5,6 +5,7 @@ are missing until then, so that Python asks __getattr__, and `vars(context)` ask
 """
 
 import json
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -82,6 +83,17 @@ class Special(Protocol):
     client: Any
 
 
+def _print_to_stdout(data: bytes) -> None:
+    sys.stdout.write(data.decode("utf-8", "replace"))
+
+
+def _revive(identity: Identity, request_id: bytes, start_ns: int, known: dict[str, Any]) -> "LambdaContext":
+    """What copy and pickle make of a context."""
+    made = LambdaContext.bound(identity, _print_to_stdout)(request_id, start_ns, None)
+    _real_dict.__get__(made).update(known)
+    return made
+
+
 class _Bag:
     """Gives instances a dictionary under a descriptor of its own, which LambdaContext then covers with a property."""
 
@@ -114,6 +126,10 @@ class LambdaContext(_Bag):
 
     def log(self, msg: object) -> None:
         self._print(str(msg).encode("utf-8", "backslashreplace"))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        request_id, start_ns, _ = self._call
+        return _revive, (self._identity, bytes(request_id), start_ns, self._fill())
 
     def _fill(self) -> dict[str, Any]:
         known: dict[str, Any] = _real_dict.__get__(self)

@@ -12,7 +12,7 @@ from typing import Any
 
 __all__ = ["DEPTH_MAX", "pack", "unpack"]
 
-DEPTH_MAX = 512  # of containers; the recursion limit of the interpreter is 1,000
+DEPTH_MAX = 256  # of containers: two Python calls each, and the interpreter allows 1,000
 
 _f32, _f64 = Struct(">f"), Struct(">d")
 _u8, _u16, _u32, _u64 = Struct(">B"), Struct(">H"), Struct(">I"), Struct(">Q")

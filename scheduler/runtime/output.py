@@ -53,4 +53,6 @@ class _Captured(io.BufferedIOBase):
 def open_stream(channel: "Channel", fd: int) -> io.TextIOWrapper:
     """fd: 1 or 2, what fileno() tells and where a forked child's output goes."""
     errors = "strict" if fd == 1 else "backslashreplace"
-    return io.TextIOWrapper(_Captured(channel, fd), encoding="utf-8", errors=errors, newline="\n", write_through=True)
+    stream = io.TextIOWrapper(_Captured(channel, fd), encoding="utf-8", errors=errors, newline="\n", write_through=True)
+    stream.mode = "w"  # type: ignore[misc]  # the interpreter's own have it
+    return stream

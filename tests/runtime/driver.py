@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import select
 import socket
 import struct
 import subprocess
@@ -26,7 +27,7 @@ BOOTSTRAP = Path(__file__).parents[2] / "scheduler" / "runtime" / "bootstrap.py"
 HEADER = struct.Struct("<IBBHIIQ")
 START, CALL, STOP = 1, 2, 3
 RESULT, LOG, READY, INIT_ERROR, HANDBACK = 16, 17, 18, 19, 20
-WAIT_S = 20.0
+WAIT_S = 10.0
 REQUEST_ID = uuid.UUID("8476a536-e9f4-11e8-9739-2dfe598c3fcd")
 
 ENVIRONMENT = {
@@ -148,7 +149,16 @@ class Sandbox:
     # -- speaking
 
     def send(self, data: bytes) -> None:
-        self.channel.sendall(data)
+        """Send all of it, and take in what comes meanwhile: with both ends writing only, both would wait for ever."""
+        rest = memoryview(data)
+        while rest:
+            readable, writable, _ = select.select([self.channel], [self.channel], [], WAIT_S)
+            if readable:
+                self._read()
+            if writable:
+                rest = rest[self.channel.send(rest[:65_536], socket.MSG_DONTWAIT) :]
+            if not (readable or writable):
+                raise TimeoutError(f"{len(rest)} bytes were not taken within {WAIT_S} s")
 
     def start(self, handler: str = "app.handler", **changes: Any) -> Sandbox:
         """START and READY; an init error fails the test."""
@@ -182,10 +192,13 @@ class Sandbox:
                     body = bytes(self._in[HEADER.size : whole])
                     del self._in[:whole]
                     return Frame(kind, flags, seq, time_ns, body)
-            more = self.channel.recv(1 << 20)
-            if not more:
-                raise EOFError(f"the runtime closed the channel: {self.wait()}")
-            self._in += more
+            self._read()
+
+    def _read(self) -> None:
+        more = self.channel.recv(1 << 20)
+        if not more:
+            raise EOFError(f"the runtime closed the channel: {self.wait()}")
+        self._in += more
 
     def text(self) -> str:
         """Everything logged so far."""
