@@ -205,7 +205,7 @@ class Command(click.Command):
             formatter.write_paragraph()
             formatter.write("Examples:\n")
             for purpose, line in self.examples:
-                formatter.write(f"  # {purpose}\n  {line}\n")
+                formatter.write(f"  # {purpose}\n  {line}\n" if purpose else f"  {line}\n")
         super().format_epilog(ctx, formatter)
 
 

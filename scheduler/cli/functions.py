@@ -20,10 +20,9 @@ from scheduler.cli.common import (
     stdout_console,
 )
 from scheduler.cli.text import age, counts, microseconds, size
+from scheduler.errors import one_line
 
 if TYPE_CHECKING:
-    from rich.tree import Tree
-
     from scheduler.client.model import FunctionDescription, FunctionStats
 
 __all__ = ["describe_command", "list_command", "remove_command"]
@@ -107,24 +106,28 @@ def describe_command(context: click.Context, name: str) -> None:
         function = client.get(name)
     if shared_of(context).as_json:
         return emit_json(function.raw)
-    stdout_console().print(_described(function), soft_wrap=True)
+    title, branches = _described(function)
+    click.secho(title, bold=True)
+    for at, (name, rows) in enumerate(branches):
+        last = at == len(branches) - 1
+        click.echo(f"{'└' if last else '├'}── {click.style(name, bold=True)}")
+        for below, row in enumerate(rows):
+            click.echo(f"{' ' if last else '│'}   {'└' if below == len(rows) - 1 else '├'}── {row}")
     return None
 
 
-def _described(function: FunctionDescription) -> Tree:
-    from rich.text import Text
-    from rich.tree import Tree
+Branch = tuple[str, list[str]]
 
-    root = Tree(Text(f"{function.name}  {function.arn}", style="bold"), guide_style="dim")
+
+def _described(function: FunctionDescription) -> tuple[str, list[Branch]]:
+    """The tree's title and branches. Drawn without a library: a value is never wrapped nor cut, for it is to be copied."""
+    branches: list[Branch] = []
 
     def branch(title: str, rows: list[tuple[str, Any]]) -> None:
         shown = [(key, value) for key, value in rows if value not in (None, "")]
-        if not shown:
-            return
-        node = root.add(Text(title, style="bold"))
-        width = max(len(key) for key, _ in shown)
-        for key, value in shown:
-            node.add(Text(f"{key:<{width}}  {value}"))
+        width = max((len(key) for key, _ in shown), default=0)
+        if shown:
+            branches.append((title, [one_line(f"{key:<{width}}  {value}") for key, value in shown]))
 
     branch(
         "code",
@@ -163,7 +166,7 @@ def _described(function: FunctionDescription) -> Tree:
     branch("environment", sorted(function.environment.items()))
     if function.stats is not None:
         _figures(branch, function.stats)
-    return root
+    return f"{function.name}  {function.arn}", branches
 
 
 def _figures(branch: Any, stats: FunctionStats) -> None:

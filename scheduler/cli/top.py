@@ -207,7 +207,13 @@ def _functions_table(rows: tuple[Row, ...]) -> RenderableType:
 )
 @click.option("--once", is_flag=True, help="Draw once and end.")
 @click.option(
-    "-i", "--interval", type=click.FloatRange(0.05, 3600), default=1.0, show_default=True, metavar="S", help="Seconds."
+    "-i",
+    "--interval",
+    type=click.FloatRange(0.05, 3600),
+    default=1.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds between samples.",
 )
 @shared_options
 @click.pass_context
