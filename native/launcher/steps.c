@@ -193,6 +193,7 @@ static int lower(__rlimit_resource_t resource, rlim_t value) {
 }
 
 static int resource_limits(struct newborn *newborn) {
+    (void)newborn;
     const struct {
         __rlimit_resource_t resource;
         rlim_t value;
@@ -203,19 +204,21 @@ static int resource_limits(struct newborn *newborn) {
         {RLIMIT_MSGQUEUE, LOCKED_BYTES_MAX},
         {RLIMIT_RTPRIO, 0},
         {RLIMIT_NICE, 0},
-        {RLIMIT_NPROC, newborn->order.pids_max}, /* counts per uid: a second net under the pids group */
     };
     for (unsigned i = 0; i < sizeof limits / sizeof *limits; i++) {
-        /* With the launcher's own uid the count would be that of all processes of the user. */
-        if (limits[i].resource == RLIMIT_NPROC && newborn->order.isolation == ISOLATION_PROCESS && newborn->order.uid == 0) {
-            continue;
-        }
         const int error = lower(limits[i].resource, limits[i].value);
         if (error < 0) {
             return error;
         }
     }
     return 0;
+}
+
+/* Counts per uid and user namespace, so it comes after those are the sandbox's own: a second net under the pids group. With the
+ * user's own uid and no namespace it would count everything the user runs. */
+static int process_limit(struct newborn *newborn) {
+    const bool shared = newborn->order.isolation == ISOLATION_PROCESS && newborn->order.uid == 0;
+    return shared ? 0 : lower(RLIMIT_NPROC, newborn->order.pids_max);
 }
 
 /* So that the sandbox may open /dev/stdout and /dev/stderr, which lead to it. */
@@ -382,6 +385,7 @@ static const struct step specialise[] = {
     {"data limit", data_limit, ALWAYS},
     {"user namespace", user_namespace, AS_USER},
     {"capability bounding set", bounding_set, AS_USER}, /* a new user namespace fills it again */
+    {"process limit", process_limit, ALWAYS},
     {"unprivileged uid", identity, AS_ROOT | AS_PROCESS},
     {"no capabilities", no_capabilities, ALWAYS},
     {"no new privileges", no_new_privileges, AS_USER},

@@ -1,0 +1,193 @@
+"""Real sandboxes for tests: a launcher, a function that runs whatever Python the test sends, and the few frames of the channel.
+
+The function is one file that executes the event's `code` and answers its variable `result`. What the code raises comes back as
+`Raised`, so a test says `with pytest.raises(Raised, match="PermissionError")`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import textwrap
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from scheduler.sandboxes.launcher import Exited, Launcher, LauncherConfig, Shell, Specialisation, open_launcher
+from scheduler.sandboxes.runtimes import Runtime, default_runtime, find_runtimes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+    from pathlib import Path
+
+__all__ = ["FUNCTION", "IS_ROOT", "Raised", "Running", "groups_left", "launched", "own_runtime", "runtimes", "write_function"]
+
+IS_ROOT = os.geteuid() == 0
+HEADER = struct.Struct("<IBBHIIQ")
+START, CALL, RESULT, LOG, READY = 1, 2, 16, 17, 18
+FUNCTION_ERROR = 2
+PATIENCE_S = 20.0  # far beyond anything measured: a hang, not a slow machine
+
+FUNCTION = """
+def handler(event, context):
+    names = {}
+    exec(event["code"], names)
+    return names.get("result")
+"""
+
+
+class Raised(Exception):
+    """The code raised: type and message of the error object."""
+
+
+@cache
+def runtimes() -> dict[str, Runtime]:
+    return find_runtimes()
+
+
+def own_runtime() -> Runtime:
+    return runtimes()[default_runtime()]
+
+
+def write_function(directory: Path, source: str = FUNCTION) -> str:
+    code = directory / "code"
+    code.mkdir(parents=True, exist_ok=True)
+    (code / "app.py").write_text(source)
+    code.chmod(0o755)
+    (code / "app.py").chmod(0o644)
+    return str(code)
+
+
+def frame(kind: int, body: bytes, seq: int = 0) -> bytes:
+    return HEADER.pack(len(body), kind, 0, 0, seq, 0, 0) + body
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """One sandbox, specialised and started."""
+
+    launcher: Launcher
+    shell: Shell
+    seq: int = 0
+    log: bytearray = field(default_factory=bytearray)
+
+    async def read(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            await trio.lowlevel.wait_readable(self.shell.channel_fd)
+            more = os.read(self.shell.channel_fd, count - len(data))
+            if not more:
+                raise EOFError("the sandbox closed its channel")
+            data += more
+        return data
+
+    async def frame(self) -> tuple[int, int, bytes]:
+        while True:
+            length, kind, flags, _, _, _, _ = HEADER.unpack(await self.read(HEADER.size))
+            body = await self.read(length)
+            if kind != LOG:
+                return kind, flags, body
+            self.log += body
+
+    async def start(self, *, memory_mb: int, task_root: str) -> None:
+        start = {
+            "function_name": "probe",
+            "function_version": "$LATEST",
+            "invoked_function_arn": "arn:aws:lambda:local:000000000000:function:probe",
+            "handler": "app.handler",
+            "memory_mb": memory_mb,
+            "timeout_ms": 60_000,
+            "task_root": task_root,
+            "environment": {"PATH": "/usr/bin:/bin"},
+            "log_group_name": "/aws/lambda/probe",
+            "log_stream_name": "stream",
+            "initialization_type": "on-demand",
+        }
+        os.write(self.shell.channel_fd, frame(START, json.dumps(start).encode()))
+        kind, _, body = await self.frame()
+        assert kind == READY, (kind, body, bytes(self.log))
+
+    def send(self, code: str) -> None:
+        self.seq += 1
+        payload = json.dumps({"code": textwrap.dedent(code)}).encode()
+        os.write(self.shell.channel_fd, frame(CALL, os.urandom(16) + payload, self.seq))
+
+    async def run(self, code: str) -> Any:
+        """The value of `result`. Raised: the code raised. EOFError: the sandbox died."""
+        self.send(code)
+        with trio.fail_after(PATIENCE_S):
+            kind, flags, body = await self.frame()
+        assert kind == RESULT, kind
+        value = json.loads(body[8:])
+        if flags & FUNCTION_ERROR:
+            raise Raised(f"{value['errorType']}: {value['errorMessage']}")
+        return value
+
+    async def exited(self) -> Exited:
+        with trio.fail_after(PATIENCE_S):
+            while True:
+                exited = await self.launcher.exits.receive()
+                if exited.id == self.shell.id:
+                    return exited
+
+    async def end(self) -> Exited:
+        self.launcher.kill(self.shell.id)
+        exited = await self.exited()
+        self.shell.close()
+        return exited
+
+
+@dataclass(slots=True, eq=False)
+class Launched:
+    launcher: Launcher
+    code_dir: str
+
+    async def sandbox(
+        self,
+        *,
+        runtime: str | None = None,
+        memory_mb: int = 128,
+        ephemeral_storage_mb: int = 512,
+        layers_dir: str | None = None,
+    ) -> Running:
+        with trio.fail_after(PATIENCE_S):
+            shell = await self.launcher.shell(runtime or default_runtime())
+            spec = Specialisation(self.code_dir, memory_mb, ephemeral_storage_mb, layers_dir)
+            await self.launcher.specialise(shell, spec)
+            running = Running(self.launcher, shell)
+            await running.start(memory_mb=memory_mb, task_root=self.launcher.task_root(self.code_dir))
+        return running
+
+
+@asynccontextmanager
+async def launched(
+    directory: Path,
+    config: LauncherConfig | None = None,
+    declared: Iterable[Runtime] | None = None,
+    warnings: list[str] | None = None,
+) -> AsyncIterator[Launched]:
+    """A launcher for this test, and the function's directory."""
+    heard = [] if warnings is None else warnings
+    settings = config or LauncherConfig(slots=32)
+    async with open_launcher(settings, declared or [own_runtime()], report=heard.append) as launcher:
+        yield Launched(launcher, write_function(directory))
+
+
+def groups_left() -> list[str]:
+    """Directories of launchers that live no more, in every control group hierarchy."""
+    left = []
+    for where, directories, _ in os.walk("/sys/fs/cgroup"):
+        for name in [name for name in directories if name.startswith("scheduler-")]:
+            pid, start, _ = name.removeprefix("scheduler-").split("-")
+            try:
+                with open(f"/proc/{pid}/stat") as stat:
+                    alive = stat.read().rpartition(")")[2].split()[19] == start
+            except FileNotFoundError:
+                alive = False
+            if not alive:
+                left.append(os.path.join(where, name))
+    return left
