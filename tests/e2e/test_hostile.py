@@ -1,0 +1,109 @@
+"""Handlers that misbehave. The call gets its typed error, the neighbours never notice, the sandbox is replaced."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.load import Callers
+from tests.e2e.serving import wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+PREFIX = """
+import os, stat, struct, subprocess, sys, signal, time
+def channel():
+    # The runtime hides it; whoever looks finds it.
+    return next(fd for fd in range(3, 1024) if is_socket(fd))
+def is_socket(fd):
+    try:
+        return stat.S_ISSOCK(os.fstat(fd).st_mode)
+    except OSError:
+        return False
+def say(head):
+    os.write(channel(), head)
+    time.sleep(60)
+def bad(event):
+{body}
+def handler(event, context):
+    if event is not None:
+        bad(event)
+    return "fine"
+"""
+
+BODIES = {
+    "exits": ("    os._exit(1)", {"SandboxDied"}),
+    "closes its channel": ("    os.close(channel())\n    time.sleep(60)", {"SandboxDied"}),
+    "writes rubbish into its channel": ("    say(os.urandom(4096))", {"SandboxDied"}),
+    "claims a huge frame": ("    say(struct.pack('<IBBHIIQ', 0xffffffff, 16, 0, 0, 1, 0, 0))", {"SandboxDied"}),
+    "answers for others": ("    say(struct.pack('<IBBHIIQQ', 9, 16, 0, 0, 99, 0, 0, 0) + b'1')", {"SandboxDied"}),
+    "is ready twice": ("    say(struct.pack('<IBBHIIQQ', 8, 18, 0, 0, 0, 0, 0, 0))", {"SandboxDied"}),
+    "ignores every signal": (
+        "    for n in range(1, 65):\n        try:\n            signal.signal(n, signal.SIG_IGN)\n"
+        "        except (OSError, ValueError):\n            pass\n    time.sleep(60)",
+        {"Timeout"},
+    ),
+    "forks a bomb": (
+        "    while True:\n        try:\n            os.fork()\n        except OSError:\n            time.sleep(0.01)",
+        {"Timeout", "SandboxDied"},
+    ),
+    "eats memory": ("    x = []\n    while True:\n        x.append(b'x' * (1 << 20))", {"SandboxDied", "FunctionError"}),
+    "prints without end": ("    while True:\n        print('x' * 10000)", {"Timeout"}),
+    "prints without end from a child": ("    subprocess.run('yes', shell=True)", {"Timeout"}),
+    "closes everything": ("    os.closerange(0, 65536)\n    time.sleep(60)", {"SandboxDied"}),
+    "stops itself": ("    os.kill(os.getpid(), signal.SIGSTOP)\n    time.sleep(60)", {"Timeout"}),
+}
+
+FLOODS = """
+import sys
+def handler(event, context):
+    for _ in range(1024):
+        sys.stdout.write("y" * (1 << 20))
+    return 1
+"""
+
+
+@pytest.fixture(scope="module")
+def neighbour(served):
+    served.deploy("neighbour", "def handler(event, context):\n    return event\n", timeout_s=10)
+    return "neighbour"
+
+
+@pytest.mark.parametrize("what", BODIES)
+def test_hostile_handlers(served, raw, neighbour, what):
+    body, expected = BODIES[what]
+    name = "hostile_" + what.replace(" ", "_")
+    served.deploy(name, PREFIX.format(body=body), timeout_s=1, memory_mb=128)
+    assert raw.invoke(name, b"null")[0] is None
+    before = {s["sandbox"] for s in served.sandboxes(name)}
+    with Callers(served.socket, neighbour, b'"still here"', count=1) as callers:
+        wait_until(lambda: len(callers.answers) > 5, 10, "the neighbour runs")
+        error, _ = raw.invoke(name, b"true")
+        assert error is not None
+        assert error["type"] in expected, error
+        assert raw.invoke(name, b"null")[0] is None, "the next call has a sandbox"
+    callers.check(least=5)
+    assert set(callers.answers) == {b'"still here"'}
+    wait_until(lambda: not before & {s["sandbox"] for s in served.sandboxes(name)}, 10, "the old sandbox is reaped")
+
+
+def test_a_gigabyte_of_output_is_bounded_on_disk(served, raw):
+    served.deploy("floods", FLOODS, timeout_s=60)
+    error, _ = raw.invoke("floods")
+    assert error is None, error
+    logs = served.state_dir / "logs"
+    held = sum(path.stat().st_size for path in logs.glob("floods.journal*"))
+    assert 0 < held <= 16 * 5 * (1 << 20) + (1 << 20), "five parts of 16 MiB each"
+    with served.client() as client:
+        assert len(client.logs("floods", limit_bytes=10_000).text) <= 10_000
+
+
+def test_slow_readers_are_not_served_faster_than_they_read(served):
+    """A client that never reads fills its own buffer, not the service."""
+    served.deploy("wide", "def handler(event, context):\n    return 'x' * 100_000\n")
+    with served.raw() as deaf, served.raw() as other:
+        for _ in range(500):
+            deaf.send("invoke", "wide")
+        for _ in range(50):
+            assert other.invoke("neighbour", b"1")[0] is None
+        answered = [deaf.receive() for _ in range(500)]
+        assert {message[0] for message in answered} == {1}
