@@ -256,7 +256,10 @@ async def open_store(path: Path) -> AsyncIterator[Store]:
     Raises StoreError when another process has it open, when it is no database of ours or of a newer program, and StoreDamaged
     when its check fails.
     """
-    lock = await trio.to_thread.run_sync(_lock, path)
+    try:
+        lock = await trio.to_thread.run_sync(_lock, path)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be made: {error.strerror}") from error
     try:
         writer, readers = await trio.to_thread.run_sync(_open, path)
         store = Store(path, writer, readers)
