@@ -86,8 +86,6 @@ struct stream {
     uint64_t unsent;         /* due, never sent */
     uint64_t unanswered;
     uint64_t late;           /* sent more than 1 ms after they were meant to be */
-    uint64_t first_ns;
-    uint64_t last_ns;        /* last answer */
     struct histogram latency; /* of ok calls, and of those never answered */
     struct histogram lateness;
     struct error_count errors[ERRORS_MAX];

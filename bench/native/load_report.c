@@ -31,7 +31,7 @@ static void print_stream(const struct load *load, const struct stream *s)
 {
     static const char *const modes[] = {"closed", "open", "idle"};
     uint64_t first = s->begin_ns > load->record_ns ? s->begin_ns : load->record_ns;
-    uint64_t last = load->count ? s->last_ns : s->end_ns;
+    uint64_t last = s->end_ns;
     double seconds = last > first ? (double)(last - first) / 1e9 : 0;
     printf("{\"name\": ");
     print_text(s->name);

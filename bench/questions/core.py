@@ -37,7 +37,14 @@ def run(ctx: Context) -> list[Row]:
     found = json.loads(done.stdout[done.stdout.index("{") :])
     ctx.say(str(found))
     return [
-        at_most(OVERSHOOT, found["overshoot"], "calls", 0, notes=f"{found['random_steps']:,} steps", raw=found),
+        at_most(
+            OVERSHOOT,
+            found["limit_overshoot"],
+            "calls",
+            0,
+            notes=f"{found['limit_steps']:,} steps, {found['limit_refused']:,} calls refused",
+            raw=found,
+        ),
         at_least(SIMULATION, found["steps_per_s"], "steps/s", STEPS_PER_S),
     ]
 

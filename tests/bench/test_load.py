@@ -64,6 +64,7 @@ def test_a_closed_loop_counts_every_call_once(path):
     assert 5000 <= done.only.ok <= 5000 + 3 * 7
     assert (done.only.failed, done.only.mismatched, done.only.unanswered, done.cut) == (0, 0, 0, 0)
     assert done.only.latency.count == done.only.ok
+    assert done.only.ok_per_s == pytest.approx(5000 / done.only.seconds, rel=0.01)
 
 
 def test_one_connection_without_epoll_and_with_spinning_counts_the_same(path):
