@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 
-from scheduler.errors import SchedulerError
+from scheduler.errors import SchedulerError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -264,6 +264,11 @@ NEXT_STEPS: Final = {
 def error_line(error: SchedulerError, name: str | None = None) -> str:
     """`Type: what happened; next: what to do`, always one line."""
     line = str(error)
+    told = error.error_object or {}
+    words = ": ".join(str(told[key]) for key in ("errorType", "errorMessage") if told.get(key))
+    if words and words not in line:  # what the function itself said says more than that it failed
+        request = f" (request {error.request_id})" if error.request_id else ""
+        line = one_line(f"{error.type}: {words}{request}")
     step = next((NEXT_STEPS[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in NEXT_STEPS), None)
     if error.type == "SandboxDied" and error.reason == "oom":
         step = "deploy it with more --memory"

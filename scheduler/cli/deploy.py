@@ -19,14 +19,13 @@ from scheduler.cli.common import (
     shared_of,
     shared_options,
     stderr_console,
-    stdout_console,
 )
 from scheduler.cli.text import size
 from scheduler.errors import NotFound, SchedulerError
 from scheduler.functions.pack import IGNORE_FILE, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from scheduler.client.blocking import BlockingClient
     from scheduler.client.model import FunctionDescription
@@ -209,7 +208,6 @@ COMPARED: Final = (
     ("memory", "memory_mb", lambda value: f"{value} MB"),
     ("timeout", "timeout_s", lambda value: f"{value:g} s"),
     ("/tmp", "ephemeral_storage_mb", lambda value: f"{value} MB"),
-    ("environment", "environment", lambda value: ", ".join(f"{k}={v}" for k, v in sorted(value.items())) or "none"),
     ("concurrency", "reserved_concurrency", lambda value: "shared" if value is None else f"{value} reserved"),
     ("weight", "weight", lambda value: f"{value:g}"),
     ("queue timeout", "queue_timeout_ms", lambda value: f"{value} ms"),
@@ -220,8 +218,6 @@ COMPARED: Final = (
 
 def _summary(before: FunctionDescription | None, after: FunctionDescription, publish: bool) -> None:
     """One line of what is there now, a line for each thing that changed, and what to type next."""
-    from rich.table import Table
-
     version = f", published as version {after.versions[-1]}" if publish and after.versions else ""
     verb = "created" if before is None else "updated"
     click.echo(f"{verb} {after.name} (revision {after.revision}{version})")
@@ -234,16 +230,24 @@ def _summary(before: FunctionDescription | None, after: FunctionDescription, pub
             old, new = getattr(before, key), getattr(after, key)
             if old != new:
                 rows.append((label, f"{show(old)} → {show(new)}"))
+        if before.environment != after.environment:
+            rows.append(("environment", _environment_change(before.environment, after.environment)))
         if before.code_sha256 != after.code_sha256:
             old, new = (f"{it.code_sha256[:12]} ({size(it.code_size)})" for it in (before, after))
             rows.append(("code", f"{old} → {new}"))
         if not rows:
             rows = [("", "nothing changed")]
-    table = Table(box=None, show_header=False, pad_edge=False)
+    width = max(len(label) for label, _ in rows)
     for label, text in rows:
-        table.add_row(f"  {label}", text)
-    stdout_console().print(table, markup=False)
+        click.echo(f"  {label:<{width}}  {text}" if label else f"  {text}")
     if after.state == "Failed":
         why = after.state_reason or "it cannot run"
         fail(f"InitFailed: {after.name}: {why}; next: scheduler logs {after.name}", EXIT_FUNCTION_FAILED)
     click.echo(f"next: scheduler invoke {after.name} '{{}}'")
+
+
+def _environment_change(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    """Keys alone: values may be secrets, and this goes into the logs of whoever deploys."""
+    marks = [(f"+{key}" if key not in old else f"-{key}") for key in sorted(old.keys() ^ new.keys())]
+    marks += [f"{key} changed" for key in sorted(old.keys() & new.keys()) if old[key] != new[key]]
+    return ", ".join(marks)

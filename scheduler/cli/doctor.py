@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scheduler.cli.common import Command, emit_json, json_option, shared_of, stdout_console
+from scheduler.cli.common import Command, emit_json, json_option, shared_of, stderr_console, stdout_console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,8 @@ def doctor_command(context: click.Context) -> None:
 
     from scheduler.sandboxes.doctor import diagnose
 
-    findings = trio.run(diagnose)
+    with stderr_console().status("trying what a sandbox may and may not do; a few seconds"):  # drawn on a terminal only
+        findings = trio.run(diagnose)
     if shared_of(context).as_json:
         keys = ("name", "ok", "detail", "fix", "enforced_by")
         return emit_json([{key: getattr(finding, key) for key in keys} for finding in findings])

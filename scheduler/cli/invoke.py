@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -152,24 +152,37 @@ def _aside(report: Report, tail: bool, stages: bool) -> None:
         show_report(report)
 
 
+# Rows of the report: key, label, and the finer stages within it where the service tells them.
+STAGES: Final = (
+    ("queue_us", "queued", (("wait_us", "waiting for a sandbox"), ("channel_us", "on its way there"))),
+    ("init_us", "cold start", ()),
+    ("run_us", "handler", ()),
+    ("overhead_us", "overhead", (("accept_us", "accepting the call"), ("return_us", "taking the answer back"))),
+)
+
+
 def show_report(report: Report) -> None:
     """The report as a table on stderr; its stages sum to the call's time in the service."""
     from rich.table import Table
 
-    total_us = report.total_us or 1.0
     table = Table(box=None, pad_edge=False, show_header=True, header_style="bold", show_footer=True, footer_style="bold")
     table.add_column("stage", footer="in the service")
     table.add_column("time", justify="right", footer=microseconds(report.total_us))
     table.add_column("share", justify="right", footer="100 %")
-    stages = (
-        ("queue", "queued", report.queue_us),
-        ("init", f"cold start ({report.cold or 'init'})", report.init_us),
-        ("run", "handler", report.run_us),
-        ("overhead", "overhead", report.overhead_us),
-    )
-    for _, label, value_us in stages:
-        if value_us is not None:
-            table.add_row(label, microseconds(value_us), f"{100 * value_us / total_us:.0f} %")
+
+    def row(label: str, value_us: float, style: str | None = None) -> None:
+        table.add_row(label, microseconds(value_us), f"{100 * value_us / (report.total_us or 1.0):.1f} %", style=style)
+
+    for key, label, within in STAGES:
+        value_us = getattr(report, key)
+        if value_us is None:
+            continue
+        row(f"{label} ({report.cold})" if key == "init_us" and report.cold else label, value_us)
+        for stage, text in within:
+            # A cold start passes while the call waits: it has its own row and is not shown twice.
+            part_us = report.stages.get(stage, 0.0) - ((report.init_us or 0.0) if stage == "wait_us" else 0.0)
+            if part_us > 0:
+                row(f"  {text}", part_us, "dim")
     console = stderr_console()
     console.print()
     console.print(table)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -147,7 +148,7 @@ def _banner(settings: Settings, service: Service) -> None:
     rows = {
         **_listeners(settings, service),
         "state": str(settings.state_dir),
-        "isolation": ISOLATION[settings.isolation],
+        "isolation": _isolation(service),
         "runtimes": ", ".join(service.runtimes) or "none",
     }
     lines = [f"scheduler {__version__} is ready (pid {os.getpid()})", *(f"  {key:<10} {value}" for key, value in rows.items())]
@@ -159,9 +160,19 @@ def _banner(settings: Settings, service: Service) -> None:
 
 
 ISOLATION: Final = {
-    "auto": "namespaces, cgroups and limits for each sandbox (details: scheduler doctor)",
-    "process": "NONE BUT SEPARATE PROCESSES: run only code you trust",
+    "ROOT": "namespaces, and a user id of its own for each sandbox",
+    "USER": "namespaces below the user's own",
+    "PROCESS": "NONE BUT SEPARATE PROCESSES: run only code you trust",
 }
+
+
+def _isolation(service: Service) -> str:
+    """What is in force, not what was asked for."""
+    launcher = service.supervisor.launcher
+    if launcher is None:
+        return "none yet"
+    limits = ", ".join(sorted(limit.name.lower().replace("_", " ") for limit in launcher.limits)) or "nothing"
+    return f"{ISOLATION[launcher.isolation.name]}; cgroups v{launcher.cgroup_version} hold {limits}"
 
 
 def _refusal(error: SchedulerError | OSError, settings: Settings) -> str:
@@ -170,6 +181,22 @@ def _refusal(error: SchedulerError | OSError, settings: Settings) -> str:
         step = "scheduler doctor" if "isolat" in str(error) or "namespace" in str(error) else None
         return f"{error}; next: {step}" if step else str(error)
     if error.errno == errno.EADDRINUSE:
-        step = f"is it running already? scheduler --socket {settings.socket} top --once"
-        return f"Unavailable: an address is in use ({error}); next: {step}"
+        name, address = _taken(settings)
+        step = f"scheduler --socket {address} top --once" if name == "socket" else f"give another with --{name}"
+        return f"Unavailable: {name} {address} is in use, perhaps by a service that runs already; next: {step}"
     return f"Unavailable: {error}"
+
+
+def _taken(settings: Settings) -> tuple[str, str]:
+    """Which of the addresses somebody else has: the kernel's error does not say."""
+    for name, address in (("metrics", settings.metrics), ("tcp", settings.tcp)):
+        if address is None or address.port == 0:
+            continue
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address.host, address.port))
+            except OSError:
+                return name, str(address)
+    return "socket", str(settings.socket)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
-    "STAGES",
     "Account",
     "Distribution",
     "FunctionDescription",
@@ -32,9 +31,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-# The parts of a call's wall time in the service, in the order in which they happen; they sum to `Report.total_us`.
-STAGES = ("queue", "init", "run", "overhead")
 
 
 def _get(raw: Any, key: str, kind: type[T], default: T | None = None) -> T:
@@ -59,7 +55,7 @@ def _optional(raw: Any, key: str, kind: type[T]) -> T | None:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Where one call's time went. Units are in the names; microseconds may be fractions.
+    """Where one call's time went. Units are in the names; microseconds are fractions.
 
     `queue_us + init_us + run_us + overhead_us` is the call's wall time in the service, from the request's arrival to its
     answer.
@@ -76,6 +72,7 @@ class Report:
     memory_peak_mb: float
     cpu_us: float
     cold: str | None  # "snapshot", "shell" or "fresh"; None: warm
+    stages: Mapping[str, float]  # finer: wait_us and channel_us of the queue, accept_us and return_us of the overhead
     log_tail: str | None  # the last 4 KB of what the call logged, if asked for
     raw: Mapping[str, Any] = field(repr=False, compare=False)
 
@@ -94,6 +91,7 @@ class Report:
             memory_peak_mb=_get(raw, "memory_peak_mb", float, 0.0),
             cpu_us=_get(raw, "cpu_us", float, 0.0),
             cold=_optional(raw, "cold", str),
+            stages=_get(raw, "stages", dict, {}),
             log_tail=tail.decode("utf-8", "replace") if isinstance(tail, bytes) else _optional(raw, "log_tail", str),
             raw=raw,
         )

@@ -50,6 +50,9 @@ def test_deploy_again_says_what_changed(scheduler, service, source):
     assert "memory" in again.out
     assert "128 MB → 512 MB" in again.out
     assert "shared → 4 reserved" in again.out
+    secret = scheduler("deploy", str(source), "--name", "hello", "--env", "TOKEN=s3cret", "--env", "GREETING=hi").out
+    assert "environment  +TOKEN, GREETING changed" in secret
+    assert "s3cret" not in secret
     assert "timeout" not in again.out
     same = scheduler("deploy", str(source), "--name", "hello")
     assert "nothing changed" in same.out

@@ -87,13 +87,18 @@ def test_tail_and_report_stand_beside_the_answer(scheduler):
 
 def test_the_stages_of_the_report_sum_to_the_total_shown(scheduler, service):
     stages = {"queue_us": 1500.0, "init_us": 20_000.0, "run_us": 3_000.0, "overhead_us": 500.0}
+    stages["stages"] = {"wait_us": 20_500.0, "channel_us": 1000.0, "accept_us": 100.0, "return_us": 400.0}
     service.methods["invoke"] = lambda params: [params[1], {**REPORT, **stages}]
     ran = scheduler("invoke", "hello", "1", "--report")
-    shown = re.findall(r"^(.+?)\s+([\d.]+) (µs|ms|s)\s+(\d+) %$", ran.err, re.MULTILINE)
-    in_us = [float(value) * {"µs": 1, "ms": 1e3, "s": 1e6}[unit] for _, value, unit, _ in shown]
-    assert [label for label, *_ in shown] == ["queued", "cold start (shell)", "handler", "overhead", "in the service"]
-    assert sum(in_us[:-1]) == pytest.approx(in_us[-1], rel=0.01)
-    assert in_us[-1] == pytest.approx(Report.from_map({**REPORT, **stages}).total_us, rel=0.01)
+    shown = re.findall(r"^(.+?)\s+([\d.]+) (µs|ms|s)\s+([\d.]+) %$", ran.err, re.MULTILINE)
+    in_us = {label: float(value) * {"µs": 1, "ms": 1e3, "s": 1e6}[unit] for label, value, unit, _ in shown}
+    finer = {label: in_us.pop(label) for label in list(in_us) if label.startswith("  ")}
+    assert list(in_us) == ["queued", "cold start (shell)", "handler", "overhead", "in the service"]
+    total_us = in_us.pop("in the service")
+    assert sum(in_us.values()) == pytest.approx(total_us, rel=0.01)
+    assert list(finer) == ["  waiting for a sandbox", "  on its way there", "  accepting the call", "  taking the answer back"]
+    assert sum(finer.values()) == pytest.approx(in_us["queued"] + in_us["overhead"], rel=0.01)
+    assert total_us == pytest.approx(Report.from_map({**REPORT, **stages}).total_us, rel=0.01)
 
 
 def test_json_has_payload_and_report(scheduler):
@@ -145,6 +150,17 @@ def test_the_line_names_the_next_step(scheduler, service, kind, fields, step):
 
     service.methods["invoke"] = refuse
     assert step in scheduler("invoke", "hello:3").err
+
+
+def test_the_line_says_what_the_function_said(scheduler, service):
+    body = {"errorType": "ValueError", "errorMessage": "no\nsuch thing", "stackTrace": []}
+
+    def refuse(params):
+        raise Refusal("FunctionError", "the function raised an error; payload has it", request_id="r", payload=json.dumps(body))
+
+    service.methods["invoke"] = refuse
+    line = scheduler("invoke", "hello").err
+    assert line == "scheduler: FunctionError: ValueError: no such thing (request r); next: scheduler logs hello\n"
 
 
 def test_a_function_s_own_error_object_is_the_answer(scheduler, service):
