@@ -8,7 +8,8 @@ sent when
 - no further whole frame is there, or
 - the first of them has waited for 100 µs, or
 - any of the last 256 calls took longer than 100 µs: then nobody shall wait for an answer that is ready, or
-- the answer is long, since gathering saves nothing then and costs memory.
+- the answer is long, since gathering saves nothing then and costs memory, or
+- a call was handed back and another one is about to run.
 """
 
 import os
@@ -111,7 +112,7 @@ def serve(
     buffer, view, at = inbox.buffer, inbox.view, 0
     eager = 0  # calls left for which answers are sent at once
     gathered_ns = 0  # when the first waiting answer was ready; 0: none waits
-    traced = False
+    handed_back = traced = False
     event = response = context = text = pieces = None
 
     while True:
@@ -143,9 +144,13 @@ def serve(
         start_ns = monotonic_ns()
         if valid_until_ns and start_ns > valid_until_ns:
             answers.append(frame(HANDBACK, seq=seq))
+            handed_back = True
             continue
 
         # -- run
+        if handed_back:  # these calls are wanted elsewhere now, not after this one
+            channel.flush()
+            handed_back = False
         payload_at = body + REQUEST_ID_BYTES
         special = None
         if extra or flags:
@@ -204,6 +209,7 @@ def serve(
             eager = SLOW_MEMORY_CALLS
         if eager:
             channel.flush()
+            gathered_ns = 0
             eager -= 1
         elif not gathered_ns:
             gathered_ns = end_ns

@@ -1,0 +1,127 @@
+"""The loop on a clock of the test's own: in which order it claims and looks, and when it sends what has gathered."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+from scheduler.runtime import loop
+from scheduler.runtime.channel import Channel, Inbox
+from scheduler.runtime.context import Identity, LambdaContext
+from scheduler.runtime.frames import HANDBACK, RESULT
+from tests.runtime.driver import HEADER, STOP, call_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import pytest
+
+IDENTITY = Identity("f", "1", "arn", 128, 3_000_000_000, "g", "s")
+
+
+class Clock:
+    """Stands still but for what calls add to it. `trace` has what happened, in order."""
+
+    def __init__(self) -> None:
+        self.now_ns = 1_000_000_000
+        self.trace: list[Any] = []
+
+    def __call__(self) -> int:
+        self.trace.append("look")
+        return self.now_ns
+
+    def __setitem__(self, index: int, seq: int) -> None:  # as the progress page
+        assert index == 0
+        self.trace.append(("claim", seq))
+
+
+class Watched(Channel):
+    """Notes the seqs of the answers of each flush that has some."""
+
+    __slots__ = ("flushes",)
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd)
+        self.flushes: list[list[int]] = []
+
+    def flush(self) -> None:
+        if self.answers:
+            self.flushes.append([HEADER.unpack_from(answer)[4] for answer in self.answers])
+        super().flush()
+
+
+def run(monkeypatch: pytest.MonkeyPatch, clock: Clock, calls: Sequence[bytes], handler: Callable[[Any, Any], Any]) -> Watched:
+    monkeypatch.setattr(loop, "_monotonic_ns", clock)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"".join(calls) + HEADER.pack(0, STOP, 0, 0, 0, 0, 0))
+        channel = Watched(ours.fileno())
+        context_type = LambdaContext.bound(IDENTITY, channel.print)
+        loop.serve(channel, Inbox(ours.fileno()), 0, clock, handler, context_type, loop.Current())  # type: ignore[arg-type]
+        return channel
+
+
+def numbered(count: int) -> list[bytes]:
+    return [call_frame(seq, b"%d" % seq) for seq in range(1, count + 1)]
+
+
+def test_claim_then_look_then_run(monkeypatch):
+    clock = Clock()
+    calls = [
+        call_frame(1, b"1", valid_until_ns=clock.now_ns),  # not past it yet
+        call_frame(2, b"2", valid_until_ns=clock.now_ns - 1),
+        call_frame(3, b"3"),
+    ]
+    channel = run(monkeypatch, clock, calls, lambda event, _: clock.trace.append(("run", event)))
+    assert clock.trace == [
+        ("claim", 1), "look", ("run", 1), "look",
+        ("claim", 2), "look",
+        ("claim", 3), "look", ("run", 3), "look",
+    ]  # fmt: skip
+    assert channel.flushes == [[1, 2], [3]]  # what is handed back does not wait for the next call's end
+
+
+def test_quick_calls_gather_until_the_first_answer_is_100_us_old(monkeypatch):
+    clock = Clock()
+
+    def handler(event: int, _: object) -> None:
+        clock.now_ns += 30_000
+
+    channel = run(monkeypatch, clock, numbered(12), handler)
+    # Answer 1 is ready at 30 µs; the one at 150 µs is the first that finds it more than 100 µs old.
+    assert channel.flushes == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10], [11, 12]]
+
+
+def test_after_a_slow_call_256_answers_go_out_one_by_one(monkeypatch):
+    clock = Clock()
+
+    def handler(event: int, _: object) -> None:
+        clock.now_ns += 100_001 if event == 3 else 0
+
+    channel = run(monkeypatch, clock, numbered(262), handler)
+    assert channel.flushes == [[1, 2, 3], *([seq] for seq in range(4, 259)), [259, 260, 261, 262]]
+
+
+def test_a_long_answer_goes_out_at_once(monkeypatch):
+    channel = run(monkeypatch, Clock(), numbered(4), lambda event, _: "x" * 20_000 if event in (1, 3) else event)
+    assert channel.flushes == [[1], [2, 3], [4]]
+
+
+def test_frames_of_all_kinds(monkeypatch):
+    """What is written for a result and for a handback, byte by byte."""
+    clock = Clock()
+    ours, theirs = socket.socketpair()
+    monkeypatch.setattr(loop, "_monotonic_ns", clock)
+    with ours, theirs:
+        stop = HEADER.pack(0, STOP, 0, 0, 0, 0, 0)
+        theirs.sendall(call_frame(5, b'"x"') + call_frame(6, b"1", valid_until_ns=1) + stop)
+        channel = Channel(ours.fileno())
+        context_type = LambdaContext.bound(IDENTITY, channel.print)
+        loop.serve(channel, Inbox(ours.fileno()), 0, clock, lambda e, c: e, context_type, loop.Current())  # type: ignore[arg-type]
+        now = clock.now_ns
+        assert theirs.recv(1000) == (
+            HEADER.pack(11, RESULT, 0, 0, 5, 0, now)
+            + now.to_bytes(8, "little")
+            + b'"x"'
+            + HEADER.pack(0, HANDBACK, 0, 0, 6, 0, 0)
+        )
