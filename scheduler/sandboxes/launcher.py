@@ -467,7 +467,9 @@ class Launcher:
 
     async def _receive(self) -> tuple[_Notice, list[int]] | None:
         try:
-            data, ancillary, _, _ = await self._socket.recvmsg(_NOTICE.size, socket.CMSG_SPACE(4 * FDS_MAX))
+            data, ancillary, _, _ = await self._socket.recvmsg(
+                _NOTICE.size, socket.CMSG_SPACE(4 * FDS_MAX), socket.MSG_CMSG_CLOEXEC
+            )
         except OSError:
             return None
         fds = _descriptors(ancillary)

@@ -24,7 +24,22 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
     from pathlib import Path
 
-__all__ = ["FUNCTION", "IS_ROOT", "Raised", "Running", "groups_left", "launched", "own_runtime", "runtimes", "write_function"]
+__all__ = [
+    "FUNCTION",
+    "IS_ROOT",
+    "PATIENCE_S",
+    "Launched",
+    "Raised",
+    "Running",
+    "below",
+    "children",
+    "groups_left",
+    "launched",
+    "own_runtime",
+    "runtimes",
+    "text_of",
+    "write_function",
+]
 
 IS_ROOT = os.geteuid() == 0
 HEADER = struct.Struct("<IBBHIIQ")
@@ -136,15 +151,22 @@ class Running:
 
     async def end(self) -> Exited:
         self.launcher.kill(self.shell.id)
-        exited = await self.exited()
-        self.shell.close()
-        return exited
+        return await self.exited()
 
 
 @dataclass(slots=True, eq=False)
 class Launched:
+    """Descriptors of all shells made through this are closed at the end of the test."""
+
     launcher: Launcher
     code_dir: str
+    shells: list[Shell] = field(default_factory=list)
+
+    async def shell(self, runtime: str | None = None) -> Shell:
+        with trio.fail_after(PATIENCE_S):
+            shell = await self.launcher.shell(runtime or default_runtime())
+        self.shells.append(shell)
+        return shell
 
     async def sandbox(
         self,
@@ -154,8 +176,8 @@ class Launched:
         ephemeral_storage_mb: int = 512,
         layers_dir: str | None = None,
     ) -> Running:
+        shell = await self.shell(runtime)
         with trio.fail_after(PATIENCE_S):
-            shell = await self.launcher.shell(runtime or default_runtime())
             spec = Specialisation(self.code_dir, memory_mb, ephemeral_storage_mb, layers_dir)
             await self.launcher.specialise(shell, spec)
             running = Running(self.launcher, shell)
@@ -174,7 +196,35 @@ async def launched(
     heard = [] if warnings is None else warnings
     settings = config or LauncherConfig(slots=32)
     async with open_launcher(settings, declared or [own_runtime()], report=heard.append) as launcher:
-        yield Launched(launcher, write_function(directory))
+        made = Launched(launcher, write_function(directory))
+        try:
+            yield made
+        finally:
+            for shell in made.shells:
+                shell.close()
+
+
+def text_of(path: str | Path) -> str:
+    """Of a small file, /proc's too; "" where there is none."""
+    try:
+        with open(path) as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in text_of(f"/proc/{pid}/task/{pid}/children").split()]
+
+
+def below(pid: int) -> list[int]:
+    """Every process that descends from it."""
+    found, seen = [], [pid]
+    while seen:
+        more = children(seen.pop())
+        found += more
+        seen += more
+    return found
 
 
 def groups_left() -> list[str]:
@@ -183,11 +233,8 @@ def groups_left() -> list[str]:
     for where, directories, _ in os.walk("/sys/fs/cgroup"):
         for name in [name for name in directories if name.startswith("scheduler-")]:
             pid, start, _ = name.removeprefix("scheduler-").split("-")
-            try:
-                with open(f"/proc/{pid}/stat") as stat:
-                    alive = stat.read().rpartition(")")[2].split()[19] == start
-            except FileNotFoundError:
-                alive = False
+            stat = text_of(f"/proc/{pid}/stat").rpartition(")")[2].split()
+            alive = len(stat) > 19 and stat[19] == start
             if not alive:
                 left.append(os.path.join(where, name))
     return left

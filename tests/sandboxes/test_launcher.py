@@ -1,0 +1,395 @@
+"""The launcher's client against the real launcher: shells, sandboxes, their ends, and that nothing is left of them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import subprocess
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from scheduler.sandboxes import launcher as module
+from scheduler.sandboxes.launcher import (
+    LAYOUT,
+    Cause,
+    Isolation,
+    LauncherConfig,
+    LaunchFailed,
+    Limit,
+    Specialisation,
+    open_launcher,
+)
+from tests.sandboxes.driver import (
+    IS_ROOT,
+    PATIENCE_S,
+    below,
+    children,
+    groups_left,
+    launched,
+    own_runtime,
+    runtimes,
+    text_of,
+    write_function,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.root,
+    pytest.mark.skipif(not IS_ROOT, reason="needs root: namespaces without a user namespace, and control groups"),
+]
+
+
+def open_descriptors() -> dict[str, str]:
+    return {
+        fd: os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")
+    }
+
+
+# ---- the wire ----
+
+
+def test_messages_are_laid_out_as_in_c() -> None:
+    text = subprocess.run([str(module.EXECUTABLE), "--layout"], capture_output=True, text=True, check=True).stdout
+    fields = re.findall(r"^field (\w+) (\w+) (\d+) (\d+)$", text, re.M)
+    ours = []
+    for name, layout in LAYOUT.items():
+        offset = 0
+        for field, code in layout:
+            size = module.struct.calcsize("<" + code)
+            ours.append((name, field, str(offset), str(size)))
+            offset += size
+        assert f"size {name} {offset}" in text.splitlines()
+    assert fields == ours
+
+
+def test_constants_are_those_of_c() -> None:
+    text = subprocess.run([str(module.EXECUTABLE), "--layout"], capture_output=True, text=True, check=True).stdout
+    theirs = {name: int(value) for name, value in re.findall(r"^constant (\w+) (\d+)$", text, re.M)}
+    ours = {
+        f"{prefix}_{member.name}": member.value
+        for prefix, kind in (
+            ("REQUEST", module.RequestKind),
+            ("NOTICE", module.NoticeKind),
+            ("CAUSE", Cause),
+            ("ISOLATION", Isolation),
+            ("FLAG", Limit),
+        )
+        for member in kind
+    }
+    for name in ("VERSION", "TEXT_BYTES_MAX", "RUNTIMES_MAX", "SLOTS_MAX"):
+        ours[f"PROTOCOL_{name}"] = getattr(module, "PROTOCOL_VERSION" if name == "VERSION" else name)
+    del theirs["PROTOCOL_STRINGS_MAX"]  # Python counts bytes, which bind first
+    assert theirs == ours
+
+
+# ---- life ----
+
+
+async def test_runs_code_in_every_runtime_of_this_machine(tmp_path: Path) -> None:
+    async with launched(tmp_path, declared=runtimes().values()) as made:
+        for name, runtime in runtimes().items():
+            sandbox = await made.sandbox(runtime=name)
+            assert await sandbox.run("import sys; result = list(sys.version_info[:3])") == list(runtime.version)
+            assert (await sandbox.end()).cause is Cause.KILLED
+
+
+async def test_shell_has_what_the_engine_needs(tmp_path: Path) -> None:
+    async with launched(tmp_path) as made:
+        assert made.launcher.isolation is Isolation.ROOT
+        assert made.launcher.limits == frozenset(Limit), made.launcher.why_limited
+        sandbox = await made.sandbox()
+        shell = sandbox.shell
+        assert f"Pid:\t{shell.pid}\n" in text_of(f"/proc/self/fdinfo/{shell.pidfd}")
+        assert not os.get_blocking(shell.channel_fd)
+        assert not os.get_blocking(shell.output_fd)
+        assert os.fstat(shell.progress_fd).st_size == 4096
+        with pytest.raises(PermissionError):
+            os.ftruncate(shell.progress_fd, 8192)
+        assert int(os.pread(shell.cpu_fd, 64, 0)) > 0
+        await sandbox.run("held = bytearray(20 << 20)")
+        assert int(os.pread(shell.memory_fd, 64, 0)) > 20 << 20
+        for fd in (shell.channel_fd, shell.output_fd, shell.progress_fd, shell.pidfd, shell.cpu_fd, shell.memory_fd):
+            assert not os.get_inheritable(fd)
+
+
+async def test_a_large_frame_fits_the_channel_at_once(tmp_path: Path) -> None:
+    async with launched(tmp_path) as made:
+        shell = await made.shell()
+        assert os.write(shell.channel_fd, bytes(512 << 10)) == 512 << 10
+
+
+async def test_output_pipe_carries_raw_output_and_may_be_opened_by_name(tmp_path: Path) -> None:
+    async with launched(tmp_path) as made:
+        sandbox = await made.sandbox()
+        await sandbox.run("import os; os.write(os.open('/dev/stdout', os.O_WRONLY), b'raw'); os.system('echo -n child')")
+        assert os.read(sandbox.shell.output_fd, 100) == b"rawchild"
+
+
+async def test_layers_and_size_of_tmp(tmp_path: Path) -> None:
+    layers = tmp_path / "layers"
+    (layers / "python").mkdir(parents=True)
+    (layers / "python" / "shared.py").write_text("value = 7\n")
+    async with launched(tmp_path) as made:
+        sandbox = await made.sandbox(layers_dir=str(layers), ephemeral_storage_mb=1024, memory_mb=256)
+        assert await sandbox.run("import shared; result = shared.value") == 7
+        room = "import os; s = os.statvfs('/tmp'); result = s.f_blocks * s.f_frsize >> 20"
+        assert await sandbox.run(room) == 1024
+
+
+# ---- how it ends ----
+
+ENDINGS = {
+    "exit": ("import os; os._exit(3)", Cause.EXIT, 3),
+    "segfault": ("import ctypes; ctypes.string_at(1)", Cause.SIGNAL, 11),
+    "abort": ("import os; os.abort()", Cause.SIGNAL, 6),
+    "memory": ("held = [bytearray(1 << 20) for _ in range(4096)]", Cause.OOM, 9),
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+async def test_cause_of_death(tmp_path: Path, name: str) -> None:
+    code, cause, status = ENDINGS[name]
+    async with launched(tmp_path) as made:
+        sandbox, other = await made.sandbox(), await made.sandbox()
+        sandbox.send(code)
+        exited = await sandbox.exited()
+        assert (exited.cause, exited.status) == (cause, status)
+        assert exited.cpu_ns > 0
+        assert exited.memory_peak_bytes > 1 << 20
+        assert await other.run("result = 1 + 1") == 2, "the others never notice"
+
+
+async def test_a_kill_ends_every_process_of_the_sandbox(tmp_path: Path) -> None:
+    async with launched(tmp_path) as made:
+        sandbox = await made.sandbox()
+        await sandbox.run(
+            """
+            import os, signal
+            for _ in range(5):
+                if os.fork() == 0:
+                    os.setsid()
+                    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                        signal.signal(number, signal.SIG_IGN)
+                    while True:
+                        signal.pause()
+            """
+        )
+        assert len(processes_of(made.launcher)) == 7  # with the zygote
+        assert (await sandbox.end()).cause is Cause.KILLED
+        assert len(processes_of(made.launcher)) == 1
+
+
+def processes_of(launcher: module.Launcher) -> list[int]:
+    """Below the launcher proper: runtime processes, sandboxes, and what those have started."""
+    (inner,) = children(launcher.pid)
+    return below(inner)
+
+
+async def test_kill_of_the_dead_and_the_unknown_is_no_error(tmp_path: Path) -> None:
+    async with launched(tmp_path) as made:
+        sandbox = await made.sandbox()
+        await sandbox.end()
+        made.launcher.kill(sandbox.shell.id)
+        made.launcher.kill(0)
+        made.launcher.kill(2**64 - 1)
+        assert await (await made.sandbox()).run("result = 5") == 5
+
+
+async def test_a_slot_starts_clean_after_the_last_occupant(tmp_path: Path) -> None:
+    async with launched(tmp_path, LauncherConfig(slots=1)) as made:
+        first = await made.sandbox()
+        await first.run(
+            """
+            open('/tmp/left', 'w').write('x' * 10_000_000)
+            open('/dev/shm/left', 'w').close()
+            held = bytearray(50 << 20)
+            """
+        )
+        ended = await first.end()
+        assert ended.memory_peak_bytes > 50 << 20
+        second = await made.sandbox()
+        assert await second.run("import os; result = [os.listdir('/tmp'), os.listdir('/dev/shm')]") == [[], []]
+        ended = await second.end()
+        assert ended.memory_peak_bytes < 30 << 20
+        assert ended.cpu_ns < 1_000_000_000
+        assert second.shell.id != first.shell.id
+
+
+# ---- what cannot be ----
+
+
+async def test_no_slot_left_is_told_and_passes(tmp_path: Path) -> None:
+    async with launched(tmp_path, LauncherConfig(slots=2)) as made:
+        shells = [await made.shell() for _ in range(2)]
+        with pytest.raises(LaunchFailed, match="slots") as failure:
+            await made.shell()
+        assert failure.value.errno_name == "EAGAIN"
+        assert failure.value.hint
+        assert len({shell.pid for shell in shells}) == 2
+
+
+BAD_CODE = {"missing": "nowhere", "a file": "file", "relative": ""}
+
+
+@pytest.mark.parametrize("kind", BAD_CODE)
+async def test_code_that_is_not_there(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "file").write_text("")
+    code_dir = str(tmp_path / BAD_CODE[kind]) if kind != "relative" else "code"
+    async with launched(tmp_path) as made:
+        shell = await made.shell()
+        with pytest.raises(LaunchFailed) as failure:
+            await made.launcher.specialise(shell, Specialisation(code_dir, 128, 512))
+        assert failure.value.step
+        exited = await made.launcher.exits.receive()
+        assert (exited.id, exited.cause) == (shell.id, Cause.LAUNCH_FAILED)
+        assert exited.step is not None
+        assert failure.value.step in exited.step
+        assert await (await made.sandbox()).run("result = 2") == 2
+
+
+async def test_specialising_twice_fails_and_the_sandbox_lives(tmp_path: Path) -> None:
+    async with launched(tmp_path) as made:
+        sandbox = await made.sandbox()
+        with pytest.raises(LaunchFailed, match="shell"):
+            await made.launcher.specialise(sandbox.shell, Specialisation(made.code_dir, 128, 512))
+        assert await sandbox.run("result = 3") == 3
+
+
+async def test_unknown_runtime_and_unusable_path_are_the_callers_fault(tmp_path: Path) -> None:
+    async with launched(tmp_path) as made:
+        with pytest.raises(ValueError, match=r"python2\.7"):
+            await made.launcher.shell("python2.7")
+        shell = await made.shell()
+        with pytest.raises(ValueError, match="NUL"):
+            await made.launcher.specialise(shell, Specialisation("/a\0b", 128, 512))
+        with pytest.raises(ValueError, match="16384"):
+            await made.launcher.specialise(shell, Specialisation("/" + "a" * 20_000, 128, 512))
+
+
+async def test_a_runtime_that_does_not_start_says_why(tmp_path: Path) -> None:
+    broken = replace(own_runtime(), executable="/usr/bin/no-such-python")
+    warnings: list[str] = []
+    async with launched(tmp_path, declared=[broken], warnings=warnings) as made:
+        with pytest.raises(LaunchFailed, match="no-such-python") as failure:
+            await made.launcher.shell(broken.name)
+        assert failure.value.errno_name == errno.errorcode[errno.ENOENT]
+    assert any("no-such-python" in text for text in warnings)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("slots", 0), ("slots", 5000), ("uid_base", 0), ("pids_max", 1), ("isolation", "none")]
+)
+def test_bad_configuration_names_field_and_value(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"{field} is .?{value}"):
+        LauncherConfig(**{field: value})  # type: ignore[arg-type]
+
+
+async def test_limits_that_cannot_be_had_are_refused(tmp_path: Path) -> None:
+    empty = tmp_path / "groups"
+    empty.mkdir()
+    (empty / "cgroup.controllers").write_text("pids\n")
+    with pytest.raises(LaunchFailed, match=r"memory, cpu.*doctor") as failure:
+        async with open_launcher(LauncherConfig(cgroup_root=str(empty)), [own_runtime()]):
+            pass
+    assert failure.value.step == "limits"
+    async with open_launcher(LauncherConfig(cgroup_root=str(empty), require_limits=False), [own_runtime()]) as launcher:
+        assert launcher.limits == {Limit.PIDS, Limit.CPU_TIME}
+
+
+async def test_missing_executable_is_told() -> None:
+    with pytest.raises(LaunchFailed, match="make build"):
+        async with open_launcher(LauncherConfig(command=("/nowhere/launcher",)), [own_runtime()]):
+            pass
+
+
+async def test_an_error_of_the_block_comes_out_as_it_is() -> None:
+    with pytest.raises(KeyError, match="mine"):
+        async with open_launcher(LauncherConfig(slots=1), [own_runtime()]):
+            raise KeyError("mine")
+
+
+# ---- cancellation ----
+
+
+async def test_a_cancelled_shell_is_discarded(tmp_path: Path) -> None:
+    async with launched(tmp_path) as made:
+        await made.sandbox()  # the runtime is warm
+        before = len(open_descriptors())
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await made.shell()
+        with trio.fail_after(PATIENCE_S):
+            exited = await made.launcher.exits.receive()
+        assert exited.cause is Cause.KILLED
+        assert len(open_descriptors()) == before
+
+
+async def test_a_cancelled_specialise_kills(tmp_path: Path) -> None:
+    async with launched(tmp_path) as made:
+        shell = await made.shell()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await made.launcher.specialise(shell, Specialisation(made.code_dir, 128, 512))
+        with trio.fail_after(PATIENCE_S):
+            assert (await made.launcher.exits.receive()).id == shell.id
+
+
+# ---- nothing is left ----
+
+
+async def test_two_hundred_shells_leave_nothing_behind(tmp_path: Path) -> None:
+    here = open_descriptors()
+    async with launched(tmp_path, LauncherConfig(slots=64)) as made:
+        launcher = made.launcher
+        await made.sandbox()
+        (inner,) = children(launcher.pid)
+        mounts, descriptors = count_mounts(), count_descriptors(inner)
+        for _ in range(4):
+            shells = []
+
+            async def ask(shells: list[module.Shell] = shells) -> None:
+                shells.append(await launcher.shell(own_runtime().name))
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(50):
+                    nursery.start_soon(ask)
+            assert len({shell.pid for shell in shells}) == 50
+            for shell in shells:
+                launcher.kill(shell.id)
+                shell.close()
+            with trio.fail_after(PATIENCE_S):
+                assert {(await launcher.exits.receive()).id for _ in shells} == {shell.id for shell in shells}
+        assert count_mounts() == mounts
+        assert count_descriptors(inner) == descriptors
+        assert len(processes_of(launcher)) == 2  # the zygote and the first sandbox
+    assert open_descriptors().keys() == here.keys()
+    assert groups_left() == []
+
+
+def count_mounts() -> int:
+    return len(text_of("/proc/self/mountinfo").splitlines())
+
+
+def count_descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+async def test_an_idle_shell_is_small(tmp_path: Path) -> None:
+    async with launched(tmp_path) as made:
+        shells = [await made.shell() for _ in range(10)]
+        total = 0
+        for shell in shells:
+            rollup = text_of(f"/proc/{shell.pid}/smaps_rollup")
+            total += int(re.search(r"^Pss:\s+(\d+) kB", rollup, re.M).group(1))  # type: ignore[union-attr]
+        assert total / len(shells) < 6 * 1024
+
+
+async def test_write_function_is_readable_by_a_sandbox(tmp_path: Path) -> None:
+    assert os.stat(write_function(tmp_path)).st_mode & 0o005 == 0o005
