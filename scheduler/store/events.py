@@ -102,14 +102,14 @@ class SqliteEventQueue:
     async def put(self, event: Event) -> Put:
         headers = _check(event)
         size = len(event.payload) + len(headers)
+        now_ms = self._now_ms()
         if not self._has_room(size):
-            if await self._store.read(lambda db: _is_known(db, event.id, self._now_ms())):
+            if await self._store.read(lambda db: _is_known(db, event.id, now_ms)):
                 return Put.DUPLICATE
             raise self._full(size)
         self._promised += 1
         self._promised_bytes += size
         self._puts += 1
-        now_ms = self._now_ms()
         sweep = self._puts % SWEEP_EVERY == 0
 
         def write(db: sqlite3.Connection) -> _Item | None:
