@@ -18,7 +18,7 @@ prints (handler, its threads, its signal handlers, threads left over from earlie
 import os
 from threading import RLock
 
-from .frames import FRAME_BYTES_MAX, HEADER, LOG, LOG_BYTES_MAX
+from .frames import FRAME_BYTES_MAX, HEADER, LOG, LOG_BYTES_MAX, REQUEST_ID_BYTES
 
 __all__ = ["Channel", "Closed", "Inbox"]
 
@@ -150,11 +150,11 @@ class Inbox:
         if need > FRAME_BYTES_MAX:
             raise ValueError(f"frame of {need} bytes, at most {FRAME_BYTES_MAX} are allowed")
         left = end - at
-        if need > len(self.buffer):
+        if need > len(self.view):
             rest = self.buffer[at:end]
             self._resize(need)
             self.buffer[:left] = rest
-        elif left == 0 and len(self.buffer) > SMALL_BYTES:
+        elif left == 0 and len(self.view) > SMALL_BYTES:
             self._resize(SMALL_BYTES)
         elif at and left:
             self.buffer[:left] = self.buffer[at:end]
@@ -177,5 +177,6 @@ class Inbox:
             return 0
 
     def _resize(self, size: int) -> None:
-        self.buffer = bytearray(size)
-        self.view = memoryview(self.buffer)
+        # Some more than asked for: the loop reads a CALL's whole head at once, also where a shorter frame stands at the end.
+        self.buffer = bytearray(size + REQUEST_ID_BYTES)
+        self.view = memoryview(self.buffer)[:size]

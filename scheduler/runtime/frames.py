@@ -7,6 +7,8 @@ from struct import Struct
 
 __all__ = [
     "CALL",
+    "CALL_HEAD",
+    "CALL_HEAD_BYTES",
     "CALL_MSGPACK",
     "EXTENSION",
     "EXTENSION_CLIENT_CONTEXT",
@@ -35,6 +37,8 @@ __all__ = [
 
 HEADER = Struct("<IBBHIIQ")  # length, kind, flags, extra, seq, reserved, time_ns
 HEADER_BYTES = 24
+CALL_HEAD = Struct("<IBBHIIQ16s")  # a header and the request id that opens a CALL's body
+CALL_HEAD_BYTES = 40
 RESULT_HEAD = Struct("<IBBHIIQQ")  # a header and the end_ns that opens a RESULT's body
 
 START, CALL, STOP = 1, 2, 3
@@ -46,7 +50,7 @@ RESULT_MSGPACK, RESULT_FUNCTION_ERROR, RESULT_TOO_LARGE = 1, 2, 4
 EXTENSION = Struct("<BBH")  # tag, 0, length
 EXTENSION_TRACE, EXTENSION_CLIENT_CONTEXT, EXTENSION_FUNCTION_ARN = 1, 2, 3
 
-REQUEST_ID_BYTES = 16
+REQUEST_ID_BYTES = CALL_HEAD_BYTES - HEADER_BYTES
 REQUEST_BYTES_MAX = 6_291_456
 RESPONSE_BYTES_MAX = 6_291_556
 LOG_BYTES_MAX = 65_536

@@ -23,14 +23,14 @@ from .context import LambdaContext, client_context
 from .faults import Fault, error_bytes, from_exception, text_of, too_large
 from .frames import (
     CALL,
+    CALL_HEAD,
+    CALL_HEAD_BYTES,
     CALL_MSGPACK,
     EXTENSION_CLIENT_CONTEXT,
     EXTENSION_FUNCTION_ARN,
     EXTENSION_TRACE,
     HANDBACK,
-    HEADER,
     HEADER_BYTES,
-    REQUEST_ID_BYTES,
     RESPONSE_BYTES_MAX,
     RESULT,
     RESULT_FUNCTION_ERROR,
@@ -108,7 +108,7 @@ def serve(
     """
     writer = JsonWriter()
     encode, answers = writer.encode, channel.answers
-    unpack, pack, monotonic_ns = HEADER.unpack_from, RESULT_HEAD.pack, _monotonic_ns
+    unpack, pack, monotonic_ns = CALL_HEAD.unpack_from, RESULT_HEAD.pack, _monotonic_ns
     buffer, view, at = inbox.buffer, inbox.view, 0
     eager = 0  # calls left for which answers are sent at once
     gathered_ns = 0  # when the first waiting answer was ready; 0: none waits
@@ -117,14 +117,12 @@ def serve(
 
     while True:
         # -- a whole frame
-        body = at + HEADER_BYTES
-        if body <= end:
-            length, kind, flags, extra, seq, _, valid_until_ns = unpack(buffer, at)
-            next_at = body + length
-        else:
-            next_at = body
-            length = 0
-        if next_at > end or body > end:
+        payload_at = at + CALL_HEAD_BYTES
+        next_at = at + HEADER_BYTES
+        if next_at <= end:
+            length, kind, flags, extra, seq, _, valid_until_ns, request_id = unpack(buffer, at)
+            next_at += length
+        if next_at > end:
             channel.flush()
             gathered_ns = 0
             # Nothing of the last call is held while this one waits, neither its memory nor its number.
@@ -151,7 +149,6 @@ def serve(
         if handed_back:  # these calls are wanted elsewhere now, not after this one
             channel.flush()
             handed_back = False
-        payload_at = body + REQUEST_ID_BYTES
         special = None
         if extra or flags:
             special = Special(flags, bytes(view[payload_at : payload_at + extra]))
@@ -160,7 +157,7 @@ def serve(
         elif traced:
             forget_trace()
             traced = False
-        current.context = context = context_type(buffer[body : body + REQUEST_ID_BYTES], start_ns, special)
+        current.context = context = context_type(request_id, start_ns, special)
         channel.seq = seq
         stage = READING
         result_flags = 0

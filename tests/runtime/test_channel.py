@@ -147,12 +147,12 @@ def test_the_inbox_grows_for_one_frame_only():
     writer.start()
     end = inbox.more(2, end, big)
     writer.join()
-    assert (end, len(inbox.buffer)) == (big, big)
+    assert (end, len(inbox.view)) == (big, big)
     assert bytes(inbox.view[:4]) == b"abab"
     assert bytes(inbox.view[59_998:]) == b"c" * (big - 59_998)
     os.write(write, b"next")
     assert inbox.more(big, big, 4) == 4
-    assert len(inbox.buffer) == SMALL_BYTES
+    assert len(inbox.view) == SMALL_BYTES
     assert bytes(inbox.view[:4]) == b"next"
     os.close(write)
     with pytest.raises(Closed):
