@@ -239,8 +239,14 @@ values = st.recursive(
 )
 
 
+@st.composite
+def choose(draw: st.DrawFn, *weighted: tuple[int, st.SearchStrategy[Any]]) -> Any:
+    """one_of() with weights: it takes a strategy that is given twice as one."""
+    return draw(draw(st.sampled_from([strategy for weight, strategy in weighted for _ in range(weight)])))
+
+
 def mostly(usual: st.SearchStrategy[Any], *rare: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.one_of(usual, usual, usual, usual, usual, usual, st.one_of(values, *rare))
+    return choose((20, usual), (1, st.one_of(values, *rare)))
 
 
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=70)
@@ -255,25 +261,32 @@ option_values = {
     ),
     "idempotency_key": mostly(st.text(min_size=1, max_size=40), st.sampled_from(["", "k" * 128, "k" * 129])),
 }
-some_options = st.one_of(
-    st.fixed_dictionaries({}, optional=option_values),
-    st.fixed_dictionaries({}, optional=option_values),
-    st.fixed_dictionaries({}, optional={**option_values, "colour": values}),
+valid_options = st.fixed_dictionaries({}, optional=option_values).map(
+    # Only events have a key: most of these shall be right.
+    lambda found: found if found.get("type") == "event" else {k: v for k, v in found.items() if k != "idempotency_key"}
 )
-invocations = st.one_of(
-    st.tuples(mostly(names), values), st.tuples(mostly(names), values, mostly(some_options)), st.lists(values, max_size=5)
+some_options = choose(
+    (8, valid_options),
+    (1, st.fixed_dictionaries({}, optional=option_values)),
+    (1, st.fixed_dictionaries({}, optional={**option_values, "colour": values})),
+)
+payloads = st.one_of(values, st.binary(max_size=300), st.text(max_size=100))
+invocations = choose(
+    (4, st.tuples(mostly(names), payloads)),
+    (8, st.tuples(mostly(names), payloads, mostly(some_options))),
+    (1, st.lists(values, max_size=5)),
 ).map(list)
-methods = st.one_of(
-    st.tuples(st.just("invoke"), invocations),
-    st.tuples(st.just("invoke"), invocations),
-    st.tuples(st.just("cancel"), st.lists(numbers, max_size=2)),
-    st.tuples(mostly(names), mostly(st.lists(values, max_size=3))),
+other_methods = st.tuples(mostly(names), mostly(st.lists(values, max_size=3)))
+cancels = st.tuples(st.just("cancel"), choose((9, st.tuples(numbers).map(list)), (1, st.lists(numbers, max_size=2))))
+invokes = st.tuples(st.just("invoke"), invocations)
+requests = st.builds(
+    lambda msgid, call: [0, msgid, *call],
+    mostly(st.integers(0, 2**32 - 1)),
+    choose((12, invokes), (3, other_methods), (1, cancels)),
 )
-requests = st.builds(lambda msgid, call: [0, msgid, *call], mostly(st.integers(0, 2**32 - 1)), methods)
-notifications = methods.map(lambda call: [2, *call])
-frames = st.one_of(
-    requests, requests, notifications, st.builds(lambda kind, rest: [kind, *rest], values, st.lists(values, max_size=5)), values
-)
+notifications = choose((3, cancels), (1, other_methods), (1, invokes)).map(lambda call: [2, *call])
+rubbish = st.builds(lambda kind, rest: [kind, *rest], values, st.lists(values, max_size=5))
+frames = choose((12, requests), (3, notifications), (1, rubbish), (1, values))
 
 
 @pytest.mark.slow
