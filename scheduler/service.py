@@ -374,6 +374,7 @@ class Service:
         self._settle(event.sandbox)
 
     async def _on_ready(self, event: Ready) -> None:
+        self.supervisor.loaded(event.sandbox)
         self._settle(event.sandbox)
 
     async def _on_init_failed(self, event: InitFailed) -> None:

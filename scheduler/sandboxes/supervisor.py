@@ -6,11 +6,12 @@ REAPED, and each sandbox that was started is REAPED exactly once, also when the 
 
 States of a sandbox, and what each message does to it:
 
-             specialised   launch failed   KILLED, GONE        launcher: exited
-    WAITING  -             REAPED, gone    cancelled: REAPED   -                  no shell yet
-    MAKING   RUNNING       DYING           kill, DYING         REAPED, gone       shell taken, being specialised
-    RUNNING  -             -               kill, DYING         REAPED, gone
-    DYING    -             -               nothing             REAPED, gone
+              specialised   READY     launch failed   KILLED, GONE        launcher: exited
+    WAITING   -             -         REAPED, gone    cancelled: REAPED   -                  no shell yet
+    MAKING    STARTING      -         DYING           kill, DYING         REAPED, gone       shell taken, being specialised
+    STARTING  -             RUNNING   -               kill, DYING         REAPED, gone       the function is being loaded
+    RUNNING   -             -         -               kill, DYING         REAPED, gone
+    DYING     -             -         -               nothing             REAPED, gone
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class Orders(Protocol):
 class State(Enum):
     WAITING = "waiting"
     MAKING = "making"
+    STARTING = "starting"
     RUNNING = "running"
     DYING = "dying"
 
@@ -250,6 +252,12 @@ class Supervisor:
         self._sandboxes[handle] = sandbox
         self._nursery.start_soon(self._make, sandbox)
 
+    def loaded(self, handle: int) -> None:
+        """The function's init went well."""
+        sandbox = self._sandboxes.get(handle)
+        if sandbox is not None and sandbox.state is State.STARTING:
+            sandbox.state = State.RUNNING
+
     def killed(self, handle: int, why: Why) -> None:
         """The core has given the sandbox up; the reactor has sent SIGKILL if it had a process."""
         sandbox = self._sandboxes.get(handle)
@@ -320,7 +328,7 @@ class Supervisor:
             return
         if sandbox.state is not State.MAKING:
             return  # killed meanwhile
-        sandbox.state = State.RUNNING
+        sandbox.state = State.STARTING
         sandbox.fds_ours = False
         self.times.add(trio.current_time() - sandbox.need_s)
         fds = (shell.channel_fd, shell.output_fd, shell.progress_fd, shell.pidfd, shell.cpu_fd, shell.memory_fd)

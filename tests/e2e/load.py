@@ -47,5 +47,5 @@ class Callers:
 
     def check(self, least=1):
         assert self.broken == []
-        assert self.errors == []
+        assert self.errors == [], self.errors[:3]
         assert len(self.answers) >= least
