@@ -22,7 +22,7 @@ from .frames import FRAME_BYTES_MAX, HEADER, LOG, LOG_BYTES_MAX, REQUEST_ID_BYTE
 
 __all__ = ["Channel", "Closed", "Inbox"]
 
-SMALL_BYTES = 128 * 1024  # of the inbox while no large frame is in it
+SMALL_BYTES = 64 * 1024  # of the inbox while no large frame is in it; memory of every sandbox
 
 _write = os.write  # kept: a handler may replace what os offers
 _readv = os.readv

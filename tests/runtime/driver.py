@@ -109,6 +109,7 @@ class Sandbox:
     directory: Path
     code: str | None = None
     python: str = sys.executable
+    program: str | None = None  # run instead of bootstrap.py
     process: subprocess.Popen[bytes] = field(init=False)
     channel: socket.socket = field(init=False)
     progress_fd: int = field(init=False)
@@ -124,9 +125,10 @@ class Sandbox:
         os.ftruncate(self.progress_fd, 4096)
         # A shell lays the descriptors out as the launcher does; exec leaves one process behind.
         a, b = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 20) for fd in (theirs.fileno(), self.progress_fd))
-        script = f'exec 3<&{a} 4<&{b} {a}<&- {b}<&-; exec "$0" -I -S -B "$1"'
+        script = f'exec 3<&{a} 4<&{b} {a}<&- {b}<&-; exec "$0" -I -S -B "$@"'
+        arguments = [str(BOOTSTRAP)] if self.program is None else ["-c", self.program]
         self.process = subprocess.Popen(
-            ["bash", "-c", script, self.python, str(BOOTSTRAP)],
+            ["bash", "-c", script, self.python, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
