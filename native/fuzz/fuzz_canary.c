@@ -1,5 +1,5 @@
-/* Invariant: none. This target has a bug on purpose, and `make fuzz-smoke` fails unless the runs find it: a reader of [magic, length,
- * bytes] that believes the length. If this is not caught, neither would be the same mistake in a real reader. */
+/* Invariant: none. This target has a bug on purpose, and `make fuzz-smoke` fails unless the runs find it: a reader of [magic,
+ * length, bytes] that believes the length. If this is not caught, neither would be the same mistake in a real reader. */
 #include <stddef.h>
 #include <stdint.h>
 

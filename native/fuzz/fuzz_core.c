@@ -1,8 +1,8 @@
-/* Invariant: any events keep core_check() content after every step, no call is answered twice, nothing is sent to a sandbox that was
- * freed, and once drained and reaped every call has been answered and nothing is held.
+/* Invariant: any events keep core_check() content after every step, no call is answered twice, nothing is sent to a sandbox
+ * that was freed, and once drained and reaped every call has been answered and nothing is held.
  *
- * The input is read as a program: each byte chooses an event, how far time goes on, which handle (a real one, a stale one, rubbish) and
- * which values (sane ones and nonsense). Where it ends, zeroes follow. */
+ * The input is read as a program: each byte chooses an event, how far time goes on, which handle (a real one, a stale one,
+ * rubbish) and which values (sane ones and nonsense). Where it ends, zeroes follow. */
 #include <stdlib.h>
 
 #include "../tests/harness.h"

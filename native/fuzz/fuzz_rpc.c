@@ -1,5 +1,5 @@
-/* Invariant: any bytes give verdicts, and the same ones however they are cut into pieces; an unfinished frame asks for more than
- * was given; all slices lie inside the frame; limits hold; an error is printable ASCII.
+/* Invariant: any bytes give verdicts, and the same ones however they are cut into pieces; an unfinished frame asks for more
+ * than was given; all slices lie inside the frame; limits hold; an error is printable ASCII.
  *
  * The input is a client's stream, bytes of one or more frames. */
 #include <stdlib.h>

@@ -3,8 +3,8 @@
  *   fuzz_x FILE...                      each file once
  *   fuzz_x -seed N [-runs M] FILE...    then M mutations of them, the same ones for the same seed and files
  *
- * Every input ends at an unreadable page. The input that kills the target is left in <program>.crash; give it as FILE to see it again.
- * With clang link -fsanitize=fuzzer instead of this file. */
+ * Every input ends at an unreadable page. The input that kills the target is left in <program>.crash; give it as FILE to see it
+ * again. With clang link -fsanitize=fuzzer instead of this file. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>

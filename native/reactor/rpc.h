@@ -23,9 +23,9 @@ enum rpc_verdict {
     RPC_BAD = 4,      /* well-formed frame with wrong method, params or types: error says which field, value and limit.
                          A notification that is bad has notification set: nobody is answered. A method that is no str, no UTF-8
                          or longer than 64 bytes is bad, and so are invoke as a notification and cancel as a request */
-    RPC_BROKEN = 5    /* not MessagePack-RPC (bad tag, wrong length, msgid no uint32, a response), too deep or too large: error; the
-                         connection is to be closed. too_large tells a frame over the limit from rubbish. Found at the
-                         first byte that shows it, the same wherever the stream is cut */
+    RPC_BROKEN = 5    /* not MessagePack-RPC (bad tag, wrong length, msgid no uint32, a response), too deep or too large:
+                         error; the connection is to be closed. too_large tells a frame over the limit from rubbish.
+                         Found at the first byte that shows it, the same wherever the stream is cut */
 };
 
 enum rpc_type { RPC_SYNC = 0, RPC_EVENT = 1, RPC_DRYRUN = 2 };
@@ -41,8 +41,9 @@ struct rpc_limits {
 
 /* Zero it for the first frame; rpc_read() zeroes it after each verdict but RPC_MORE. Only need is the caller's business. */
 struct rpc_scan {
-    uint64_t need;               /* from the frame's first byte; more than what was given, at most frame_bytes_max. No verdict can
-                                    fall before, so a caller may wait for as much; an attacker may announce it without sending it */
+    uint64_t need;               /* from the frame's first byte; more than what was given, at most frame_bytes_max. No verdict
+                                    can fall before, so a caller may wait for as much; but an attacker may announce it and
+                                    send nothing */
     uint64_t at;                 /* everything before is well-formed */
     uint64_t last_param;         /* where the last element of params begins */
     uint32_t depth;

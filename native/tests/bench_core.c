@@ -1,11 +1,11 @@
-/* bench_core.c: how fast the core is, alone, on virtual time: a world of 1,000 functions and 10,000 sandboxes that keep the channel's
- * rules, calls that come at random whether or not others are done, run times of 20 us to 5 ms. The world is made cheap, but its
- * time is counted too: the figure is a lower bound of the core's own.
+/* bench_core.c: how fast the core is, alone, on virtual time: a world of 1,000 functions and 10,000 sandboxes that keep the
+ * channel's rules, calls that come at random whether or not others are done, run times of 20 us to 5 ms. The world is made
+ * cheap, but its time is counted too: the figure is a lower bound of the core's own.
  *
  *   bench_core [--json] [--steps N] [--batch N]    speed; N events a step (1: the dearest way)
  *
- * The second part counts what executes by itself and holds it against the concurrency limits of functions, tenants and node after
- * every step, with sandboxes that die and are retired: the overshoot must be 0, and the program fails if it is not. */
+ * The second part counts what executes by itself and holds it against the concurrency limits of functions, tenants and node
+ * after every step, with sandboxes that die and are retired: the overshoot must be 0, and the program fails if it is not. */
 #include <stdlib.h>
 
 #include "driver.h"

@@ -1,5 +1,5 @@
-/* bench_rpc.c: what one frame costs the RPC reader, in ns. Frames lie behind each other as a busy client sends them, so the reader
- * meets each at another place. Best of several rounds: the machine is shared, and interruptions only ever add.
+/* bench_rpc.c: what one frame costs the RPC reader, in ns. Frames lie behind each other as a busy client sends them, so the
+ * reader meets each at another place. Best of several rounds: the machine is shared, and interruptions only ever add.
  *
  * bench_rpc [--json] */
 #include <stdio.h>

@@ -1,5 +1,5 @@
-/* harness.h: what every C test needs and no more. A test is a function without arguments that asserts; main() RUNs them. A failed
- * assertion ends the program with its place, so there is nothing to count and nothing to forget. */
+/* harness.h: what every C test needs and no more. A test is a function without arguments that asserts; main() RUNs them. A
+ * failed assertion ends the program with its place, so there is nothing to count and nothing to forget. */
 #ifndef SCHED_HARNESS_H
 #define SCHED_HARNESS_H
 

@@ -1,5 +1,6 @@
-/* test_histogram.c: latency histograms. Buckets lie without gaps, a value is counted in the bucket whose bounds hold it, and the
- * middle of a bucket is within 2 % of every value in it, from 3.2 us (where 64 ns are 2 %) to beyond Lambda's longest timeout. */
+/* test_histogram.c: latency histograms. Buckets lie without gaps, a value is counted in the bucket whose bounds hold it, and
+ * the middle of a bucket is within 2 % of every value in it, from 3.2 us (where 64 ns are 2 %) to beyond Lambda's longest
+ * timeout. */
 #include "harness.h"
 #include "histogram.h"
 

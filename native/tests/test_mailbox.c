@@ -1,5 +1,6 @@
-/* test_mailbox.c: the ring by a table of what one thread sees, then two threads that try to lose an item or a wake-up. The second
- * half is what ThreadSanitizer is for. A lost wake-up shows as a sleep that does not end: nobody else would write the eventfd. */
+/* test_mailbox.c: the ring by a table of what one thread sees, then two threads that try to lose an item or a wake-up. The
+ * second half is what ThreadSanitizer is for. A lost wake-up shows as a sleep that does not end: nobody else would write the
+ * eventfd. */
 #include "harness.h"
 #include "mailbox.h"
 
@@ -97,8 +98,8 @@ static void test_against_array(void) {
     }
 }
 
-/* Each line is a sequence: p push, r ring, o pop (must give something), s sleep, w wake; what sleep said as + or -; R: the eventfd
- * is readable now, N: it is not. */
+/* Each line is a sequence: p push, r ring, o pop (must give something), s sleep, w wake; what sleep said as + or -; R: the
+ * eventfd is readable now, N: it is not. */
 static void test_ringing(void) {
     static const char *const sequences[] = {
         "N",              /* quiet at first */

@@ -1,5 +1,5 @@
-/* test_meter.c: the account tree. Refusals leave no trace but their count and name the account and resource; guarantees hold units
- * out of the parent's pool; rates let through what GCRA lets through. */
+/* test_meter.c: the account tree. Refusals leave no trace but their count and name the account and resource; guarantees hold
+ * units out of the parent's pool; rates let through what GCRA lets through. */
 #include "harness.h"
 #include "meter.h"
 

@@ -1,5 +1,6 @@
-/* test_pool.c: what a sandbox does in each state on each event, by one table: the state after it, whether and why it is killed, and what
- * its call is answered. Whatever is not to happen in a state is a stale event or the sandbox's fault, and never an abort. */
+/* test_pool.c: what a sandbox does in each state on each event, by one table: the state after it, whether and why it is killed,
+ * and what its call is answered. Whatever is not to happen in a state is a stale event or the sandbox's fault, and never an
+ * abort. */
 #include "driver.h"
 
 enum { NO_ANSWER = CORE_OUTCOMES };

@@ -1,5 +1,5 @@
-/* test_queue.c: a function's queue through the core's door: order, bounds and what a refusal says, waiting times, cancelling, and that
- * the limit of an account is never passed. */
+/* test_queue.c: a function's queue through the core's door: order, bounds and what a refusal says, waiting times, cancelling,
+ * and that the limit of an account is never passed. */
 #include "driver.h"
 
 #define FUNCTION (1ULL << 32)
@@ -190,6 +190,31 @@ static void test_few_actions_at_a_time(void) {
     core_free(driver.core);
 }
 
+/* More events than there is room for: the step takes those it can and says how many. */
+static void test_more_events_than_room(void) {
+    enum { EVENTS = 300, ROOM = 64 + CORE_AHEAD_MAX };
+    struct driver driver = waiting_room(CORE_NO_LIMIT, CORE_NO_LIMIT, SECOND);
+    struct core_event events[EVENTS];
+    for (uint64_t i = 0; i < EVENTS; i++) {
+        events[i] = (struct core_event){.kind = CORE_EV_INVOKE, .u.invoke = {.function = 0, .cookie = i}};
+    }
+    struct core_action actions[ROOM];
+    size_t taken = 0, answers = 0, steps = 0;
+    while (taken < EVENTS) {
+        size_t consumed;
+        const size_t count = core_step(driver.core, driver.now_ns, events + taken, EVENTS - taken, &consumed, actions, ROOM);
+        SCHED_ASSERT(consumed > 0 && count == consumed && count <= ROOM);
+        SCHED_ASSERT(taken + consumed == EVENTS || core_next_ns(driver.core) <= driver.now_ns);
+        for (size_t i = 0; i < count; i++) {
+            SCHED_ASSERT(actions[i].cookie == answers++ && actions[i].event == i);
+        }
+        taken += consumed;
+        steps++;
+    }
+    SCHED_ASSERT(answers == EVENTS && steps > 3);
+    core_free(driver.core);
+}
+
 static void test_config_bounds(void) {
     struct core_config config;
     core_config_default(&config);
@@ -220,6 +245,7 @@ int main(void) {
     RUN(test_cancel);
     RUN(test_order_and_serving);
     RUN(test_few_actions_at_a_time);
+    RUN(test_more_events_than_room);
     RUN(test_config_bounds);
     return 0;
 }

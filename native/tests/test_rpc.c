@@ -1,6 +1,6 @@
-/* test_rpc.c: the RPC reader by a table of (bytes, verdict and what is in it). Every row is read whole, byte by byte, in two pieces
- * cut at every place, and with other bytes behind it; each time the bytes given end at an unreadable page. The verdict and all
- * that comes with it must be the same. */
+/* test_rpc.c: the RPC reader by a table of (bytes, verdict and what is in it). Every row is read whole, byte by byte, in two
+ * pieces cut at every place, and with other bytes behind it; each time the bytes given end at an unreadable page. The verdict
+ * and all that comes with it must be the same. */
 #include "harness.h"
 #include "rpc.h"
 

@@ -1,5 +1,5 @@
-/* test_wheel.c: the timer wheel against a plain array of due times: never early, at most two ticks late, none lost, none twice, and
- * wheel_next_ns() never later than the true time. */
+/* test_wheel.c: the timer wheel against a plain array of due times: never early, at most two ticks late, none lost, none twice,
+ * and wheel_next_ns() never later than the true time. */
 #include "harness.h"
 #include "wheel.h"
 
