@@ -280,36 +280,40 @@ void slot_cloned(struct launcher *launcher, uint64_t shell, pid_t pid, int pidfd
     }
 }
 
-/* The newborn has spoken (it still runs our code), or its end of the socket has closed. */
+static void hear(struct launcher *launcher, uint32_t index, const struct stage_answer *answer) {
+    struct slot *slot = &launcher->slots[index];
+    if (answer->stage == 3) {
+        slot->ended = true;
+        slot->worker_status = answer->error;
+    } else if (answer->error != 0) { /* it ends now; told when reaped */
+        slot->error = answer->error;
+        wire_text(slot->step, sizeof slot->step, answer->step);
+    } else if (slot->state == SLOT_CLONING && answer->stage == 1) {
+        slot->born = true; /* faster than its zygote's answer */
+    } else if (slot->state == SLOT_BIRTH && answer->stage == 1) {
+        hand_over(launcher, index);
+    } else if (slot->state == SLOT_SPECIALISING && answer->stage == 2) {
+        const struct notice notice = {.kind = NOTICE_SPECIALISED, .shell = shell_id(launcher, index)};
+        slot->state = SLOT_LIVE;
+        tell(&notice, NULL, 0);
+    }
+}
+
+/* The sandbox's own first process, or its worker before it is specialised, has spoken; or their ends have closed. */
 static void slot_readable(struct launcher *launcher, uint32_t index) {
     struct slot *slot = &launcher->slots[index];
-    struct stage_answer answer;
-    if (slot->control < 0) {
-        return;
-    }
-    const ssize_t got = wire_receive(slot->control, &answer, sizeof answer, NULL, 0, NULL, MSG_DONTWAIT);
-    if (got == -EAGAIN) {
-        return;
-    }
-    if (got != (ssize_t)sizeof answer) {
-        wire_close(&slot->control); /* dying: the reaper tells */
-        return;
-    }
-    if (answer.error != 0) {
-        slot->error = answer.error;
+    while (slot->control >= 0) {
+        struct stage_answer answer;
+        const ssize_t got = wire_receive(slot->control, &answer, sizeof answer, NULL, 0, NULL, MSG_DONTWAIT);
+        if (got == -EAGAIN) {
+            return;
+        }
+        if (got != (ssize_t)sizeof answer) {
+            wire_close(&slot->control); /* dead, or (process isolation) specialised: the reaper tells */
+            return;
+        }
         answer.step[sizeof answer.step - 1] = '\0';
-        wire_text(slot->step, sizeof slot->step, answer.step);
-        return; /* it ends now; told when reaped */
-    }
-    if (slot->state == SLOT_CLONING && answer.stage == 1) {
-        slot->born = true; /* faster than its zygote's answer */
-    } else if (slot->state == SLOT_BIRTH && answer.stage == 1) {
-        hand_over(launcher, index);
-    } else if (slot->state == SLOT_SPECIALISING && answer.stage == 2) {
-        struct notice notice = {.kind = NOTICE_SPECIALISED, .shell = shell_id(launcher, index)};
-        slot->state = SLOT_LIVE;
-        wire_close(&slot->control);
-        tell(&notice, NULL, 0);
+        hear(launcher, index, &answer);
     }
 }
 
@@ -477,11 +481,10 @@ static enum exit_cause cause_of(struct launcher *launcher, uint32_t index, int s
     return CAUSE_SIGNAL;
 }
 
-static void reaped(struct launcher *launcher, uint32_t index, int status, uint64_t cpu_ns) {
+static void reaped(struct launcher *launcher, uint32_t index, int init_status, uint64_t cpu_ns) {
     struct slot *slot = &launcher->slots[index];
-    if (slot->control >= 0) {
-        slot_readable(launcher, index); /* its last words: the step that failed */
-    }
+    slot_readable(launcher, index); /* last words: the step that failed, or how the worker ended */
+    const int status = slot->ended ? slot->worker_status : init_status;
     if (!slot->told) {
         slot_abandon(launcher, index, slot->error != 0 ? slot->error : ECHILD, slot->error != 0 ? slot->step : "birth");
         return;
@@ -500,7 +503,9 @@ static void reaped(struct launcher *launcher, uint32_t index, int status, uint64
     const uint64_t group_ns = cgroup_cpu_ns(&launcher->groups, index);
     notice.cause = cause_of(launcher, index, status);
     notice.status = WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status);
-    notice.cpu_ns = group_ns > 0 ? group_ns : cpu_ns;
+    /* A killed init has not waited for its worker, so its own figure would be too small: 0 says unknown. */
+    const bool complete = slot->ended || launcher->options.isolation == ISOLATION_PROCESS;
+    notice.cpu_ns = group_ns > 0 ? group_ns : complete ? cpu_ns : 0;
     notice.memory_peak_bytes = cgroup_memory_peak(&launcher->groups, index);
     if (notice.cause == CAUSE_LAUNCH_FAILED) {
         notice.error = slot->error;

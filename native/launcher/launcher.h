@@ -40,8 +40,10 @@ struct slot {
     uint64_t token;
     pid_t pid;
     int pidfd;
-    int control;                    /* our end, until specialised */
+    int control;                    /* our end; speaks of birth, specialising, and how the worker ended */
     int channel, output, progress;  /* the service's ends, until handed over */
+    bool ended;                     /* init has said how the worker ended */
+    int worker_status;
     bool killed;                    /* by us */
     bool born;                      /* has done stage 1 before its zygote answered */
     bool told;                      /* the service has the shell: it must hear EXITED */

@@ -3,8 +3,8 @@
  *
  *   service  <-> launcher   SOCK_SEQPACKET, descriptor 3 of the launcher. The service is trusted; lengths and ranges are checked.
  *   launcher <-> zygote     SOCK_SEQPACKET, descriptor 3 of the zygote. Our code on both sides.
- *   launcher <-> newborn    SOCK_SEQPACKET, descriptor 5 of a sandbox until it is specialised. Our code on both sides; it is closed
- *                           before a stranger's code runs.
+ *   launcher <-> newborn    SOCK_SEQPACKET, descriptor 5 of a sandbox until it is specialised, and of its first process
+ *                           for life. Our code on both sides; the worker closes it before a stranger's code runs.
  *
  * One message is one struct, then (requests only) `text_bytes` bytes of NUL-terminated strings. Integers are little-endian, no
  * struct has padding. Descriptors travel by SCM_RIGHTS with the message that names them.
@@ -114,7 +114,7 @@ struct specialise_order {          /* descriptors: mount of the code, mount of t
 };
 
 struct stage_answer {
-    uint32_t stage;                /* 1 born, 2 specialised */
+    uint32_t stage;                /* 1 born, 2 specialised, 3 the worker has ended: error is its wait status */
     int32_t error;
     char step[PROTOCOL_STEP_BYTES];
 };

@@ -18,6 +18,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "filesystem.h"
@@ -117,11 +118,6 @@ static int enter_groups(struct newborn *newborn) {
 static int group_namespace(struct newborn *newborn) {
     (void)newborn;
     return outcome(unshare(CLONE_NEWCGROUP));
-}
-
-static int own_session(struct newborn *newborn) {
-    (void)newborn;
-    return outcome(setsid());
 }
 
 static int open_signals(struct newborn *newborn) {
@@ -262,7 +258,6 @@ static const struct step birth[] = {
     {"descriptors", descriptors, ALWAYS},
     {"enter control groups", enter_groups, ALWAYS},
     {"control group namespace", group_namespace, NAMESPACED},
-    {"session", own_session, ALWAYS},
     {"signal mask", open_signals, ALWAYS},
     {"file mode mask", file_mode_mask, ALWAYS},
     {"host name", host_name, NAMESPACED},
@@ -433,12 +428,69 @@ uint64_t steps_clone_flags(uint32_t isolation) {
     return isolation == ISOLATION_PROCESS ? 0 : CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET;
 }
 
-void steps_become_sandbox(struct newborn *newborn) {
+/* ---- process 1 ---- */
+
+/* What is left of a privilege after the worker was born. Nothing here needs one, and nothing here is the stranger's, but the
+ * stranger is near. */
+static const struct step init_steps[] = {
+    {"unprivileged uid", identity, AS_ROOT},
+    {"no capabilities", no_capabilities, ALWAYS},
+    {"not traceable", not_traceable, ALWAYS},
+    {"die with the launcher", die_with_launcher, ALWAYS},
+    {"launcher alive", launcher_lives, ALWAYS},
+};
+
+/* Keeps the control socket alone: the others must end when the worker does. */
+static int init_descriptors(struct newborn *newborn) {
+    const long before = syscall(SYS_close_range, 0, SANDBOX_FD_CONTROL - 1, 0);
+    return before < 0 ? -errno : outcome(syscall(SYS_close_range, newborn->control + 1, ~0U, 0));
+}
+
+_Noreturn static void be_init(struct newborn *newborn, pid_t worker) {
+    const char *failed = "descriptors";
+    int error = init_descriptors(newborn);
+    if (error == 0) {
+        error = run_steps(init_steps, sizeof init_steps / sizeof *init_steps, newborn, &failed);
+    }
+    if (error < 0) {
+        answer(newborn, 1, error, failed);
+    }
+    for (;;) {
+        int status;
+        const pid_t ended = waitpid(-1, &status, 0);
+        if (ended == worker) {
+            struct stage_answer message = {.stage = 3, .error = status};
+            (void)wire_send(newborn->control, &message, sizeof message, NULL, 0, 0);
+            _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+        }
+        if (ended < 0 && errno != EINTR) {
+            _exit(127);
+        }
+    }
+}
+
+void steps_birth(struct newborn *newborn) {
     const char *failed = "";
     int error = run_steps(birth, sizeof birth / sizeof *birth, newborn, &failed);
+    if (error == 0 && newborn->order.isolation != ISOLATION_PROCESS) {
+        const pid_t worker = fork();
+        failed = "fork";
+        error = worker < 0 ? -errno : 0;
+        if (worker > 0) {
+            be_init(newborn, worker);
+        }
+    }
+    if (error == 0) {
+        failed = "session";
+        error = outcome(setsid());
+    }
     answer(newborn, 1, error, failed);
+}
+
+void steps_specialise(struct newborn *newborn) {
+    const char *failed = "";
     await_order(newborn);
-    error = run_steps(specialise, sizeof specialise / sizeof *specialise, newborn, &failed);
+    const int error = run_steps(specialise, sizeof specialise / sizeof *specialise, newborn, &failed);
     answer(newborn, 2, error, failed);
     wire_close(&newborn->control);
 }

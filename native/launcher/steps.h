@@ -3,6 +3,11 @@
  * Runs in the child of the zygote, between clone and Python. Stage 1 at birth makes a shell; stage 2 turns it into one function's
  * sandbox and gives every privilege away. The first step that fails ends the process: a half-made sandbox never runs.
  *
+ * With a pid namespace a sandbox is two processes. The one that was cloned does stage 1 and stays as `init`, process 1: it runs no
+ * stranger's code, reaps orphans, and passes on how the worker ended. The worker, process 2, does stage 2 and becomes Python. A
+ * function in process 1 would be a surprise: the kernel ignores signals that process 1 sends itself, so abort() and
+ * kill(getpid(), SIGKILL) would not do what they say, and every orphan would stay a zombie.
+ *
  * To add a step (seccomp, encrypted scratch, keyrings): write `static int name(struct newborn *)` in steps.c and put its line into the list
  * at the place where the privileges it needs are still there.
  */
@@ -30,8 +35,11 @@ struct newborn {
 /* clone flags that this isolation asks for (namespaces only). */
 uint64_t steps_clone_flags(uint32_t isolation);
 
-/* Stage 1, then waits for the order on the control socket, then stage 2. Returns when the process is a specialised sandbox
- * with descriptors 0..4; in every other case the process ends. */
-void steps_become_sandbox(struct newborn *newborn);
+/* Stage 1. Returns in the worker; the process it was called in goes on as init, or (process isolation) is the worker itself. */
+void steps_birth(struct newborn *newborn);
+
+/* Waits for the order on the control socket, then stage 2. Returns when the process is a specialised sandbox with descriptors
+ * 0..4; in every other case the process ends. */
+void steps_specialise(struct newborn *newborn);
 
 #endif

@@ -75,7 +75,6 @@ static bool spawn(int fd, const struct spawn_order *order, int *fds, unsigned co
         wire_close(&pidfd);
         return false;
     }
-    PyOS_AfterFork_Child();
     struct newborn newborn;
     memset(&newborn, 0, sizeof newborn);
     newborn.order = *order;
@@ -86,7 +85,9 @@ static bool spawn(int fd, const struct spawn_order *order, int *fds, unsigned co
     for (unsigned i = FIXED_FDS; i < count - (into ? 1 : 0); i++) {
         newborn.groups[newborn.groups_count++] = fds[i];
     }
-    steps_become_sandbox(&newborn);
+    steps_birth(&newborn);
+    PyOS_AfterFork_Child();
+    steps_specialise(&newborn);
     return true;
 }
 

@@ -197,7 +197,8 @@ def _encode(
 class Shell:
     """A process that waits for its code. The descriptors are the receiver's to close, or to hand to the engine.
 
-    id: of the launcher; never reused within its life. pid: as this process sees it. channel_fd, output_fd: non-blocking.
+    id: of the launcher; never reused within its life. pid: of the sandbox's first process, as this process sees it; with it
+    everything in the sandbox ends. channel_fd, output_fd: non-blocking.
     progress_fd: memfd of 4,096 bytes, sealed. cpu_fd: cpuacct.usage (version 1) or cpu.stat (version 2), or -1.
     memory_fd: memory.max_usage_in_bytes (version 1) or memory.peak (version 2), or -1.
     """
@@ -232,7 +233,8 @@ class Specialisation:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """status: exit code, or signal number. step: with LAUNCH_FAILED, the step that failed and why."""
+    """status: exit code, or signal number. cpu_ns, memory_peak_bytes: 0 where this machine does not tell. step: with
+    LAUNCH_FAILED, the step that failed and why."""
 
     id: int
     cause: Cause
