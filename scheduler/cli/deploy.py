@@ -39,6 +39,15 @@ FUNCTIONS: Final = ("handler", "lambda_handler", "main")
 USUAL_REASONS: Final = ("never part of a package", IGNORE_FILE)  # what is left out for these is as the user expects
 
 
+def _count_or_none(_: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
+    """`--reserved-concurrency`: a count, or the word none."""
+    if value is None or value == "none":
+        return value
+    if not value.isdecimal():
+        raise click.BadParameter(f"{value!r} is no whole number and not none", param=param)
+    return int(value)
+
+
 @click.command(
     "deploy",
     cls=Command,
@@ -67,9 +76,9 @@ USUAL_REASONS: Final = ("never part of a package", IGNORE_FILE)  # what is left 
 )
 @click.option(
     "--reserved-concurrency",
-    type=click.IntRange(0),
+    callback=_count_or_none,
     metavar="N",
-    help="Calls that may run at once, kept free for this function; 0 stops it.",
+    help="Calls that may run at once, kept free for this function; 0 stops it, none takes the reservation away.",
 )
 @click.option("--tenant", metavar="T", help="Who owns the function; fixed once it exists.")
 @click.option("--weight", type=click.IntRange(1), metavar="W", help="Share of CPU time among the tenant's functions; 100.")

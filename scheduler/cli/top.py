@@ -10,7 +10,7 @@ import select
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -18,7 +18,7 @@ from scheduler.cli.common import Command, connected, emit_json, shared_of, share
 from scheduler.cli.text import counts, microseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rich.console import RenderableType
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from scheduler.client.model import Account, FunctionStats, ServiceStats
 
 __all__ = ["Frame", "top_command"]
+
+FAILURES: Final = ("function_error", "timeout", "sandbox_died", "init_failed")  # outcomes that are the function's own fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +106,23 @@ def draw(frame: Frame, *, height: int | None = None) -> RenderableType:
         f"{executing:,} executing   {queued:,} queued   sandboxes: {counts(frame.service.sandboxes)}",
         style="bold",
     )
-    tree = _ordered(frame.accounts)
-    room = max(3, height - len(tree) - 8) if height is not None else len(frame.rows)
-    parts: list[RenderableType] = [head, Text(), _accounts_table(tree), Text(), _functions_table(frame.rows[:room])]
-    if room < len(frame.rows):
-        parts.append(Text(f"… and {len(frame.rows) - room} more", style="dim"))
+    tree, rows = _ordered(frame.accounts), list(frame.rows)
+    parts: list[RenderableType] = [head, Text()]
+    # Seven lines are the head's, the titles' and the gaps'. The accounts take half of what is left at most, functions the rest.
+    room = sys.maxsize if height is None else max(4, height - 7)
+    parts += _cut(_accounts_table, tree, room if height is None else min(len(tree), max(2, room // 2)))
+    parts.append(Text())
+    parts += _cut(_functions_table, rows, room if height is None else max(2, room - min(len(tree), max(2, room // 2))))
     return Group(*parts)
+
+
+def _cut(table: Callable[[list[Any]], RenderableType], items: list[Any], most: int) -> list[RenderableType]:
+    """The table of as many items as fit, and how many do not."""
+    from rich.text import Text
+
+    if len(items) <= most:
+        return [table(items)]
+    return [table(items[: most - 1]), Text(f"… and {len(items) - most + 1} more", style="dim")]
 
 
 def _uptime(seconds: float) -> str:
@@ -167,7 +180,7 @@ def _of(account: Account, resource: str) -> str:
     return f"{use.current:,}" if use.max is None else f"{use.current:,} of {use.max:,}"
 
 
-def _functions_table(rows: tuple[Row, ...]) -> RenderableType:
+def _functions_table(rows: list[Row]) -> RenderableType:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -176,7 +189,7 @@ def _functions_table(rows: tuple[Row, ...]) -> RenderableType:
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         stats, total = row.stats, row.stats.durations["total"]
-        failed = sum(count for kind, count in stats.outcomes.items() if kind != "ok")
+        failed = sum(stats.outcomes.get(kind, 0) for kind in FAILURES)
         table.add_row(
             stats.name if stats.version == "$LATEST" else f"{stats.name}:{stats.version}",
             f"{row.rate:,.0f}" if row.rate >= 10 or not row.rate else f"{row.rate:.1f}",

@@ -388,17 +388,19 @@ class _Link:
             raise TimeoutError(f"{method} found no free slot within {timeout_s} s")
         try:
             call = _Call()
-            with self._lock:
-                if self.reason is not None:
-                    raise again(self.reason)
-                msgid, data = self._session.encode(method, params, call)
-                self._out.append(data)
-                self._flush()
+            msgid = 0
             try:
+                with self._lock:
+                    if self.reason is not None:
+                        raise again(self.reason)
+                    msgid, data = self._session.encode(method, params, call)
+                    self._out.append(data)
+                    self._flush()
                 if not self._wait(call, until):
                     raise TimeoutError(f"{method} had no answer within {timeout_s} s")
             except BaseException:
-                self._give_up(msgid)
+                if msgid:
+                    self._give_up(msgid)
                 raise
             if call.error is not None:
                 raise call.error
@@ -498,6 +500,11 @@ class _Link:
             self.fail(fault)
         except OSError as error:
             self.fail(ConnectionLost(f"the connection to {shown(self._address)} broke: {error.strerror or error}"))
+        except (
+            BaseException
+        ):  # Ctrl-C in the middle of answers: some may be lost, so the others' threads must not wait for them
+            self.fail(ConnectionLost("interrupted in the middle of an answer"))
+            raise
         else:
             if not data:
                 self.fail(ConnectionLost(f"the service at {shown(self._address)} closed the connection"))
@@ -520,6 +527,9 @@ class _Link:
                 self._rest = memoryview(b"")
                 self._out.clear()
                 return
+            except BaseException:  # Ctrl-C between the send and the note of it: what left is not known, so nothing may follow
+                self._fail(ConnectionLost("interrupted in the middle of a send"))
+                raise
 
 
 def _open_socket(address: Address, timeout_s: float | None) -> socket.socket:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
 import sys
+import threading
 
+import msgpack
 import pytest
 
 from scheduler.cli.app import COMMANDS, cli
@@ -50,6 +53,7 @@ def test_deploy_again_says_what_changed(scheduler, service, source):
     assert "memory" in again.out
     assert "128 MB → 512 MB" in again.out
     assert "shared → 4 reserved" in again.out
+    assert "4 reserved → shared" in scheduler("deploy", str(source), "--name", "hello", "--reserved-concurrency", "none").out
     secret = scheduler("deploy", str(source), "--name", "hello", "--env", "TOKEN=s3cret", "--env", "GREETING=hi").out
     assert "environment  +TOKEN, GREETING changed" in secret
     assert "s3cret" not in secret
@@ -165,19 +169,41 @@ def test_logs(scheduler, service):
 
 def test_logs_follow_prints_what_comes_until_interrupted(service):
     texts = iter(["one\n", "", "two\n"])
+    ended = threading.Event()
 
     def logs(params):
         text = next(texts, None)
         if text is None:
             child.send_signal(signal.SIGINT)
-            raise Refusal("Unavailable", "the test is over")
-        return {"text": text, "cursor": 1}
+            ended.wait(10)
+        return {"text": text or "", "cursor": "1:2"}
 
     service.methods["functions.logs"] = logs
     command = [sys.executable, "-m", "scheduler", "--socket", service.address, "logs", "hello", "-f"]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    out, _ = child.communicate(timeout=20)
-    assert out == b"one\ntwo\n"
+    out, err = child.communicate(timeout=20)
+    ended.set()
+    assert (out, err, child.returncode) == (b"one\ntwo\n", b"", 0)
+
+
+def test_an_interrupted_call_is_given_up_and_sent_once(service):
+    def interrupted(sock):
+        unpacker = msgpack.Unpacker()
+        while data := sock.recv(65536):
+            unpacker.feed(data)
+            for frame in unpacker:
+                service.note(frame)
+                if frame[0] == 0:
+                    child.send_signal(signal.SIGINT)
+        service.arrived.put("closed")
+
+    service.serve = interrupted
+    command = [sys.executable, "-m", "scheduler", "--socket", service.address, "invoke", "hello"]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE)
+    _, err = child.communicate(timeout=20)
+    assert (child.returncode, err) == (130, b"\n")
+    assert service.arrived.get(timeout=10)[2] == "invoke"
+    assert service.arrived.get(timeout=10) in ([2, "cancel", [1]], "closed")
 
 
 # -- top, bench
@@ -205,6 +231,24 @@ def test_top_rates_come_from_two_samples(scheduler, service):
     assert frame["functions"][0]["rate"] == pytest.approx(1000 / frame["seconds"], rel=0.05)
     assert frame["functions"][0]["throttle_rate"] == pytest.approx(10 / frame["seconds"], rel=0.05)
     assert frame["accounts"] == [ACCOUNT]
+
+
+@pytest.mark.parametrize("height", [12, 24, 40])
+def test_top_fits_into_the_terminal(height):
+    from rich.console import Console
+
+    from scheduler.cli.top import Frame, draw
+    from scheduler.client.model import Account, ServiceStats
+
+    functions = [{**STATS, "name": f"f{number}"} for number in range(100)]
+    stats = ServiceStats.from_map({"functions": functions, "uptime_s": 100_000, "version": "0"})
+    accounts = tuple(Account.from_map({**ACCOUNT, "name": f"a{number}"}) for number in range(50))
+    console = Console(width=80, height=height, record=True, file=io.StringIO())
+    console.print(draw(Frame.between(stats, stats, accounts, 1.0), height=height))
+    lines = console.export_text().splitlines()
+    assert len(lines) <= height
+    assert sum("… and" in line for line in lines) == 2
+    assert any(line.startswith("f0 ") for line in lines)
 
 
 def test_top_orders_accounts_as_a_tree(scheduler, service):
