@@ -14,6 +14,7 @@ import os
 import resource
 import secrets
 import signal
+import socket
 import time
 import traceback
 from contextlib import AsyncExitStack
@@ -33,7 +34,7 @@ from scheduler.control.dispatch import Dispatcher
 from scheduler.control.methods import Methods
 from scheduler.deployments import Deployments
 from scheduler.engine import Engine, histogram_bounds
-from scheduler.errors import SchedulerError, Unavailable
+from scheduler.errors import NotFound, SchedulerError, Unavailable
 from scheduler.functions.names import LATEST, Identity
 from scheduler.functions.packages import open_code_store
 from scheduler.functions.registry import FunctionRegistry
@@ -54,16 +55,22 @@ from scheduler.messages import (
     Need,
     Opened,
     Ready,
+    Right,
+    connection_adopt,
     core,
     stop_listening,
 )
 from scheduler.metrics import AccountLabels, FunctionLabels, Octaves, Scrape, ServiceFigures, ShelfFigures
 from scheduler.orders import make_order
+from scheduler.queueing.caller import Caller
+from scheduler.queueing.dispatcher import Dispatcher as EventDispatcher
+from scheduler.queueing.dispatcher import read_event
 from scheduler.sandboxes.launcher import SLOTS_MAX, LauncherConfig, open_launcher
 from scheduler.sandboxes.pool import ShellPool
 from scheduler.sandboxes.runtimes import find_runtimes
 from scheduler.sandboxes.supervisor import Supervisor
 from scheduler.statelock import lock_state
+from scheduler.store.events import SqliteEventQueue
 from scheduler.store.registry import SqliteRegistry
 from scheduler.store.sqlite import open_store
 
@@ -184,6 +191,7 @@ class Service:
 
     async def _open(self, inner: trio.Nursery) -> None:
         settings = self.settings
+        await self._start_events(inner)
         inner.start_soon(self._pump)
         inner.start_soon(self._watch_lag)
         inner.start_soon(self._collect_code)
@@ -211,6 +219,9 @@ class Service:
         self._make_supervisor()
         await inner.start(self.supervisor.run)
         store = await stack.enter_async_context(open_store(settings.store_path))
+        self.event_queue = await SqliteEventQueue.load(
+            store, count_max=settings.events_max, bytes_max=settings.events_bytes_max
+        )
         self.registry = await FunctionRegistry.load(SqliteRegistry(store), settings, runtimes=tuple(self.runtimes))
         self.code = await open_code_store(settings.code_dir, bytes_max=settings.code_bytes_max)
         self.uploads = await open_uploads(
@@ -317,6 +328,7 @@ class Service:
         grace_s = (self.settings.drain_grace_ms if grace_ms is None else grace_ms) / 1000
         if not self._draining:
             self._draining = True
+            self.events.stop()
             self.log.info("draining", grace_s=grace_s)
             deadline = time.monotonic_ns() + int(grace_s * 1e9)
             await self.post(stop_listening(), core(Drain(deadline)))
@@ -446,7 +458,23 @@ class Service:
         ]
 
     async def _accept_event(self, connection: Connection, call: MethodCall) -> object:
-        raise Unavailable("asynchronous invocation is not served")
+        """`invoke` with type "event": answered once it is durable."""
+        if self._draining:
+            raise Unavailable("the service is shutting down")
+        event = read_event(call.params)
+        version = self.registry.resolve(event.function)
+        if connection.tenant not in (None, version.config.tenant):
+            raise NotFound(f"Function not found: {event.function}")
+        return [None, {"request_id": await self.events.accept(event)}]
+
+    async def _start_events(self, inner: trio.Nursery) -> None:
+        """The dispatcher's connection is one of the engine's clients."""
+        ours, theirs = socket.socketpair()
+        await self.post(connection_adopt(theirs.detach(), Right.ALL))
+        caller = Caller(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+        self.events = EventDispatcher(queue=self.event_queue, caller=caller, log=self.log, now_s=time.time)
+        inner.start_soon(caller.run)
+        inner.start_soon(self.events.run)
 
     async def _scrape(self) -> Scrape:
         snapshot = await self.engine.stats()
@@ -465,6 +493,7 @@ class Service:
     def _figures(self) -> ServiceFigures:
         sandboxes = self.supervisor.stats()
         times = self.supervisor.times
+        queued = self.event_queue.statistics()
         return ServiceFigures(
             version=__version__,
             isolation=self._isolation,
@@ -481,6 +510,10 @@ class Service:
             sandbox_start_counts=tuple(times.counts),
             sandbox_start_count=times.count,
             sandbox_start_sum_s=times.sum_s,
+            events_waiting=queued.events,
+            events_bytes=queued.bytes,
+            events_accepted=self.events.accepted,
+            events_outcomes=dict(self.events.results),
             methods=dict(self.dispatcher.results),
             shelves=tuple(
                 ShelfFigures(

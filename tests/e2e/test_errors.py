@@ -278,3 +278,16 @@ def test_msgid_and_version_extremes(raw):
     raw.socket.sendall(msgpack.packb([0, 2**32 - 1, "invoke", ["echo", b"1"]]))
     kind, msgid, error, _ = raw.receive()
     assert (kind, msgid, error) == (1, 2**32 - 1, None)
+
+
+def test_an_event_is_durable_and_runs(served, raw):
+    served.deploy("later", "def handler(event, context):\n    print('ran', event)\n    return 1\n")
+    error, (payload, report) = raw.invoke("later", b'"me"', type="event")
+    assert (error, payload) == (None, None)
+    assert len(report["request_id"]) == 36
+    with served.client() as client:
+        wait_until(lambda: "ran me" in client.logs("later").text, 5, "it ran")
+    wait_until(lambda: "scheduler_async_events_waiting 0.0" in served.get("/metrics")[1], 5, "and is forgotten")
+    assert raw.invoke("nobody", b"1", type="event")[0]["type"] == "NotFound"
+    assert raw.invoke("later", b"{no json", type="event")[0]["type"] == "BadRequest"
+    assert raw.invoke("later", b'"' + b"x" * 1_048_576 + b'"', type="event")[0]["type"] == "TooLarge"

@@ -1,0 +1,1 @@
+"""Asynchronous invocations: accepted once durable, invoked later, tried again as Lambda does. See each module's first lines."""
