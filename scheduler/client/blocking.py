@@ -128,11 +128,8 @@ class BlockingClient:
                 if parents is not None:
                     parents.abandon()
         elif link.reason is not None and self._reconnect and not self._closed:
-            fresh = _Link(self._address, self._token, self._in_flight_max)
-            # Two threads may both get here: the one that finds the dead link still in place puts its own there.
-            if self._links.get(pid) is link:
-                self._links[pid] = fresh
-            link = self._links.get(pid, fresh)
+            link = link.succeeded_by(lambda: _Link(self._address, self._token, self._in_flight_max))
+            self._links[pid] = link
         if self._closed:
             raise ConnectionLost("the client is closed")
         link.connect(timeout_s)
@@ -319,6 +316,7 @@ class _Link:
         self._sock: socket.socket | None = None
         self._wakeup = -1  # eventfd: the leader must poll for writing too, or the link has failed
         self._leader = False
+        self._successor: _Link | None = None
         self._ready = False  # connected, and hello said where it is needed
         self._connecting = threading.Lock()
         self._out: deque[bytes] = deque()
@@ -346,6 +344,13 @@ class _Link:
                     self.fail(error if isinstance(error, SchedulerError) else ConnectionLost("hello was not answered"))
                     raise
             self._ready = True
+
+    def succeeded_by(self, make: Callable[[], _Link]) -> _Link:
+        """The one link that takes this dead one's place, whoever of the threads comes first."""
+        with self._lock:
+            if self._successor is None:
+                self._successor = make()
+            return self._successor
 
     def abandon(self) -> None:
         """In a forked child: closes our copies and tells nobody. No lock is taken, a vanished thread may hold it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -184,7 +185,9 @@ def test_it_reconnects_where_it_was_told_to(service):
         service.hang_up()
         with pytest.raises(ConnectionLost):
             client.ping()
-        client.ping()
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: client.ping(), range(8)))
+        assert len(service.connections) == 1  # of those since the cut: all threads share one
 
 
 @pytest.mark.parametrize("rubbish", [b"\xc1", b"GET / HTTP/1.1\r\n", response(77), response(0, error={"message": "no"})])
@@ -305,3 +308,51 @@ def test_list_pages(service):
     service.methods["functions.list"] = page
     with BlockingClient(service.address) as client:
         assert len(list(client.list())) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_a_storm_of_threads_that_give_up_leaves_nobody_waiting(service, seed):
+    """Answers in random order and late; callers that lose patience, also while they lead. Nobody may be forgotten."""
+
+    def shuffled(sock):
+        chance = random.Random(seed)
+        unpacker = msgpack.Unpacker()
+        held = []
+        sock.settimeout(0.002)
+        while True:
+            try:
+                data = sock.recv(65536)
+            except TimeoutError:
+                data = None
+            if data == b"":
+                return
+            unpacker.feed(data or b"")
+            held += [frame for frame in unpacker if frame[0] == 0]
+            chance.shuffle(held)
+            count = len(held) if data is None else chance.randint(0, len(held))
+            for _, msgid, _, params in held[:count]:
+                sock.sendall(response(msgid, [params[1] if params else None, None]))
+            del held[:count]
+
+    service.serve = shuffled
+    outcomes = {"answered": 0, "given up": 0}
+
+    def caller(number):
+        chance = random.Random(f"{seed} {number}")
+        for step in range(150):
+            try:
+                patience_s = chance.choice((0.0, 0.0005, 0.002, 20.0))
+                assert client.invoke("hello", [number, step], timeout_s=patience_s).payload == [number, step]
+                outcomes["answered"] += 1
+            except TimeoutError:
+                outcomes["given up"] += 1
+
+    with BlockingClient(service.address, in_flight_max=6) as client, ThreadPoolExecutor(12) as pool:
+        for done in [pool.submit(caller, number) for number in range(12)]:
+            done.result(60)
+        link = client._links[os.getpid()]
+        assert not link._session.pending
+        assert not link._leader
+        assert client.invoke("hello", "still here", timeout_s=20).payload == b"still here"
+    assert all(outcomes.values())
