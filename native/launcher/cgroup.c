@@ -118,7 +118,7 @@ struct cgroup_hierarchy *cgroup_with(struct cgroups *groups, unsigned controller
 
 /* ---- names of launchers, alive and dead ---- */
 
-/* Field 22 of /proc/<pid>/stat: a pid that was used again has another. 0: no such process. */
+/* Field 22 of /proc/<pid>/stat: a pid that was used again has another. 0: no such process, or a dead one not yet reaped. */
 static uint64_t start_time(long pid) {
     char path[64], text[1024];
     snprintf(path, sizeof path, "/proc/%ld/stat", pid);
@@ -126,6 +126,9 @@ static uint64_t start_time(long pid) {
         return 0;
     }
     const char *at = strrchr(text, ')'); /* the name before it may hold anything */
+    if (at == NULL || strncmp(at, ") Z", 3) == 0 || strncmp(at, ") X", 3) == 0) {
+        return 0;
+    }
     for (unsigned field = 2; at != NULL && field < 22; field++) {
         at = strchr(at + 1, ' ');
     }

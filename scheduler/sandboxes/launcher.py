@@ -355,7 +355,7 @@ def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
 class Launcher:
     """Made by open_launcher(). One task may await a given shell() or specialise(); many may at once.
 
-    isolation, limits, cgroup_version: what this machine gives. pid: of the supervising process.
+    isolation, limits, cgroup_version, why_limited: what this machine gives. pid: of the supervising process. runtimes: names.
     """
 
     isolation: Isolation
@@ -368,6 +368,7 @@ class Launcher:
         self._pidfd = os.pidfd_open(pid)
         self._socket = trio.socket.from_stdlib_socket(sock)
         self._raw = sock
+        self.runtimes = tuple(runtimes)
         self._runtimes = runtimes
         self._runtime_names = {index: name for name, index in runtimes.items()}
         self._report = report
@@ -614,6 +615,10 @@ def _start(config: LauncherConfig) -> tuple[socket.socket, int]:
     return ours, pid
 
 
+def _is_public(path: str) -> bool:
+    return all(parent.stat().st_mode & 0o001 for parent in Path(path).parents)
+
+
 def _to_stderr(text: str) -> None:
     sys.stderr.write(f"scheduler: launcher: {text}\n")
 
@@ -636,6 +641,9 @@ async def open_launcher(
     try:
         await launcher._handshake(config)
         if launcher.isolation is Isolation.PROCESS:
+            hidden = [runtime.name for runtime in declared if not _is_public(runtime.executable)]
+            if hidden and os.geteuid() == 0:
+                report(f"other users cannot read {', '.join(hidden)}: functions will miss modules; use an interpreter in /usr")
             report(
                 "isolation is 'process': functions are bare processes, not protected from one another nor the machine from them"
             )

@@ -9,20 +9,21 @@ from __future__ import annotations
 import json
 import os
 import struct
+import tempfile
 import textwrap
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from scheduler.sandboxes.launcher import Exited, Launcher, LauncherConfig, Shell, Specialisation, open_launcher
-from scheduler.sandboxes.runtimes import Runtime, default_runtime, find_runtimes
+from scheduler.sandboxes.runtimes import Runtime, default_runtime, find_runtimes, probe
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
 __all__ = [
     "FUNCTION",
@@ -36,6 +37,8 @@ __all__ = [
     "groups_left",
     "launched",
     "own_runtime",
+    "public_directory",
+    "public_runtime",
     "runtimes",
     "text_of",
     "write_function",
@@ -66,6 +69,18 @@ def runtimes() -> dict[str, Runtime]:
 
 def own_runtime() -> Runtime:
     return runtimes()[default_runtime()]
+
+
+@cache
+def public_runtime() -> Runtime | None:
+    """One whose files any user may read, for sandboxes that see the host's tree; None: this machine has none."""
+    candidates = [runtime.executable for runtime in runtimes().values()]
+    candidates += [f"/usr/bin/python3.{minor}" for minor in (11, 12, 13)]
+    for executable in candidates:
+        runtime = probe(executable)
+        if runtime is not None and all(parent.stat().st_mode & 0o001 for parent in Path(runtime.executable).parents):
+            return runtime
+    return None
 
 
 def write_function(directory: Path, source: str = FUNCTION) -> str:
@@ -164,7 +179,7 @@ class Launched:
 
     async def shell(self, runtime: str | None = None) -> Shell:
         with trio.fail_after(PATIENCE_S):
-            shell = await self.launcher.shell(runtime or default_runtime())
+            shell = await self.launcher.shell(runtime or next(iter(self.launcher.runtimes)))
         self.shells.append(shell)
         return shell
 
@@ -227,6 +242,14 @@ def below(pid: int) -> list[int]:
     return found
 
 
+@contextmanager
+def public_directory() -> Iterator[Path]:
+    """One that any user may enter, which pytest's are not."""
+    with tempfile.TemporaryDirectory(prefix="scheduler-test-") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
 def groups_left() -> list[str]:
     """Directories of launchers that live no more, in every control group hierarchy."""
     left = []
@@ -234,7 +257,7 @@ def groups_left() -> list[str]:
         for name in [name for name in directories if name.startswith("scheduler-")]:
             pid, start, _ = name.removeprefix("scheduler-").split("-")
             stat = text_of(f"/proc/{pid}/stat").rpartition(")")[2].split()
-            alive = len(stat) > 19 and stat[19] == start
+            alive = len(stat) > 19 and stat[19] == start and stat[0] not in ("Z", "X")
             if not alive:
                 left.append(os.path.join(where, name))
     return left

@@ -33,7 +33,6 @@ from tests.sandboxes.driver import (
     own_runtime,
     runtimes,
     text_of,
-    write_function,
 )
 
 if TYPE_CHECKING:
@@ -392,7 +391,3 @@ async def test_an_idle_shell_is_small(tmp_path: Path) -> None:
                 rollup = text_of(f"/proc/{pid}/smaps_rollup")
                 total += int(re.search(r"^Pss:\s+(\d+) kB", rollup, re.M).group(1))  # type: ignore[union-attr]
         assert total / len(shells) < 6 * 1024
-
-
-async def test_write_function_is_readable_by_a_sandbox(tmp_path: Path) -> None:
-    assert os.stat(write_function(tmp_path)).st_mode & 0o005 == 0o005
