@@ -318,7 +318,7 @@ METRICS: tuple[Row, ...] = (
     Row("account_refusals", C, (*ACCOUNT, "resource"), "Charges that this account refused, by resource", _refusals),
     # protocol
     Row("rpc_requests", C, (), "Requests of the protocol, all kinds", one(lambda s: s.snapshot.loop.requests)),
-    Row("rpc_framing_errors", C, (), "Connections closed for bytes that are not the protocol",
+    Row("rpc_framing_errors", C, (), "Connections closed for what is not the protocol",
             one(lambda s: s.snapshot.loop.rpc_errors)),
     Row("rpc_bad_requests", C, (), "Requests answered BadRequest", one(lambda s: s.snapshot.loop.bad_requests)),
     Row("rpc_methods", C, ("method", "result"), "Control methods answered, by result", lambda s: s.service.methods.items()),
