@@ -4,8 +4,8 @@ Law of this file: a leaf. One class a row of the protocol's error table, one tab
 hold, and the two translations between them. A room that needs a finer error derives it from one of these, so that it has a
 wire type by birth; nothing here knows who raises what.
 
-    raise Throttled(account="tenant/acme", resource="concurrency", current=10, limit=10, retry_after_ms=12)
-    error.to_wire()   -> {"type": "Throttled", "message": "...", "account": "tenant/acme", ...}   absent fields are left out
+    raise Throttled(account="tenant:acme", resource="concurrency", current=10, limit=10, retry_after_ms=12)
+    error.to_wire()   -> {"type": "Throttled", "message": "...", "account": "tenant:acme", ...}   absent fields are left out
     from_wire(map)    -> an instance; never raises, whatever the map holds
     str(error)        -> one printable line, safe for a terminal
     error.exit_code   -> the command's exit code: 1 the function failed, 3 the service refused or cannot be reached

@@ -25,7 +25,7 @@ TYPES = FAILED | {
 FULL = {
     "request_id": "8f507cfc",
     "payload": b'{"errorType":"ValueError","errorMessage":"no"}',
-    "account": "tenant/acme",
+    "account": "tenant:acme",
     "resource": "concurrency",
     "current": 10,
     "limit": 10,
@@ -77,12 +77,12 @@ def test_an_unknown_type_keeps_its_name():
 
 
 def test_a_throttle_names_who_what_and_when():
-    named = {"account": "tenant/acme", "resource": "rate", "current": 7, "limit": 5, "retry_after_ms": 12}
+    named = {"account": "tenant:acme", "resource": "rate", "current": 7, "limit": 5, "retry_after_ms": 12}
     for error in (errors.Throttled(**named), errors.Throttled("too much", **named)):
         line = str(error)
-        for part in ("Throttled: ", "tenant/acme", "rate", "7 of 5", "12 ms"):
+        for part in ("Throttled: ", "tenant:acme", "rate", "7 of 5", "12 ms"):
             assert part in line
-        assert line.count("tenant/acme") == 1
+        assert line.count("tenant:acme") == 1
 
 
 def test_a_function_error_is_told_by_lambdas_object():

@@ -376,7 +376,7 @@ class FunctionRegistry:
             raise Throttled(
                 f"{latest.name} has {len(record.published)} versions, the limit is {limits.VERSIONS_PER_FUNCTION_MAX}; "
                 "remove some",
-                account=f"function/{latest.name}",
+                account=f"function:{latest.name}",
                 resource="versions",
                 current=len(record.published),
                 limit=limits.VERSIONS_PER_FUNCTION_MAX,
@@ -434,7 +434,7 @@ class FunctionRegistry:
                 f"reserved_concurrency: {wanted} makes {reserved} for tenant {tenant.name}, whose concurrency_max is "
                 f"{tenant.concurrency_max}",
                 resource="concurrency",
-                account=f"tenant/{tenant.name}",
+                account=f"tenant:{tenant.name}",
             )
 
     # ---- the store -----------------------------------------------------------------------------------------------------

@@ -267,7 +267,7 @@ async def test_too_many_versions(registry, monkeypatch):
         await registry.deploy(HELLO, code(number), publish=True)
     with pytest.raises(Throttled, match="hello has 2 versions, the limit is 2") as caught:
         await registry.deploy(HELLO, code(9), publish=True)
-    assert (caught.value.account, caught.value.resource) == ("function/hello", "versions")
+    assert (caught.value.account, caught.value.resource) == ("function:hello", "versions")
     assert registry.get("hello").code == code(1), "nothing of the deployment was done"
 
 
@@ -379,7 +379,7 @@ async def test_reservations_stay_within_the_tenant(memory):
     await registry.deploy({**HELLO, "tenant": "acme", "reserved_concurrency": 7}, code())
     with pytest.raises(BadRequest, match="makes 11 for tenant acme, whose concurrency_max is 10") as caught:
         await registry.deploy({**HELLO, "name": "b", "tenant": "acme", "reserved_concurrency": 4}, code())
-    assert caught.value.account == "tenant/acme"
+    assert caught.value.account == "tenant:acme"
     await registry.deploy({**HELLO, "name": "b", "tenant": "acme", "reserved_concurrency": 3}, code())
 
 
