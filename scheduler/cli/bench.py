@@ -47,7 +47,7 @@ BUCKETS_PER_OCTAVE: Final = 32  # a bucket is 2.2 % wide
 QUANTILES: Final = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999))
 HISTOGRAM_ROWS_MAX: Final = 16
 STEPS: Final = (2, 4, 8, 16, 32, 64, 128, 256, 512, 2048)  # buckets in one row
-BAR_CHARS: Final = 40
+BAR_CHARS: Final = 34  # so that a row has 78 characters
 STAGGER_S: Final = 0.25  # how often the progress bar is told
 
 
@@ -318,10 +318,13 @@ def _show(name: str, tally: Tally, slots: int, rate: float | None) -> None:
     console.print(table, markup=False)
     if not took.count:
         return
-    parts = [f"{label} {microseconds(took.quantile_us(share))}" for label, share in QUANTILES]
-    console.print(
-        f"  latency   mean {microseconds(took.mean_us)}, {', '.join(parts)}, max {microseconds(took.max_us)}", markup=False
-    )
+    quantiles = [(label, took.quantile_us(share)) for label, share in QUANTILES]
+    times = Table(box=None, pad_edge=False, header_style="bold")
+    times.add_column("  latency")
+    for label, _ in (("mean", 0), *quantiles, ("max", 0)):
+        times.add_column(label, justify="right")
+    times.add_row("", *(microseconds(value_us) for _, value_us in (("", took.mean_us), *quantiles, ("", took.max_us))))
+    console.print(times)
     console.print()
     rows = took.rows()
     most = max(count for _, _, count in rows)
@@ -330,6 +333,6 @@ def _show(name: str, tally: Tally, slots: int, rate: float | None) -> None:
         left = f"{microseconds(low_us):>8} – {microseconds(high_us):<8}"
         console.print(f"  {left} {bar:<{BAR_CHARS}} {count:>10,}  {100 * count / took.count:5.1f} %", markup=False)
     note(
-        "\nSeen from one Python client over one connection, which shares the CPUs and soon is the bottleneck.\n"
-        "The service is measured by the native load generator: make bench"
+        "\nSeen from one Python client over one connection, which shares the CPUs\n"
+        "and soon is the bottleneck. What measures the service: make bench"
     )

@@ -61,7 +61,9 @@ class Terminal:
 
 
 @pytest.mark.parametrize("columns", [80, 120])
-@pytest.mark.parametrize("command", ["list", "top --once -i 0.05", "describe hello", "invoke hello --report"])
+@pytest.mark.parametrize(
+    "command", ["list", "top --once -i 0.05", "describe hello", "invoke hello --report", "bench hello -d 0.1"]
+)
 def test_nothing_is_wider_than_the_terminal_but_what_must_be(service, columns, command):
     service.functions["a-rather-long-name-of-a-function-as-one-finds-them-in-real-life"] = {
         **DESCRIPTION, "name": "a-rather-long-name-of-a-function-as-one-finds-them-in-real-life",
