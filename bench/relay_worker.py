@@ -14,7 +14,7 @@ def handler(event, context):  # noqa: ANN001, ANN201 - a user's handler has no a
 def main() -> None:
     channel = socket.socket(fileno=3)
     loads, dumps = json.loads, json.dumps
-    while message := channel.recv(1 << 20):
+    while message := channel.recv(4096):  # a larger buffer would be mapped and unmapped for each message
         channel.sendall(dumps(handler(loads(message), None)).encode())
 
 
