@@ -53,10 +53,10 @@ def preload() -> None:
 def main(channel_fd: int = 3, progress_fd: int = 4) -> NoReturn:
     """Be a sandbox: read START, then run calls. Ends the process, or raises what a handler raised beyond Exception."""
     process = adopt()
-    for name, module in list(sys.modules.items()):
-        where = getattr(module, "__file__", None) or ""
-        own = where.startswith(DIRECTORY + os.sep) or where == os.path.join(os.path.dirname(DIRECTORY), "__init__.py")
-        if own and name != "__main__" and name.partition(".")[0] != PACKAGE:
+    root = __name__.partition(".")[0]
+    if root in sys.modules and root != "__main__":
+        # Only then are all names looked at: in a forked process every object touched is a page copied.
+        for name in [name for name in sys.modules if name == root or name.startswith(root + ".")]:
             del sys.modules[name]
     process.run(channel_fd, progress_fd)
     raise AssertionError("unreachable")

@@ -60,8 +60,11 @@ def text_of(error: BaseException) -> str:
 
 
 def _trace(error: BaseException) -> list[str]:
-    # Plain tuples, so that no carets are drawn under the lines: Lambda has none.
-    frames = [(f.filename, f.lineno or 0, f.name, f.line) for f in traceback.extract_tb(error.__traceback__)]
-    while frames and frames[0][0].startswith(_OURS):
-        del frames[0]
-    return traceback.format_list(frames)
+    try:
+        # Plain tuples, so that no carets are drawn under the lines: Lambda has none.
+        frames = [(f.filename, f.lineno or 0, f.name, f.line) for f in traceback.extract_tb(error.__traceback__)]
+        while frames and frames[0][0].startswith(_OURS):
+            del frames[0]
+        return traceback.format_list(frames)
+    except Exception:  # it reads files and imports as it goes: what a function has broken may break it
+        return []
