@@ -120,7 +120,7 @@ def serve_command(context: click.Context, /, config_file: Path | None, **flags: 
         (_tell_json if as_json else _banner)(settings, service)
 
     def refused(error: SchedulerError | OSError) -> None:
-        click.echo(f"scheduler: {_refusal(error, settings)}", err=True)
+        click.echo(f"scheduler: {refusal(error, settings)}", err=True)
 
     context.exit(serve(settings, ready=ready, refused=refused))
 
@@ -175,15 +175,16 @@ def _isolation(service: Service) -> str:
     return f"{ISOLATION[launcher.isolation.name]}; cgroups v{launcher.cgroup_version} hold {limits}"
 
 
-def _refusal(error: SchedulerError | OSError, settings: Settings) -> str:
+def refusal(error: SchedulerError | OSError, settings: Settings) -> str:
     """Why it could not start, in one line with the next step."""
-    if isinstance(error, SchedulerError):
-        step = "scheduler doctor" if "isolat" in str(error) or "namespace" in str(error) else None
-        return f"{error}; next: {step}" if step else str(error)
-    if error.errno == errno.EADDRINUSE:
+    if "in use by the service" in str(error):  # its state directory: StateLocked
+        return f"{error}; next: scheduler --socket {settings.socket} top --once, or another --state-dir"
+    if getattr(error, "errno", None) == errno.EADDRINUSE or os.strerror(errno.EADDRINUSE) in str(error):
         name, address = _taken(settings)
         step = f"scheduler --socket {address} top --once" if name == "socket" else f"give another with --{name}"
         return f"Unavailable: {name} {address} is in use, perhaps by a service that runs already; next: {step}"
+    if isinstance(error, SchedulerError):
+        return f"{error}; next: scheduler doctor" if "isolat" in str(error) or "namespace" in str(error) else str(error)
     return f"Unavailable: {error}"
 
 

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from scheduler.cli.serve import GROUPS, serve_command
-from scheduler.config import SETTINGS
+import errno
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.request
+
+import pytest
+
+from scheduler.cli.serve import GROUPS, refusal, serve_command
+from scheduler.config import SETTINGS, load
+from scheduler.errors import Internal, Unavailable
 
 
 def test_every_setting_is_an_option_with_its_help():
@@ -55,3 +67,45 @@ def test_the_socket_before_the_command_counts(scheduler, tmp_path):
     ran = scheduler("serve", socket="/" + "x" * 200)
     assert ran.code == 2
     assert "longer than a Unix socket's path can be" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.EADDRINUSE, "Address already in use"), "Unavailable: metrics 127.0.0.1:{port} is in use"),
+        (Internal("socket /s: Address already in use"), "give another with --metrics"),
+        (Unavailable("state directory /s is in use by the service with pid 7"), "or another --state-dir"),
+        (Unavailable("no user namespaces: isolation cannot be had"), "next: scheduler doctor"),
+        (PermissionError(errno.EACCES, "Permission denied", "/s"), "Unavailable: [Errno 13] Permission denied: '/s'"),
+    ],
+)
+def test_why_it_could_not_start_is_one_line_with_the_next_step(error, words):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = refusal(error, load({"metrics": f"127.0.0.1:{port}"}))
+    assert words.format(port=port) in line
+    assert "\n" not in line
+
+
+@pytest.mark.slow
+@pytest.mark.e2e
+def test_a_start_tells_where_it_listens_and_a_second_one_is_refused():
+    with tempfile.TemporaryDirectory(prefix="sv") as directory:
+        isolation = ["--isolation", "process"] if os.geteuid() else []
+        command = [sys.executable, "-m", "scheduler", "serve", "--state-dir", directory, "--metrics", "127.0.0.1:0", *isolation]
+        first = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        try:
+            told = json.loads(first.stdout.readline())
+            assert (told["ready"], told["socket"], told["pid"]) == (True, f"{directory}/scheduler.sock", first.pid)
+            with urllib.request.urlopen(told["metrics"].replace("/metrics", "/readyz")) as ready:
+                assert ready.status == 200
+            second = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+            assert second.returncode == 3
+            assert second.stdout == ""
+            assert second.stderr.splitlines()[-1].startswith("scheduler: Unavailable: state directory")
+            first.terminate()
+            assert first.wait(30) == 0
+        finally:
+            first.kill()
+            first.wait()
+            first.stdout.close()

@@ -57,7 +57,8 @@ class Terminal:
         return self._child.wait(20)
 
     def lines(self) -> list[str]:
-        return ESCAPE.sub("", self.drawn).replace("\r", "").splitlines()
+        """What stands in the end: a carriage return begins a line anew."""
+        return [line.rstrip("\r").split("\r")[-1] for line in ESCAPE.sub("", self.drawn).split("\n")]
 
 
 @pytest.mark.parametrize("columns", [80, 120])
