@@ -109,6 +109,9 @@ def _pack_folder(folder: Path, progress: Callable[[str, int], object]) -> Packed
             info = zipfile.ZipInfo(name, EPOCH)
             info.create_system = 3  # Unix, whatever this machine is: the mode below is understood so
             mode = found.lstat().st_mode
+            total += found.lstat().st_size
+            if total > limits.CODE_UNZIPPED_BYTES_MAX:  # before it is read: a model of 10 GB may lie there by mistake
+                raise TooLarge(f"{folder}: has more than {limits.CODE_UNZIPPED_BYTES_MAX} bytes, the limit, with {name}")
             if stat.S_ISLNK(mode):
                 content = os.readlink(found).encode()
                 info.external_attr = (stat.S_IFLNK | 0o777) << 16
@@ -117,9 +120,6 @@ def _pack_folder(folder: Path, progress: Callable[[str, int], object]) -> Packed
                 info.external_attr = (stat.S_IFREG | (0o755 if mode & 0o100 else 0o644)) << 16
                 info.compress_type = zipfile.ZIP_DEFLATED
             files += 1
-            total += len(content)
-            if total > limits.CODE_UNZIPPED_BYTES_MAX:
-                raise TooLarge(f"{folder}: has more than {limits.CODE_UNZIPPED_BYTES_MAX} bytes, the limit, with {name}")
             if files > limits.CODE_FILES_MAX:
                 raise TooLarge(f"{folder}: has more than {limits.CODE_FILES_MAX} files, the limit")
             archive.writestr(info, content)

@@ -294,7 +294,7 @@ for names in (["app.py"], ["a/b.py", "a/c.py", "d"], ["x" * 40, "y/"]):
     SEED_ARCHIVES.append(buffer.getvalue())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(SEED_ARCHIVES), st.lists(st.tuples(st.integers(0, 2000), st.binary(min_size=1, max_size=6)), max_size=6))
 def test_any_bytes_are_unpacked_inside_or_refused(tmp_path_factory, archive, changes):
     data = bytearray(archive)
