@@ -33,6 +33,7 @@ def reference(data: bytes) -> object:
     return msgpack.unpackb(data, strict_map_key=False)
 
 
+@pytest.mark.slow
 @given(values)
 def test_the_library_reads_what_we_write(value):
     data = pack(value)
@@ -40,6 +41,7 @@ def test_the_library_reads_what_we_write(value):
     assert data == msgpack.packb(value)  # and both choose the shortest form
 
 
+@pytest.mark.slow
 @given(values, st.booleans())
 def test_we_read_what_the_library_writes(value, single):
     try:
@@ -59,6 +61,7 @@ def test_any_bytes_are_a_value_or_a_value_error(data):
     assert repr(reference(data)) == repr(value)
 
 
+@pytest.mark.slow
 @given(values, st.data())
 def test_no_part_of_a_value_is_a_value(value, data):
     whole = pack(value)

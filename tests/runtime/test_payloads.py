@@ -27,6 +27,7 @@ def fast(value: object) -> bytes:
     return "".join(JsonWriter().encode(value, 0)).encode("utf-8", "surrogatepass")
 
 
+@pytest.mark.slow
 @given(values)
 def test_fast_and_slow_write_what_the_library_writes(value):
     text = json.dumps(value, ensure_ascii=False)
@@ -38,6 +39,7 @@ def test_fast_and_slow_write_what_the_library_writes(value):
     assert to_json(value) == expected
 
 
+@pytest.mark.slow
 @given(values)
 def test_fast_reading_is_the_library_s(value):
     text = json.dumps(value)
