@@ -38,11 +38,14 @@ class Quickstart:
             self.lines.append(line)
             if words in line:
                 return
-        raise AssertionError("".join(self.lines) + Path(self._log.name).read_text())
+        raise AssertionError("".join(self.lines) + self.log_text())
 
     @property
     def service_pid(self) -> int:
         return int(re.search(r"is ready \(pid (\d+)\)", "".join(self.lines))[1])
+
+    def log_text(self) -> str:
+        return Path(self._log.name).read_text()
 
     def close(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -92,10 +95,12 @@ def test_it_shows_an_answer_and_ends_in_order(started, state_dir, number, capsys
     service = started.service_pid
     assert main(["--state-dir", str(state_dir)]) == 0  # a second one says so and leaves the first alone
     assert "already running" in capsys.readouterr().out
-    started.process.send_signal(number)
+    for _ in range(3):  # as `make` does, which passes on what its whole group got
+        started.process.send_signal(number)
     assert started.process.wait(30) == 0
     wait_gone(service)
     assert not (state_dir / "scheduler.sock").exists()
+    assert started.log_text().count('"event": "signal"') == 1
 
 
 def test_nothing_is_left_when_it_is_killed(started):
