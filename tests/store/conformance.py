@@ -306,6 +306,15 @@ class EventQueueConformance:
             await queue.retry(first, 0)
         queue.extend(second)
 
+    async def test_a_lapsed_lease_is_lost_though_nobody_took_the_event(self, queue, elapse):
+        await queue.put(event(1))
+        (lease,) = await queue.take(1, 0)
+        await elapse(limits.EVENT_LEASE_MS / 1000 + 1)
+        with pytest.raises(LeaseLost):
+            queue.extend(lease)
+        with pytest.raises(LeaseLost):
+            await queue.retry(lease, 0)
+
     async def test_a_lease_can_be_extended(self, queue, elapse):
         await queue.put(event(1))
         (lease,) = await queue.take(1, 0)
