@@ -433,6 +433,8 @@ uint64_t steps_clone_flags(uint32_t isolation) {
 /* What is left of a privilege after the worker was born. Nothing here needs one, and nothing here is the stranger's, but the
  * stranger is near. */
 static const struct step init_steps[] = {
+    {"capability bounding set", bounding_set, AS_USER},
+    {"no new privileges", no_new_privileges, AS_USER},
     {"unprivileged uid", identity, AS_ROOT},
     {"no capabilities", no_capabilities, ALWAYS},
     {"not traceable", not_traceable, ALWAYS},

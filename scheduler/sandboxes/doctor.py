@@ -274,9 +274,7 @@ def _isolation(launcher: Launcher) -> Finding:
 
 def _limits_fix(launcher: Launcher) -> str:
     why = f" ({launcher.why_limited})" if launcher.why_limited else ""
-    if os.geteuid() != 0:
-        return f"run as root, or as a systemd unit with Delegate=yes{why}"
-    return f"boot with the memory, pids and cpu controllers enabled, or let the container write to /sys/fs/cgroup{why}"
+    return f"run as root or as a systemd unit with Delegate=yes, on a kernel with the memory, pids and cpu controllers{why}"
 
 
 async def _attempts(launcher: Launcher, runtime: str, code_dir: str) -> list[Finding]:

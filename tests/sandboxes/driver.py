@@ -34,6 +34,7 @@ __all__ = [
     "Running",
     "below",
     "children",
+    "gone",
     "groups_left",
     "launched",
     "own_runtime",
@@ -226,6 +227,11 @@ def text_of(path: str | Path) -> str:
             return file.read()
     except FileNotFoundError:
         return ""
+
+
+def gone(pid: int) -> bool:
+    status = text_of(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return not status or status[0] in ("Z", "X")
 
 
 def children(pid: int) -> list[int]:

@@ -24,6 +24,7 @@ from tests.sandboxes.driver import (
     PATIENCE_S,
     below,
     children,
+    gone,
     groups_left,
     launched,
     own_runtime,
@@ -86,11 +87,6 @@ class Victims:
 
     def all_gone(self) -> bool:
         return all(gone(pid) for pid in (self.supervisor, *self.everything))
-
-
-def gone(pid: int) -> bool:
-    status = text_of(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return not status or status[0] in ("Z", "X")
 
 
 @contextmanager

@@ -103,7 +103,6 @@ SYSTEM_CALLS = {
     "swap off": "call('swapoff', b'/tmp/x')",
     "trace init": "call('ptrace', 16, 1, None, None)",
     "raw I/O ports": "call('ioperm', 0, 1, 1)",
-    "quota": "call('quotactl', 0x800002 << 8, b'/dev/vda', 0, None)",
 }
 
 

@@ -1,0 +1,217 @@
+"""Control groups of both versions. Version 1 with every controller is what the other tests run on where it is mounted; here are
+version 2 as a tree of plain files (what is written where), version 2 for real (being born in a group, killing it), and figures.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scheduler.sandboxes.launcher import Cause, LauncherConfig, Limit, Specialisation
+from tests.sandboxes.driver import IS_ROOT, children, groups_left, launched, text_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.root,
+    pytest.mark.skipif(not IS_ROOT, reason="needs root: namespaces without a user namespace, and control groups"),
+]
+
+
+def unified_root() -> str | None:
+    """Where version 2 is mounted, whatever controllers it has."""
+    for line in text_of("/proc/self/mountinfo").splitlines():
+        before, _, after = line.partition(" - ")
+        if after.startswith("cgroup2 "):
+            return before.split()[4]
+    return None
+
+
+def plain_tree(directory: Path, controllers: str) -> Path:
+    tree = directory / "groups"
+    tree.mkdir()
+    (tree / "cgroup.controllers").write_text(controllers + "\n")
+    return tree
+
+
+def read(tree: Path) -> dict[str, str]:
+    """The files of slot 0, and those of the trees above it, as one map."""
+    (instance,) = [path for path in tree.iterdir() if path.name.startswith("scheduler-")]
+    found = {path.name: path.read_text() for path in (instance / "s0000").iterdir()}
+    found["above"] = (tree / "cgroup.subtree_control").read_text()
+    found["instance"] = (instance / "cgroup.subtree_control").read_text()
+    return found
+
+
+SIZES = {
+    128: ("134217728", "7", "10000 10000"),
+    1769: ("1854930944", "100", "10000 10000"),
+    3538: ("3709861888", "200", "20000 10000"),
+    10_240: ("10737418240", "578", "57885 10000"),
+}
+
+
+@pytest.mark.parametrize("memory_mb", SIZES)
+async def test_version_2_writes_each_limit_to_its_file(tmp_path: Path, memory_mb: int) -> None:
+    memory, weight, quota = SIZES[memory_mb]
+    tree = plain_tree(tmp_path, "cpuset cpu io memory hugetlb pids rdma misc")
+    async with launched(tmp_path, LauncherConfig(slots=2, cgroup_root=str(tree), pids_max=77)) as made:
+        assert made.launcher.cgroup_version == 2
+        assert made.launcher.limits == frozenset(Limit)
+        shell = await made.shell()
+        assert read(tree)["cgroup.procs"] == "0", "entered at birth, before it is anything"
+        await made.launcher.specialise(shell, Specialisation(made.code_dir, memory_mb, 512))
+        files = read(tree)
+        assert files["memory.max"] == memory
+        assert files["memory.swap.max"] == "0"
+        assert files["memory.oom.group"] == "1"
+        assert files["pids.max"] == "77"
+        assert files["cpu.weight"] == weight
+        assert files["cpu.max"] == quota
+        assert sorted(files["above"].split()) == sorted(files["instance"].split()) == ["+cpu", "+memory", "+pids"]
+    assert [path.name for path in tree.iterdir() if path.is_dir()] == []
+
+
+async def test_version_2_with_some_controllers_only(tmp_path: Path) -> None:
+    tree = plain_tree(tmp_path, "pids")
+    async with launched(tmp_path, LauncherConfig(slots=2, cgroup_root=str(tree), require_limits=False)) as made:
+        assert made.launcher.limits == {Limit.PIDS, Limit.CPU_TIME}
+        shell = await made.shell()
+        assert shell.memory_fd == -1
+        await made.launcher.specialise(shell, Specialisation(made.code_dir, 128, 512))
+        files = read(tree)
+        assert files["pids.max"] == "1024"
+        assert "memory.max" not in files
+        assert files["instance"] == "+pids"
+
+
+async def test_version_2_counts_an_oom_kill_as_such(tmp_path: Path) -> None:
+    tree = plain_tree(tmp_path, "cpu memory pids")
+    async with launched(tmp_path, LauncherConfig(slots=2, cgroup_root=str(tree))) as made:
+        for kills, cause in ((0, Cause.SIGNAL), (1, Cause.OOM)):
+            sandbox = await made.sandbox()
+            (instance,) = [path for path in tree.iterdir() if path.name.startswith("scheduler-")]
+            (instance / "s0000" / "memory.events").write_text(f"low 0\nhigh 0\nmax 7\noom {kills}\noom_kill {kills}\n")
+            (instance / "s0000" / "memory.peak").write_text("123456789\n")
+            (instance / "s0000" / "cpu.stat").write_text("usage_usec 2500\nuser_usec 2000\nsystem_usec 500\n")
+            (worker,) = children(sandbox.shell.pid)
+            os.kill(worker, 9)
+            exited = await sandbox.exited()
+            assert (exited.cause, exited.memory_peak_bytes, exited.cpu_ns) == (cause, 123456789, 2_500_000)
+
+
+async def test_what_a_dead_launcher_left_in_a_plain_tree_is_removed(tmp_path: Path) -> None:
+    tree = plain_tree(tmp_path, "cpu memory pids")
+    namespace = os.stat("/proc/self/ns/pid").st_ino
+    start = text_of("/proc/self/stat").rpartition(")")[2].split()[19]
+    dead = tree / f"scheduler-{os.getpid()}-{int(start) - 1}-{namespace}"
+    alive = tree / f"scheduler-{os.getpid()}-{start}-{namespace}"
+    elsewhere = tree / f"scheduler-999999-1-{namespace + 1}"
+    other = tree / "scheduler-of-someone-else"
+    for path in (dead, alive, elsewhere, other):
+        (path / "s0000").mkdir(parents=True)
+        (path / "s0000" / "cgroup.procs").write_text("")
+    async with launched(tmp_path, LauncherConfig(slots=1, cgroup_root=str(tree))):
+        assert not dead.exists()
+        assert alive.exists()
+        assert elsewhere.exists()
+        assert other.exists()
+
+
+@pytest.mark.skipif(unified_root() is None, reason="no cgroup version 2 is mounted")
+async def test_version_2_for_real_sandboxes_are_born_in_their_group(tmp_path: Path) -> None:
+    root = unified_root()
+    assert root is not None
+    async with launched(tmp_path, LauncherConfig(slots=4, cgroup_root=root, require_limits=False)) as made:
+        assert made.launcher.cgroup_version == 2
+        assert Limit.CPU_TIME in made.launcher.limits
+        sandbox = await made.sandbox()
+        groups = text_of(f"/proc/{sandbox.shell.pid}/cgroup").splitlines()
+        (line,) = [line for line in groups if line.startswith("0::")]
+        assert line.endswith("/s0000")
+        assert await sandbox.run("result = [l for l in open('/proc/self/cgroup') if l.startswith('0::')][0]") == "0::/\n"
+        await sandbox.run("import time; end = time.process_time() + 0.05\nwhile time.process_time() < end: pass")
+        usage = dict(line.split() for line in os.pread(sandbox.shell.cpu_fd, 4096, 0).decode().splitlines())
+        assert int(usage["usage_usec"]) >= 50_000
+        exited = await sandbox.end()
+        assert exited.cpu_ns >= 50_000_000
+        again = await made.sandbox()
+        usage = dict(line.split() for line in os.pread(again.shell.cpu_fd, 4096, 0).decode().splitlines())
+        assert int(usage["usage_usec"]) < 50_000, "a new occupant starts from nothing"
+    assert groups_left() == []
+
+
+async def test_figures_are_the_kernels(tmp_path: Path) -> None:
+    """CPU time and memory of the whole sandbox, children included, as the engine reads them while it lives."""
+    async with launched(tmp_path) as made:
+        if Limit.MEMORY not in made.launcher.limits:
+            pytest.skip("no memory controller here")
+        sandbox = await made.sandbox(memory_mb=256)
+        before_ns = cpu_ns(sandbox.shell.cpu_fd, made.launcher.cgroup_version)
+        await sandbox.run(
+            """
+            import os, time
+            if os.fork() == 0:
+                held = bytearray(64 << 20)
+                while time.process_time() < 0.05:
+                    pass
+                os._exit(0)
+            os.wait()
+            """
+        )
+        assert cpu_ns(sandbox.shell.cpu_fd, made.launcher.cgroup_version) - before_ns >= 50_000_000
+        assert 64 << 20 < int(os.pread(sandbox.shell.memory_fd, 64, 0)) < 160 << 20
+
+
+def cpu_ns(fd: int, version: int) -> int:
+    text = os.pread(fd, 4096, 0).decode()
+    return int(text) if version == 1 else int(text.split()[1]) * 1000
+
+
+async def test_cpu_is_bounded_and_one_thread_is_not_slowed(tmp_path: Path) -> None:
+    burn = """
+    import os, time
+    def busy(until):
+        while time.monotonic() < until:
+            pass
+    until = time.monotonic() + 0.3
+    for _ in range({children}):
+        if os.fork() == 0:
+            busy(until)
+            os._exit(0)
+    begun = time.monotonic()
+    busy(until)
+    for _ in range({children}):
+        os.wait()
+    spent = os.times()
+    result = [spent[0] + spent[1] + spent[2] + spent[3], time.monotonic() - begun]
+    """
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("with one processor nothing can use more than one")
+    async with launched(tmp_path) as made:
+        if Limit.CPU not in made.launcher.limits:
+            pytest.skip("no cpu controller here")
+        sandbox = await made.sandbox()
+        used, wall = await sandbox.run(burn.format(children=3))
+        assert used / wall < 1.3
+        throttled = stat_of(sandbox.shell.pid)
+        alone = await made.sandbox()
+        await alone.run(burn.format(children=0))
+        assert throttled["nr_throttled"] > 0
+        assert stat_of(alone.shell.pid)["nr_throttled"] <= 3
+
+
+def stat_of(pid: int) -> dict[str, int]:
+    """cpu.stat of a process' group in the cpu hierarchy."""
+    groups = {line.split(":")[1]: line.split(":")[2] for line in text_of(f"/proc/{pid}/cgroup").splitlines()}
+    for controllers, path in groups.items():
+        if "cpu" in controllers.split(",") or controllers == "":
+            for base in ("/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup"):
+                text = text_of(f"{base}{path}/cpu.stat")
+                if "nr_throttled" in text:
+                    return {key: int(value) for key, value in (line.split() for line in text.splitlines())}
+    raise LookupError(f"no cpu.stat for {pid}: {groups}")

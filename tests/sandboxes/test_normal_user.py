@@ -1,0 +1,252 @@
+"""Without root: namespaces below a user namespace, or bare processes where the operator says so. The launcher runs as a user
+who is nobody else; the test itself runs as root to be able to become one, or as whoever runs it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+
+import pytest
+import trio
+
+from scheduler.sandboxes.doctor import diagnose
+from scheduler.sandboxes.launcher import EXECUTABLE, Cause, Isolation, LauncherConfig, LaunchFailed, Limit, open_launcher
+from tests.sandboxes.driver import (
+    IS_ROOT,
+    PATIENCE_S,
+    Raised,
+    below,
+    children,
+    gone,
+    launched,
+    public_directory,
+    public_runtime,
+)
+
+USER = 64_321  # a uid that nobody has
+
+
+def reason_to_skip() -> str:
+    if public_runtime() is None:
+        return "no Python here that every user may read"
+    if IS_ROOT and shutil.which("setpriv") is None:
+        return "setpriv is missing, so the launcher cannot be started as another user"
+    if any(not parent.stat().st_mode & 0o001 for parent in EXECUTABLE.parents):
+        return "the launcher's directory cannot be read by other users"
+    return ""
+
+
+def as_user(*, forbid_namespaces: bool = False) -> tuple[str, ...]:
+    """The launcher's command as that user; with forbid_namespaces below a user namespace in which no other may be made."""
+    command: tuple[str, ...] = (str(EXECUTABLE),)
+    if forbid_namespaces:
+        script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --bounding-set=-all --inh-caps=-all "$@"'
+        command = ("unshare", "--user", "--map-current-user", "--keep-caps", "sh", "-c", script, "sh", *command)
+    if IS_ROOT:
+        command = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", *command)
+    return command
+
+
+def runs(command: tuple[str, ...]) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def namespaces_refused() -> bool:
+    """This machine lets normal users have no user namespaces."""
+    command = ("unshare", "--user", "--map-root-user", "true")
+    if IS_ROOT:
+        command = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", *command)
+    return not runs(command)
+
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(reason_to_skip()), reason=reason_to_skip() or "-")]
+namespaced = pytest.mark.skipif(namespaces_refused(), reason="this machine refuses user namespaces to normal users")
+
+
+def gone_directory(path: str) -> bool:
+    return not os.path.exists(path)
+
+
+def configuration(**changes: object) -> LauncherConfig:
+    return LauncherConfig(**{"slots": 8, "require_limits": False, "command": as_user(), **changes})  # type: ignore[arg-type]
+
+
+@namespaced
+async def test_same_jail_without_root() -> None:
+    runtime = public_runtime()
+    assert runtime is not None
+    with public_directory() as directory:
+        async with launched(directory, configuration(), [runtime]) as made:
+            assert made.launcher.isolation is Isolation.USER
+            sandbox, neighbour = await made.sandbox(), await made.sandbox()
+            status = await sandbox.run("result = open('/proc/self/status').read()")
+            for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+                assert f"{name}:\t0000000000000000" in status
+            assert "NoNewPrivs:\t1" in status
+            assert await sandbox.run("import os; result = [os.getuid(), os.getpid(), os.getgroups()]") == [1000, 2, []]
+            assert await sandbox.run("import os; result = sorted(int(n) for n in os.listdir('/proc') if n.isdigit())") == [1, 2]
+            assert await sandbox.run(f"import os; result = os.path.exists({str(EXECUTABLE)!r})") is False
+            await sandbox.run("open('/tmp/mark', 'w').close()")
+            assert await neighbour.run("import os; result = os.listdir('/tmp')") == []
+            for code, refusal in (
+                ("open('/var/task/new', 'w')", "Read-only file system"),
+                ("import os; os.setuid(0)", "Invalid argument|not permitted"),
+                ("import os; os.readlink('/proc/1/fd/5')", "Permission denied"),
+                ("import os; os.listdir('/proc/1/root/')", "Permission denied"),
+                ("open('/proc/1/mem', 'rb+').read(1)", "Permission denied"),
+                ("import socket; socket.create_connection(('192.0.2.1', 80), 5)", "unreachable"),
+            ):
+                with pytest.raises(Raised, match=refusal):
+                    await sandbox.run(code)
+            code = (
+                "import ctypes, os; l = ctypes.CDLL(None, use_errno=True); result = [l.unshare(0x10000000), ctypes.get_errno()]"
+            )
+            answer, number = await sandbox.run(code)
+            assert answer == -1, f"a further user namespace would give privileges inside it: {os.strerror(number)}"
+            assert (await sandbox.end()).cause is Cause.KILLED
+            neighbour.send("import os; os.abort()")
+            assert (await neighbour.exited()).cause is Cause.SIGNAL
+
+
+@namespaced
+async def test_processes_are_bounded_without_control_groups() -> None:
+    runtime = public_runtime()
+    assert runtime is not None
+    with public_directory() as directory:
+        async with launched(directory, configuration(pids_max=40), [runtime]) as made:
+            sandbox, neighbour = await made.sandbox(), await made.sandbox()
+            bomb = """
+            import os, signal
+            made = 0
+            try:
+                while made < 200:
+                    if os.fork() == 0:
+                        signal.pause()
+                    made += 1
+            except OSError:
+                pass
+            result = made
+            """
+            assert await sandbox.run(bomb) < 40
+            assert await neighbour.run("import os; result = os.system('true')") == 0, "each counts for itself"
+
+
+@namespaced
+async def test_memory_is_bounded_without_control_groups() -> None:
+    runtime = public_runtime()
+    assert runtime is not None
+    with public_directory() as directory:
+        async with launched(directory, configuration(), [runtime]) as made:
+            sandbox = await made.sandbox(memory_mb=64)
+            with pytest.raises(Raised, match="MemoryError"):
+                await sandbox.run("held = [bytearray(1 << 20) for _ in range(1024)]")
+
+
+@namespaced
+async def test_limits_are_required_by_default() -> None:
+    runtime = public_runtime()
+    assert runtime is not None
+    launched_with = configuration(require_limits=None)
+    async with open_launcher(replace(launched_with, require_limits=False), [runtime]) as launcher:
+        missing = {Limit.MEMORY, Limit.PIDS, Limit.CPU} - launcher.limits
+    if not missing:
+        pytest.skip("this user has been given control groups of its own")
+    with pytest.raises(LaunchFailed, match="memory") as failure:
+        async with open_launcher(launched_with, [runtime]):
+            pass
+    assert failure.value.step == "limits"
+
+
+@namespaced
+async def test_death_of_the_launcher_is_the_end_of_all() -> None:
+    runtime = public_runtime()
+    assert runtime is not None
+    with public_directory() as directory:
+        async with launched(directory, configuration(), [runtime]) as made:
+            await made.sandbox()
+            everything = below(made.launcher.pid)
+            (inner,) = children(made.launcher.pid)
+            os.kill(inner, 9)
+            with trio.fail_after(PATIENCE_S):
+                await made.launcher.wait_dead()
+            assert [pid for pid in everything if not gone(pid)] == []
+
+
+async def test_refused_user_namespaces_mean_no_start() -> None:
+    runtime = public_runtime()
+    assert runtime is not None
+    command = as_user(forbid_namespaces=not namespaces_refused())
+    if not runs((*command[:-1], "true")):
+        pytest.skip("cannot make a place here in which user namespaces are refused")
+    with pytest.raises(LaunchFailed, match=r"isolation=process") as failure:
+        async with open_launcher(configuration(command=command), [runtime]):
+            pass
+    assert failure.value.step == "user namespace"
+    assert failure.value.errno_name in ("EPERM", "ENOSPC", "EACCES")
+
+
+async def test_process_isolation_works_and_is_said_loudly() -> None:
+    runtime = public_runtime()
+    assert runtime is not None
+    warnings: list[str] = []
+    with public_directory() as directory:
+        async with launched(directory, configuration(isolation="process"), [runtime], warnings=warnings) as made:
+            assert made.launcher.isolation is Isolation.PROCESS
+            assert any("not protected" in text for text in warnings)
+            sandbox = await made.sandbox()
+            private = await sandbox.run("import os, tempfile; result = [tempfile.gettempdir(), os.getcwd()]")
+            assert private[0].endswith("/s0000")
+            assert os.stat(private[0]).st_mode & 0o777 == 0o700
+            status = await sandbox.run("result = open('/proc/self/status').read()")
+            assert "NoNewPrivs:\t1" in status
+            assert "CapEff:\t0000000000000000" in status
+            code = "import resource as r; result = [r.getrlimit(key)[1] for key in (r.RLIMIT_CORE, r.RLIMIT_NOFILE)]"
+            assert await sandbox.run(code) == [0, 1024]
+            await sandbox.run(
+                """
+                import os, signal, tempfile
+                open(tempfile.gettempdir() + "/left", "w").close()
+                if os.fork() == 0:
+                    os.setsid()
+                    signal.pause()
+                """
+            )
+            (inner,) = children(made.launcher.pid)
+            assert len(below(inner)) == 3  # zygote, sandbox, its child
+            assert (await sandbox.end()).cause is Cause.KILLED
+            with trio.fail_after(PATIENCE_S):
+                while len(below(inner)) > 1:  # noqa: ASYNC110 - no event tells of another process' end
+                    await trio.sleep(0.002)
+            again = await made.sandbox()
+            assert await again.run("import os, tempfile; result = os.listdir(tempfile.gettempdir())") == []
+        assert gone_directory(private[0])
+
+
+async def test_doctor_tells_what_is_missing_without_root() -> None:
+    runtime = public_runtime()
+    assert runtime is not None
+    findings = {finding.name: finding for finding in await diagnose(configuration(isolation="process"), [runtime])}
+    assert not findings["isolation"].ok
+    assert not findings["host files"].ok
+    assert findings["host files"].fix
+    assert not findings["memory limit"].ok
+    assert "Delegate" in findings["memory limit"].fix
+
+
+async def test_doctor_survives_a_launcher_that_cannot_start() -> None:
+    runtime = public_runtime()
+    assert runtime is not None
+    findings = await diagnose(LauncherConfig(command=("/nowhere",)), [runtime])
+    (isolation,) = [finding for finding in findings if finding.name == "isolation"]
+    assert not isolation.ok
+    assert "make build" in isolation.fix
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="as root everything can be had")
+async def test_doctor_finds_everything_in_order_here() -> None:
+    findings = await diagnose()
+    assert [finding.name for finding in findings if not finding.ok and finding.name != "scratch never on disk"] == []
+    assert {"memory limit", "CPU limit", "process limit", "host network", "runtimes"} <= {finding.name for finding in findings}
