@@ -29,7 +29,7 @@ EVENTS  ?= 20000
 .PHONY: help run build test check ctest fuzz fuzz-smoke asan tsan sim e2e bench bench-core bench-rpc clean native-strict
 
 help: ## this list
-	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(VENV)/.deps: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "needs Python 3.11, 3.12 or 3.13 (set PYTHON=...)"; exit 1; }
