@@ -161,7 +161,9 @@ def test_no_conflict_marks_and_no_trailing_blanks():
 
 def test_no_text_names_a_machine_or_how_work_is_organised():
     homes = "|".join(("/wo" + "rk/", "/ro" + "ot/", "/ho" + "me/[a-z]", "/Us" + "ers/"))
-    assert not hits(rf"(^|[\s\"'`(=:])({homes})")
+    wrong = hits(rf"(^|[\s\"'`(=:])({homes})")
+    # Attempts to escape look for the superuser's home from inside a sandbox.
+    assert not [hit for hit in wrong if not hit.startswith("tests/security/")]
 
 
 def sleeps(text: str) -> list[int]:
