@@ -1,0 +1,219 @@
+"""The pool of shells on virtual time, with a source that births when the test's clock says so; and the pure decision."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.errors import Unavailable
+from scheduler.sandboxes.launcher import LaunchFailed, Shell
+from scheduler.sandboxes.pool import Demand, ShellPool
+
+
+class Source:
+    """Shells with one real descriptor each, so that a leak or a double close shows."""
+
+    def __init__(self, birth_s=0.01):
+        self.birth_s = birth_s
+        self.made = []
+        self.killed = []
+        self.fail = 0
+
+    async def shell(self, runtime):
+        await trio.sleep(self.birth_s)
+        if self.fail:
+            self.fail -= 1
+            raise LaunchFailed("clone", 11)
+        shell = Shell(len(self.made) + 1, runtime, 1, os.open("/dev/null", os.O_RDONLY), -1, -1, -1, -1, -1)
+        self.made.append(shell)
+        return shell
+
+    def kill(self, shell_id):
+        self.killed.append(shell_id)
+
+
+def closed(shell):
+    try:
+        os.fstat(shell.channel_fd)
+    except OSError:
+        return True
+    return False
+
+
+@pytest.fixture
+def source():
+    made = Source()
+    yield made
+    for shell in made.made:
+        if not closed(shell):
+            os.close(shell.channel_fd)
+
+
+def pool(ahead=2, most=8):
+    reports = []
+    made = ShellPool(["py"], ahead=ahead, most=most, report=reports.append)
+    made.reports = reports
+    return made
+
+
+async def test_shells_are_there_before_they_are_asked_for(source, autojump_clock, nursery):
+    shells = pool()
+    assert not shells.ready
+    nursery.start_soon(shells.refill, source)
+    await trio.sleep(0.1)
+    assert shells.ready
+    (stats,) = shells.stats()
+    assert (stats.ready, stats.born, stats.target) == (2, 2, 2)
+    before = trio.current_time()
+    first = await shells.take("py")
+    assert trio.current_time() == before, "off the shelf"
+    assert first.id == 1, "oldest first"
+    await trio.sleep(0.1)
+    assert shells.stats()[0].ready == 2, "and the place is filled again"
+    nursery.cancel_scope.cancel()
+
+
+async def test_those_who_wait_are_served_in_order(source, autojump_clock, nursery):
+    shells = pool(ahead=0)
+    nursery.start_soon(shells.refill, source)
+    got = []
+
+    async def taker(n):
+        got.append((n, (await shells.take("py")).id))
+
+    for n in range(4):
+        nursery.start_soon(taker, n)
+        await trio.testing.wait_all_tasks_blocked()
+    await trio.sleep(1)
+    assert got == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_taker_that_is_cancelled_leaves_its_shell_to_the_next(source, autojump_clock, nursery):
+    shells = pool(ahead=0)
+    with trio.move_on_after(0.005):
+        await shells.take("py")
+    assert shells.stats()[0].waiting == 0
+    # Cancelled, and given a shell before it woke to learn of that.
+    scope = trio.CancelScope()
+
+    async def loser():
+        with scope:
+            await shells.take("py")
+
+    nursery.start_soon(loser)
+    await trio.testing.wait_all_tasks_blocked()
+    shell = await source.shell("py")
+    scope.cancel()
+    shells._shelves["py"].deliver(shell)
+    await trio.testing.wait_all_tasks_blocked()
+    assert (await shells.take("py")) is shell
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_shell_that_dies_waiting_is_replaced(source, autojump_clock, nursery):
+    shells = pool(ahead=1)
+    nursery.start_soon(shells.refill, source)
+    await trio.sleep(0.1)
+    assert shells.exited(1)
+    assert closed(source.made[0])
+    assert not shells.exited(1), "known no more"
+    await trio.sleep(0.1)
+    assert shells.stats()[0].ready == 1
+    assert (await shells.take("py")).id == 2
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_shell_that_dies_on_the_way_to_its_taker_costs_it_nothing(source, autojump_clock, nursery):
+    shells = pool(ahead=0)
+    got = []
+
+    async def taker():
+        got.append((await shells.take("py")).id)
+
+    nursery.start_soon(taker)
+    await trio.testing.wait_all_tasks_blocked()
+    shells._shelves["py"].deliver(await source.shell("py"))
+    assert shells.exited(1), "dead before its taker woke"
+    assert closed(source.made[0])
+    nursery.start_soon(shells.refill, source)
+    await trio.sleep(0.1)
+    assert got == [2]
+    nursery.cancel_scope.cancel()
+
+
+async def test_failures_back_off_and_are_told(source, autojump_clock, nursery):
+    shells = pool(ahead=1)
+    source.fail = 4
+    nursery.start_soon(shells.refill, source)
+    await trio.sleep(0.05 + 0.1 + 0.2 + 0.4 + 0.06)
+    assert shells.stats()[0].failed == 4
+    assert shells.stats()[0].ready == 1
+    assert len(shells.reports) == 4
+    assert "clone" in shells.reports[0]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_lost_launcher_takes_its_shells_along(source, autojump_clock, nursery):
+    shells = pool(ahead=3)
+    with trio.move_on_after(0.2):
+        await shells.refill(source)
+    shells.lost()
+    assert all(closed(shell) for shell in source.made)
+    assert not shells.ready
+    nursery.start_soon(shells.refill, source)
+    await trio.sleep(0.2)
+    assert shells.ready
+    nursery.cancel_scope.cancel()
+
+
+async def test_demand_raises_the_shelf_and_quiet_lowers_it(source, autojump_clock, nursery):
+    source.birth_s = 0.1
+    shells = pool(ahead=1, most=5)
+    nursery.start_soon(shells.refill, source)
+    for _ in range(200):
+        await trio.sleep(0.05)
+        with trio.move_on_after(0.2):
+            (await shells.take("py")).close()
+    assert shells.stats()[0].target > 1
+    await trio.sleep(300)
+    stats = shells.stats()[0]
+    assert (stats.target, stats.ready) == (1, 1)
+    assert source.killed, "what was too many is ended"
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_unknown_runtime_is_named(source):
+    with pytest.raises(Unavailable, match=r"nodejs18.*py"):
+        await pool().take("nodejs18")
+
+
+@given(
+    gaps=st.lists(st.floats(0, 5), max_size=60),
+    births=st.lists(st.floats(0, 10), max_size=20),
+    ahead=st.integers(0, 5),
+    more=st.integers(0, 20),
+)
+def test_the_target_stays_within_its_bounds(gaps, births, ahead, more):
+    demand, now = Demand(), 0.0
+    for gap in gaps:
+        now += gap
+        demand.asked(now)
+    for birth in births:
+        demand.born(birth)
+    assert ahead <= demand.target(now, ahead=ahead, most=ahead + more) <= ahead + more
+    assert demand.target(now + 1e6, ahead=ahead, most=ahead + more) == min(ahead + more, max(ahead, 0))
+
+
+def test_the_target_is_what_is_asked_for_during_a_birth_twice():
+    """10 a second for a minute, births of 0.2 s: 2 shells a birth, doubled."""
+    demand, now = Demand(birth_s=0.2), 0.0
+    for _ in range(600):
+        now += 0.1
+        demand.asked(now)
+    assert demand.target(now, ahead=0, most=100) in (4, 5)

@@ -1,0 +1,232 @@
+"""Supervision of sandboxes with a launcher that the test plays: every NEED ends in SANDBOX_START or REAPED, each sandbox is
+reaped once, descriptors are somebody's at all times."""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from scheduler.messages import Cause as CoreCause
+from scheduler.messages import CommandKind, Why
+from scheduler.sandboxes.launcher import Cause, Exited, LaunchFailed, Shell, Specialisation
+from scheduler.sandboxes.pool import ShellPool
+from scheduler.sandboxes.supervisor import Order, State, Supervisor
+
+
+class FakeLauncher:
+    """What a launcher answers, without processes. The real one has tests of its own, and those end to end."""
+
+    def __init__(self, world):
+        self.world = world
+        self.send, self.exits = trio.open_memory_channel(100)
+        self.dead = trio.Event()
+        self.killed = []
+
+    async def shell(self, runtime):
+        await trio.sleep(0.01)
+        self.world.shells += 1
+        fd = os.open("/dev/null", os.O_RDONLY)
+        self.world.fds.append(fd)
+        return Shell(self.world.shells, runtime, 1, fd, -1, -1, -1, -1, -1)
+
+    async def specialise(self, shell, spec):
+        if self.world.specialise_fails:
+            self.send.send_nowait(Exited(shell.id, Cause.LAUNCH_FAILED, 0, 0, 0, "mount: EPERM"))
+            raise LaunchFailed("mount", 1)
+        await trio.sleep(self.world.specialise_s)
+
+    def kill(self, shell_id):
+        self.killed.append(shell_id)
+        self.send.send_nowait(Exited(shell_id, Cause.KILLED, 9, 5_000_000, 1 << 20, None))
+
+    async def wait_dead(self):
+        await self.dead.wait()
+        return "signal 9"
+
+
+class World:
+    def __init__(self):
+        self.shells = 0
+        self.fds = []
+        self.specialise_fails = False
+        self.specialise_s = 0.001
+        self.posted = []
+        self.reports = []
+        self.launchers = []
+        self.orders = {1: Order("f", "1", "py", Specialisation("/code", 128, 512), {"function_name": "f"})}
+        self.pool = ShellPool(["py"], ahead=1, most=4, report=self.reports.append)
+        self.supervisor = Supervisor(
+            pool=self.pool,
+            post=self.post,
+            orders=lambda function, revision: self.orders.get(function),
+            open_launcher=self.open_launcher,
+            starting_max=4,
+            report=self.reports.append,
+        )
+
+    @asynccontextmanager
+    async def open_launcher(self):
+        if self.refuse > 0:
+            self.refuse -= 1
+            raise LaunchFailed("clone", 11)
+        launcher = FakeLauncher(self)
+        self.launchers.append(launcher)
+        yield launcher
+
+    refuse = 0
+
+    async def post(self, *commands):
+        for command in commands:
+            self.posted.append(command)
+            for fd in command.fds:
+                if fd >= 0:
+                    os.close(fd)  # as the engine does in the end
+
+    def started(self):
+        return [c.sandbox for c in self.posted if c.kind is CommandKind.SANDBOX_START]
+
+    def reaped(self):
+        return [(c.core.sandbox, c.core.cause) for c in self.posted if c.core is not None and hasattr(c.core, "cause")]
+
+    def open_fds(self):
+        return sum(1 for fd in self.fds if os.path.exists(f"/proc/self/fd/{fd}"))
+
+
+@pytest.fixture
+async def world(nursery):
+    made = World()
+    await nursery.start(made.supervisor.run)
+    yield made
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_need_becomes_a_sandbox_and_its_end_is_told(world, autojump_clock):
+    world.supervisor.need(7, 1, 1)
+    await trio.sleep(1)
+    assert world.started() == [7]
+    assert world.supervisor.identify(7) == (1, 1)
+    world.supervisor.loaded(7)
+    (sandbox,) = world.supervisor.sandboxes()
+    assert sandbox.state is State.RUNNING
+    world.launchers[0].send.send_nowait(Exited(sandbox.shell.id, Cause.EXIT, 3, 123, 456, None))
+    await trio.sleep(1)
+    usage, reaped = world.posted[-2].core, world.posted[-1].core
+    assert (usage.cpu_ns, usage.memory_peak_bytes) == (123, 456)
+    assert (reaped.cause, reaped.status, reaped.cpu_ns) == (CoreCause.EXIT, 3, 123)
+    assert world.supervisor.sandboxes() == []
+    assert world.supervisor.times.count == 1
+
+
+async def test_killed_before_it_has_a_process(world, autojump_clock):
+    world.pool._shelves["py"].ready.clear()
+    world.supervisor.need(7, 1, 1)
+    await trio.testing.wait_all_tasks_blocked()
+    world.supervisor.killed(7, Why.REMOVED)
+    await trio.sleep(1)
+    assert world.started() == []
+    assert world.reaped() == [(7, CoreCause.LAUNCH_FAILED)]
+
+
+async def test_killed_while_it_is_specialised(world, autojump_clock):
+    world.specialise_s = 10
+    world.supervisor.need(7, 1, 1)
+    await trio.sleep(0.5)
+    world.supervisor.killed(7, Why.INIT_TIMEOUT)
+    await trio.sleep(20)
+    assert world.started() == []
+    assert world.reaped() == [(7, CoreCause.KILLED)]
+
+
+async def test_killed_twice_and_gone_too_is_killed_once(world, autojump_clock):
+    world.supervisor.need(7, 1, 1)
+    await trio.sleep(0.5)
+    world.supervisor.killed(7, Why.TIMEOUT)
+    world.supervisor.gone(7)
+    world.supervisor.killed(7, Why.NONE)
+    await trio.sleep(5)
+    assert len(world.launchers[0].killed) == 1
+    assert world.reaped() == [(7, CoreCause.KILLED)]
+
+
+async def test_a_process_that_goes_by_itself_says_how(world, autojump_clock):
+    world.supervisor.need(7, 1, 1)
+    await trio.sleep(0.5)
+    (sandbox,) = world.supervisor.sandboxes()
+    world.supervisor.gone(7)
+    await trio.sleep(0.01)
+    world.launchers[0].send.send_nowait(Exited(sandbox.shell.id, Cause.SIGNAL, 11, 0, 0, None))
+    await trio.sleep(5)
+    assert world.launchers[0].killed == []
+    assert world.reaped() == [(7, CoreCause.SIGNAL)]
+
+
+async def test_one_that_only_closed_its_channel_is_ended(world, autojump_clock):
+    world.supervisor.need(7, 1, 1)
+    await trio.sleep(0.5)
+    world.supervisor.gone(7)
+    await trio.sleep(5)
+    assert world.reaped() == [(7, CoreCause.KILLED)]
+
+
+async def test_a_failed_specialisation_is_told_once(world, autojump_clock):
+    world.specialise_fails = True
+    world.supervisor.need(7, 1, 1)
+    await trio.sleep(1)
+    assert world.reaped() == [(7, CoreCause.LAUNCH_FAILED)]
+    assert any("mount" in text for text in world.reports)
+    assert world.supervisor.stats().launch_failures <= 1
+
+
+async def test_nobody_s_function_and_an_unknown_runtime(world, autojump_clock):
+    world.supervisor.need(7, 99, 1)
+    world.orders[2] = Order("g", "1", "ruby", Specialisation("/code", 128, 512), {})
+    world.supervisor.need(8, 2, 1)
+    await trio.sleep(1)
+    assert sorted(world.reaped()) == [(7, CoreCause.LAUNCH_FAILED), (8, CoreCause.LAUNCH_FAILED)]
+    assert any("ruby" in text for text in world.reports)
+
+
+async def test_a_dead_launcher_takes_all_along_and_another_comes(world, autojump_clock):
+    for handle in (7, 8):
+        world.supervisor.need(handle, 1, 1)
+    await trio.sleep(1)
+    world.specialise_s = 100
+    world.supervisor.need(9, 1, 1)
+    await trio.sleep(1)
+    world.refuse = 3
+    world.launchers[0].dead.set()
+    await trio.sleep(0.01)
+    assert sorted(world.reaped()) == [(7, CoreCause.SIGNAL), (8, CoreCause.SIGNAL), (9, CoreCause.SIGNAL)]
+    assert not world.supervisor.ready
+    world.specialise_s = 0.001
+    world.supervisor.need(10, 1, 1)
+    await trio.sleep(5)
+    assert world.supervisor.ready
+    assert 10 in world.started(), "a need waits for the next launcher"
+    assert world.supervisor.stats().launcher_restarts == 4
+    assert len(world.reaped()) == 3
+
+
+async def test_every_descriptor_is_closed_at_the_end(autojump_clock):
+    world = World()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(world.supervisor.run)
+        world.specialise_s = 50
+        for handle in (7, 8, 9):
+            world.supervisor.need(handle, 1, 1)
+        await trio.sleep(1)
+        assert world.open_fds() > 0
+        nursery.cancel_scope.cancel()
+    assert world.open_fds() == 0
+
+
+async def test_the_first_launcher_must_start(autojump_clock):
+    world = World()
+    world.refuse = 1
+    with pytest.RaisesGroup(pytest.RaisesExc(LaunchFailed), flatten_subgroups=True, allow_unwrapped=True):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(world.supervisor.run)
