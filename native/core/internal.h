@@ -1,7 +1,8 @@
 /* internal.h: what the core's files share. Not for anybody outside native/core.
  *
  * Who owns what:
- *   core.c   the door: events in, the call slab, functions, checks, snapshots
+ *   core.c   the door: events in, the call slab, functions
+ *   look.c   checks and snapshots
  *   pool.c   sandboxes: their states, their rings of calls, what becomes of calls when one ends
  *   place.c  dispatch: whose turn it is, where a call may start earliest, when to ask for another sandbox
  *
