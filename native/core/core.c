@@ -1,7 +1,5 @@
 /* core.c: the door of the core, the call slab and functions. See include/core.h for the contract and internal.h for who
  * owns what. */
-#include <string.h>
-
 #include "internal.h"
 
 /* ---- building -------------------------------------------------------------------------------------------------------- */
