@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Reply", "Request", "listen", "serve"]
 
 CONNECTIONS_MAX = 64
-HEAD_BYTES_MAX = 16 * 1024
+HEAD_BYTES_MAX = 8 * 1024
 IDLE_S = 30.0  # from one request to the next; scrapers keep their connection
 ANSWER_S = 30.0
 RECEIVE_BYTES = 16 * 1024
