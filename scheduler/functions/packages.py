@@ -23,7 +23,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
 import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -75,6 +74,7 @@ class CodeStore:
         self.bytes_max = bytes_max
         self._bounds = bounds
         self._held = held
+        self._unwanted_since_s: dict[str, float] = {}  # path to when collect() first saw that nobody wants it
         self._working = trio.Lock()
 
     async def add(
@@ -100,12 +100,11 @@ class CodeStore:
                 raise TooLarge(f"code: has {size} bytes, the limit is {self._bounds.zipped_bytes_max}")
             module = module_of(handler) if kind is CodeKind.FILE else None
             ref = CodeRef(found, size, kind, found if module is None else f"{found}.{module.replace('/', '.')}")
+            self._unwanted_since_s.pop(ref.path, None)
             if ref.path not in self._held:
                 self._held[ref.path] = await self._make(ref, source, module, interpreter)
-            else:
-                await _in_thread(os.utime, self.root / ref.path)  # its grace begins anew
-                if interpreter is not None and interpreter not in self._held[ref.path].compiled:
-                    self._held[ref.path] = await self._compile(ref, self.root / ref.path, interpreter)
+            elif interpreter is not None and interpreter not in self._held[ref.path].compiled:
+                self._held[ref.path] = await self._compile(ref, self.root / ref.path, interpreter)
             return ref
 
     def holds(self, sha256: str, kind: CodeKind, handler: str) -> CodeRef | None:
@@ -133,16 +132,24 @@ class CodeStore:
         """Unpacked, of all packages."""
         return sum(about.unpacked_bytes for about in self._held.values())
 
-    async def collect(self, in_use: Collection[str], *, grace_s: float, now_s: float | None = None) -> tuple[str, ...]:
-        """Remove what is not `in_use` (CodeRef.path) and was not deployed for `grace_s`; returns the paths removed.
+    async def collect(self, in_use: Collection[str], *, grace_s: float) -> tuple[str, ...]:
+        """Remove what has not been `in_use` (CodeRef.path) for `grace_s`, as calls of this saw it; returns the paths removed.
 
-        The grace covers a deployment between `add` and the registry's write, and sandboxes of a version just removed.
+        The grace covers a deployment between `add` and the registry's write, and calls that still run in sandboxes of a
+        version that was just removed or replaced: they may import more of it.
         """
         async with self._working:
-            before = (time.time() if now_s is None else now_s) - grace_s
-            gone = await _in_thread(_condemn, self.root, [path for path in self._held if path not in in_use], before)
+            now_s = trio.current_time()
+            for path in self._held:
+                if path in in_use:
+                    self._unwanted_since_s.pop(path, None)
+                else:
+                    self._unwanted_since_s.setdefault(path, now_s)
+            gone = tuple(path for path, since_s in self._unwanted_since_s.items() if now_s - since_s >= grace_s)
             for path in gone:
-                del self._held[path]
+                # Forgotten first: if the disk fails half-way, it is made anew when it is deployed again.
+                del self._held[path], self._unwanted_since_s[path]
+                await _in_thread(_discard, self.root / path)
             return gone
 
     def _place(self, ref: CodeRef) -> Path:
@@ -303,16 +310,6 @@ def _sync(directory: Path, *, whole: bool = False) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _condemn(root: Path, paths: list[str], before_s: float) -> tuple[str, ...]:
-    gone = []
-    for path in paths:
-        with suppress(FileNotFoundError):
-            if (root / path).stat().st_mtime < before_s:
-                _discard(root / path)
-                gone.append(path)
-    return tuple(gone)
 
 
 def _discard(place: Path) -> None:

@@ -10,7 +10,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -208,19 +207,27 @@ async def test_cancelled_nothing_is_left(store, monkeypatch):
     await add(store)
 
 
-async def test_collecting(store):
-    kept, recent, old = [await add(store, archive({f"{name}.py": ""})) for name in ("kept", "recent", "old")]
-    now_s = time.time()
-    for ref in (kept, old):
-        os.utime(store.root / ref.path, (now_s - 100, now_s - 100))
-    assert await store.collect({kept.path}, grace_s=50, now_s=now_s) == (old.path,)
-    assert sorted(path.name for path in store.root.iterdir()) == sorted([kept.path, recent.path])
+async def test_collecting(store, mock_clock):
+    kept, dropped, again = [await add(store, archive({f"{name}.py": ""})) for name in ("kept", "dropped", "again")]
+    wanted = {kept.path, dropped.path, again.path}
+    mock_clock.jump(10_000)
+    assert await store.collect(wanted, grace_s=50) == ()
+    assert await store.collect({kept.path}, grace_s=50) == (), "however old it is, nobody wants it only since now"
+    mock_clock.jump(49)
+    await add(store, archive({"again.py": ""}))  # deployed again: its grace begins anew
+    mock_clock.jump(2)
+    assert await store.collect({kept.path}, grace_s=50) == (dropped.path,)
+    assert {path.name for path in store.root.iterdir()} == {kept.path, again.path}
     with pytest.raises(NotFound):
-        store.about(old)
-    os.utime(store.root / recent.path, (now_s - 100, now_s - 100))
-    await add(store, archive({"recent.py": ""}))  # deployed again: its grace begins anew
-    assert await store.collect({kept.path}, grace_s=50, now_s=now_s) == ()
-    assert await add(store, archive({"old.py": ""})) == old
+        store.about(dropped)
+    mock_clock.jump(49)
+    assert await store.collect(wanted, grace_s=50) == ()
+    mock_clock.jump(49)
+    assert await store.collect({kept.path}, grace_s=50) == ()
+    mock_clock.jump(50)
+    assert await store.collect({kept.path}, grace_s=50) == (again.path,)
+    assert await add(store, archive({"dropped.py": ""})) == dropped
+    assert tree(store.task_dir(dropped)) == ["dropped.py"]
 
 
 async def test_a_start_removes_what_a_crash_left_and_makes_broken_ones_anew(store):
