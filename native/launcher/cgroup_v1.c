@@ -7,9 +7,7 @@
 #include "protocol.h"
 
 enum {
-    PERIOD_US = 10000,       /* short, so that a throttled sandbox is stopped for milliseconds, not tenths of a second */
     SHARES_PER_CPU = 1024,
-    MEMORY_MB_PER_CPU = 1769, /* Lambda's rule: one vCPU at 1,769 MB */
     RESIDUE_BYTES = 4 << 20
 };
 
@@ -73,15 +71,13 @@ static int limit(struct cgroups *groups, uint32_t slot, const struct cgroup_limi
         error = write_number(groups, pids, slot, "pids.max", limits->pids_max);
     }
     if (error == 0 && cpu != NULL) {
-        const uint64_t memory_mb = limits->memory_mb;
-        const uint64_t shares = memory_mb * SHARES_PER_CPU / MEMORY_MB_PER_CPU;
-        const uint64_t quota_us = memory_mb <= MEMORY_MB_PER_CPU ? PERIOD_US : memory_mb * PERIOD_US / MEMORY_MB_PER_CPU;
+        const uint64_t shares = (uint64_t)limits->memory_mb * SHARES_PER_CPU / CGROUP_MEMORY_MB_PER_CPU;
         error = write_number(groups, cpu, slot, "cpu.shares", shares < 2 ? 2 : shares);
         if (error == 0) {
-            error = write_number(groups, cpu, slot, "cpu.cfs_period_us", PERIOD_US);
+            error = write_number(groups, cpu, slot, "cpu.cfs_period_us", CGROUP_PERIOD_US);
         }
         if (error == 0) {
-            error = write_number(groups, cpu, slot, "cpu.cfs_quota_us", quota_us);
+            error = write_number(groups, cpu, slot, "cpu.cfs_quota_us", cgroup_quota_us(limits->memory_mb));
         }
         if (error == -ENOENT) {
             error = 0; /* a kernel without CFS bandwidth: the weight alone; reported at start */

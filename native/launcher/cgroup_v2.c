@@ -7,7 +7,7 @@
 #include "cgroup.h"
 #include "protocol.h"
 
-enum { PERIOD_US = 10000, WEIGHT_PER_CPU = 100, WEIGHT_MAX = 10000, MEMORY_MB_PER_CPU = 1769 };
+enum { WEIGHT_PER_CPU = 100, WEIGHT_MAX = 10000 };
 
 static int prepare(struct cgroups *groups, uint32_t slot) {
     char path[CGROUP_PATH_BYTES + 64];
@@ -45,13 +45,12 @@ static int limit(struct cgroups *groups, uint32_t slot, const struct cgroup_limi
         error = cgroup_write(groups, hierarchy, slot, "pids.max", text);
     }
     if (error == 0 && (groups->controllers & FLAG_CPU) != 0) {
-        const uint32_t memory_mb = limits->memory_mb;
-        const uint32_t weight = memory_mb * WEIGHT_PER_CPU / MEMORY_MB_PER_CPU;
-        snprintf(text, sizeof text, "%u", weight < 1 ? 1 : weight > WEIGHT_MAX ? WEIGHT_MAX : weight);
+        const uint64_t share = (uint64_t)limits->memory_mb * WEIGHT_PER_CPU / CGROUP_MEMORY_MB_PER_CPU;
+        const unsigned weight = share < 1 ? 1 : share > WEIGHT_MAX ? WEIGHT_MAX : (unsigned)share;
+        snprintf(text, sizeof text, "%u", weight);
         error = cgroup_write(groups, hierarchy, slot, "cpu.weight", text);
         if (error == 0) {
-            const uint32_t quota_us = memory_mb <= MEMORY_MB_PER_CPU ? PERIOD_US : memory_mb * PERIOD_US / MEMORY_MB_PER_CPU;
-            snprintf(text, sizeof text, "%u %u", quota_us, PERIOD_US);
+            snprintf(text, sizeof text, "%llu %d", (unsigned long long)cgroup_quota_us(limits->memory_mb), CGROUP_PERIOD_US);
             error = optional(cgroup_write(groups, hierarchy, slot, "cpu.max", text));
         }
     }

@@ -24,7 +24,7 @@
 
 enum {
     CHANNEL_BUFFER_BYTES = 1 << 20,
-    PROGRESS_BYTES = 4096,
+    PROGRESS_BYTES = 32768,      /* channel.md: the progress word and the shelf */
     EPOLL_BATCH = 64,
     EMPTYING_POLL_MS = 2,
     SLOT_BITS = 16,
