@@ -62,7 +62,7 @@ class Harness:
     async def start_sandbox(self, sandbox: int) -> None:
         ours, theirs = socket.socketpair()
         progress = os.memfd_create("progress", os.MFD_ALLOW_SEALING)
-        os.ftruncate(progress, 4096)
+        os.ftruncate(progress, 32_768)
         fcntl.fcntl(progress, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         output_read, output_write = os.pipe()
         command = [str(programs.build("echo_worker")), "--channel", str(theirs.fileno()), "--progress", str(progress)]

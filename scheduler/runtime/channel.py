@@ -13,12 +13,23 @@ prints (handler, its threads, its signal handlers, threads left over from earlie
   inside list.extend(), which adds the number of bytes written to the account before anything else can happen.
 - Writing blocks. A flood of prints is slowed down to what the service reads, and memory stays where it is.
 - After a fork the child has no channel: its prints go to descriptor 1 or 2, and it can never answer.
+
+Answers that wait also lie on the *shelf*, a part of the page shared with the service, which takes them from there when the
+call behind them is long, or the last. The loop puts them there; whoever has sent all that waited empties it.
 """
 
 import os
 from threading import RLock
 
-from .frames import FRAME_BYTES_MAX, HEADER, LOG, LOG_BYTES_MAX, REQUEST_ID_BYTES
+from .frames import (
+    FRAME_BYTES_MAX,
+    HEADER,
+    LOG,
+    LOG_BYTES_MAX,
+    REQUEST_ID_BYTES,
+    SHELF_BYTES_WORD,
+    SHELF_GENERATION_WORD,
+)
 
 __all__ = ["Channel", "Closed", "Inbox"]
 
@@ -37,12 +48,14 @@ class Channel:
 
     answers: whole frames the loop has not sent yet. seq: of the call that runs now, 0 when none does.
     output: what was printed and not sent yet: less than 64 KiB and no whole line, unless a thread is just sending it.
+    words: the shared page's head, by frames.PROGRESS_WORD and its neighbours.
     """
 
-    __slots__ = ("_lock", "_output_bytes", "_sending", "answers", "fd", "forked", "output", "seq")
+    __slots__ = ("_lock", "_output_bytes", "_sending", "answers", "fd", "forked", "output", "seq", "words")
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, words: "memoryview[int]") -> None:
         self.fd = fd
+        self.words = words
         self.seq = 0
         self.forked = False
         self.answers: list[bytes] = []
@@ -66,6 +79,7 @@ class Channel:
                 self._sending = (data, [])
                 del self.answers[:count]
                 self._write()
+                self._clear_shelf()
 
     def print(self, data: bytes, fd: int = 1) -> None:
         """Take what was printed; send it when a line is whole or 64 KiB have gathered. fd: where it goes in a forked child."""
@@ -97,6 +111,7 @@ class Channel:
                 del self.answers[:count]
                 del self.output[:printed]
                 self._write()
+                self._clear_shelf()
 
     def disown(self) -> None:
         """In the child of a fork: from here on there is no channel."""
@@ -108,6 +123,12 @@ class Channel:
         self._sending = (b"", [])
         self.answers.clear()
         self.output.clear()
+
+    def _clear_shelf(self) -> None:
+        """Only after its frames were sent: one that is sent twice is told by its seq, one that is lost by nothing."""
+        if not self.answers and not self.forked:
+            self.words[SHELF_BYTES_WORD] = 0
+            self.words[SHELF_GENERATION_WORD] += 1  # before its places are used again: who has read meanwhile reads anew
 
     def _unsent(self) -> bytes:
         data, lengths = self._sending

@@ -10,6 +10,9 @@ sent when
 - any of the last 256 calls took longer than 100 µs: then nobody shall wait for an answer that is ready, or
 - the answer is long, since gathering saves nothing then and costs memory, or
 - a call was handed back and another one is about to run.
+
+An answer that is to wait also goes onto the shelf of the shared page: should the next call take long, or kill the process, the
+service finds it there.
 """
 
 import os
@@ -31,12 +34,14 @@ from .frames import (
     EXTENSION_TRACE,
     HANDBACK,
     HEADER_BYTES,
+    PROGRESS_WORD,
     RESPONSE_BYTES_MAX,
     RESULT,
     RESULT_FUNCTION_ERROR,
     RESULT_HEAD,
     RESULT_MSGPACK,
     RESULT_TOO_LARGE,
+    SHELF_BYTES_WORD,
     STOP,
     extensions,
     frame,
@@ -97,17 +102,17 @@ def serve(
     channel: Channel,
     inbox: Inbox,
     end: int,
-    progress: "memoryview[int]",
+    shelf: "memoryview[int]",
     handler: Callable[[Any, Any], Any],
     context_type: type[LambdaContext],
     current: Current,
 ) -> None:
-    """Run calls until STOP. end: bytes the inbox has already. progress: item 0 is the progress word.
+    """Run calls until STOP. end: bytes the inbox has already. shelf: the shared page behind its words.
 
     Closed: the service is gone. Whatever the handler raises beyond Exception (SystemExit, KeyboardInterrupt) comes through.
     """
     writer = JsonWriter()
-    encode, answers = writer.encode, channel.answers
+    encode, answers, words, shelf_bytes = writer.encode, channel.answers, channel.words, len(shelf)
     unpack, pack, monotonic_ns = CALL_HEAD.unpack_from, RESULT_HEAD.pack, _monotonic_ns
     buffer, view, at = inbox.buffer, inbox.view, 0
     eager = 0  # calls left for which answers are sent at once
@@ -138,7 +143,7 @@ def serve(
             raise ValueError(f"frame of kind {kind} from the service, expected {CALL} or {STOP}")
 
         # -- claim, then look
-        progress[0] = seq
+        words[PROGRESS_WORD] = seq
         start_ns = monotonic_ns()
         if valid_until_ns and start_ns > valid_until_ns:
             answers.append(frame(HANDBACK, seq=seq))
@@ -201,21 +206,28 @@ def serve(
         # -- answer
         end_ns = monotonic_ns()
         channel.seq = 0
-        answers.append(pack(len(payload) + 8, RESULT, result_flags, 0, seq, 0, start_ns, end_ns) + payload)
+        answer = pack(len(payload) + 8, RESULT, result_flags, 0, seq, 0, start_ns, end_ns) + payload
+        answers.append(answer)
         if end_ns - start_ns > SLOW_NS:
             eager = SLOW_MEMORY_CALLS
         if eager:
             channel.flush()
             gathered_ns = 0
             eager -= 1
-        elif not gathered_ns:
-            gathered_ns = end_ns
-            if len(payload) > LONG_ANSWER_BYTES:
-                channel.flush()
-                gathered_ns = 0
-        elif end_ns - gathered_ns > GATHER_NS or len(payload) > LONG_ANSWER_BYTES:
+        elif len(answer) > LONG_ANSWER_BYTES or (gathered_ns and end_ns - gathered_ns > GATHER_NS):
             channel.flush()
             gathered_ns = 0
+        else:
+            if not gathered_ns:
+                gathered_ns = end_ns
+            shelf_at = words[SHELF_BYTES_WORD]
+            shelf_end = shelf_at + len(answer)
+            if shelf_end > shelf_bytes:
+                channel.flush()
+                gathered_ns = 0
+            else:
+                shelf[shelf_at:shelf_end] = answer
+                words[SHELF_BYTES_WORD] = shelf_end  # only now is it there
 
 
 def fail(

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from .channel import Channel, Closed, Inbox
 from .context import LambdaContext
 from .faults import error_bytes, from_exception
-from .frames import HEADER, HEADER_BYTES, INIT_ERROR, READY, START, frame
+from .frames import HEADER, HEADER_BYTES, INIT_ERROR, PAGE_BYTES, READY, SHELF_AT, START, frame
 from .handlers import find_handler
 from .logs import failure_line, set_up_logging
 from .loop import Current, serve
@@ -19,7 +19,6 @@ from .startup import Start, enter, parse_start
 
 __all__ = ["run"]
 
-PROGRESS_BYTES = 4096
 INIT_FAILED_STATUS = 1
 # Out of the way of code that closes low descriptors by number; the highest that the limit allows is taken.
 HIGH_DESCRIPTORS = (1000, 500, 250, 120, 60)
@@ -29,9 +28,9 @@ def run(channel_fd: int, progress_fd: int) -> NoReturn:
     """Be a sandbox. Whatever the handler raises beyond Exception (SystemExit, KeyboardInterrupt) comes through."""
     fd = _move_up(channel_fd)
     os.set_blocking(fd, True)
-    progress = mmap.mmap(progress_fd, PROGRESS_BYTES)
+    page = memoryview(mmap.mmap(progress_fd, PAGE_BYTES))
     os.close(progress_fd)
-    channel, inbox = Channel(fd), Inbox(fd)
+    channel, inbox = Channel(fd, page.cast("Q")), Inbox(fd)
     os.register_at_fork(after_in_child=channel.disown)
     try:
         start, end = _read_start(inbox)
@@ -44,7 +43,7 @@ def run(channel_fd: int, progress_fd: int) -> NoReturn:
         gc.freeze()  # what init has made stays: the collector need not look at it again and again
         context_type = LambdaContext.bound(start.identity, channel.print)
         try:
-            serve(channel, inbox, end, memoryview(progress).cast("Q"), handler, context_type, current)
+            serve(channel, inbox, end, page[SHELF_AT:], handler, context_type, current)
         finally:
             if not channel.forked:
                 channel.write_output()

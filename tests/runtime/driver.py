@@ -122,7 +122,7 @@ class Sandbox:
         self.channel, theirs = socket.socketpair()
         self.channel.settimeout(WAIT_S)
         self.progress_fd = os.memfd_create("progress")
-        os.ftruncate(self.progress_fd, 4096)
+        os.ftruncate(self.progress_fd, 32_768)
         # A shell lays the descriptors out as the launcher does; exec leaves one process behind.
         a, b = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 20) for fd in (theirs.fileno(), self.progress_fd))
         script = f'exec 3<&{a} 4<&{b} {a}<&- {b}<&-; exec "$0" -I -S -B "$@"'

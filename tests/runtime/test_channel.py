@@ -21,7 +21,7 @@ def ends() -> Iterator[tuple[Channel, socket.socket]]:
     ours, theirs = socket.socketpair()
     theirs.settimeout(10)
     with ours, theirs:
-        yield Channel(ours.fileno()), theirs
+        yield Channel(ours.fileno(), memoryview(bytearray(64)).cast("Q")), theirs
 
 
 def frames(data: bytes) -> list[tuple[int, int, bytes]]:

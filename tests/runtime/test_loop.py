@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 from scheduler.runtime import loop
 from scheduler.runtime.channel import Channel, Inbox
 from scheduler.runtime.context import Identity, LambdaContext
-from scheduler.runtime.frames import HANDBACK, RESULT
+from scheduler.runtime.frames import (
+    HANDBACK,
+    PAGE_BYTES,
+    PROGRESS_WORD,
+    RESULT,
+    SHELF_AT,
+    SHELF_BYTES_WORD,
+    SHELF_GENERATION_WORD,
+)
 from tests.runtime.driver import HEADER, STOP, call_frame
 
 if TYPE_CHECKING:
@@ -25,14 +33,33 @@ class Clock:
     def __init__(self) -> None:
         self.now_ns = 1_000_000_000
         self.trace: list[Any] = []
+        self.words = {SHELF_GENERATION_WORD: 0, SHELF_BYTES_WORD: 0}
+        self.shelf = bytearray(PAGE_BYTES - SHELF_AT)
 
     def __call__(self) -> int:
         self.trace.append("look")
         return self.now_ns
 
-    def __setitem__(self, index: int, seq: int) -> None:  # as the progress page
-        assert index == 0
-        self.trace.append(("claim", seq))
+    # As the words of the shared page.
+
+    def __setitem__(self, index: int, value: int) -> None:
+        if index == PROGRESS_WORD:
+            self.trace.append(("claim", value))
+        else:
+            self.words[index] = value
+
+    def __getitem__(self, index: int) -> int:
+        return self.words[index]
+
+    def on_shelf(self) -> list[int]:
+        """Seqs of the answers there."""
+        found, at = [], 0
+        while at < self.words[SHELF_BYTES_WORD]:
+            length, _, _, _, seq, _, _ = HEADER.unpack_from(self.shelf, at)
+            found.append(seq)
+            at += HEADER.size + length
+        assert at == self.words[SHELF_BYTES_WORD]
+        return found
 
 
 class Watched(Channel):
@@ -40,8 +67,8 @@ class Watched(Channel):
 
     __slots__ = ("flushes",)
 
-    def __init__(self, fd: int) -> None:
-        super().__init__(fd)
+    def __init__(self, fd: int, clock: Clock) -> None:
+        super().__init__(fd, clock)  # type: ignore[arg-type]
         self.flushes: list[list[int]] = []
 
     def flush(self) -> None:
@@ -55,9 +82,9 @@ def run(monkeypatch: pytest.MonkeyPatch, clock: Clock, calls: Sequence[bytes], h
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(b"".join(calls) + HEADER.pack(0, STOP, 0, 0, 0, 0, 0))
-        channel = Watched(ours.fileno())
+        channel = Watched(ours.fileno(), clock)
         context_type = LambdaContext.bound(IDENTITY, channel.print)
-        loop.serve(channel, Inbox(ours.fileno()), 0, clock, handler, context_type, loop.Current())  # type: ignore[arg-type]
+        loop.serve(channel, Inbox(ours.fileno()), 0, memoryview(clock.shelf), handler, context_type, loop.Current())
         return channel
 
 
@@ -107,6 +134,38 @@ def test_a_long_answer_goes_out_at_once(monkeypatch):
     assert channel.flushes == [[1], [2, 3], [4]]
 
 
+def test_answers_that_wait_lie_on_the_shelf_while_the_next_call_runs(monkeypatch):
+    clock = Clock()
+    seen = []
+
+    def handler(event: int, _: object) -> None:
+        seen.append((event, clock.on_shelf(), clock.words[SHELF_GENERATION_WORD]))
+        clock.now_ns += 30_000
+
+    run(monkeypatch, clock, numbered(7), handler)
+    assert seen == [(1, [], 0), (2, [1], 0), (3, [1, 2], 0), (4, [1, 2, 3], 0), (5, [1, 2, 3, 4], 0), (6, [], 1), (7, [6], 1)]
+    assert clock.on_shelf() == []
+
+
+def test_a_full_shelf_sends_what_gathered(monkeypatch):
+    clock = Clock()
+    channel = run(monkeypatch, clock, numbered(6), lambda event, _: "x" * 12_000)
+    assert channel.flushes == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_a_print_takes_the_answers_along_and_empties_the_shelf(monkeypatch):
+    clock = Clock()
+    seen = []
+
+    def handler(event: int, context: Any) -> None:
+        if event == 3:
+            context.log("here\n")
+        seen.append(clock.on_shelf())
+
+    run(monkeypatch, clock, numbered(4), handler)
+    assert seen == [[], [1], [], [3]]
+
+
 def test_frames_of_all_kinds(monkeypatch):
     """What is written for a result and for a handback, byte by byte."""
     clock = Clock()
@@ -115,9 +174,10 @@ def test_frames_of_all_kinds(monkeypatch):
     with ours, theirs:
         stop = HEADER.pack(0, STOP, 0, 0, 0, 0, 0)
         theirs.sendall(call_frame(5, b'"x"') + call_frame(6, b"1", valid_until_ns=1) + stop)
-        channel = Channel(ours.fileno())
+        channel = Channel(ours.fileno(), clock)  # type: ignore[arg-type]
         context_type = LambdaContext.bound(IDENTITY, channel.print)
-        loop.serve(channel, Inbox(ours.fileno()), 0, clock, lambda e, c: e, context_type, loop.Current())  # type: ignore[arg-type]
+        shelf = memoryview(clock.shelf)
+        loop.serve(channel, Inbox(ours.fileno()), 0, shelf, lambda e, c: e, context_type, loop.Current())
         now = clock.now_ns
         assert theirs.recv(1000) == (
             HEADER.pack(11, RESULT, 0, 0, 5, 0, now)
