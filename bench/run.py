@@ -1,7 +1,7 @@
 """python -m bench.run [QUESTION...] [--quick] [--json FILE] [--compare FILE] [--summary]
 
-Asks the questions, prints the table with every target's verdict, and writes bench/results/DATE.json. With --summary (what
-`make bench` gives) also bench/summary.json, which README's table is made of, if all questions were asked.
+Asks the questions, prints the table with every target's verdict, and writes bench/results/DATE.json. With --summary
+(`make bench BENCH_ARGS=--summary`) also bench/summary.json, which README's table is made of, if all questions were asked.
 Exit status 0 also when targets are missed: a benchmark tells, it does not judge. 1 when a question could not be answered.
 """
 

@@ -1,7 +1,7 @@
 /* echo_worker.c: a sandbox in C: speaks the sandbox's side of docs/internals/channel.md, runs no handler, echoes.
  *
  * With it in the place of Python the service's own ceiling shows. It keeps every rule a real runtime keeps (claim, then look;
- * order; coalescing), for a figure from a worker that cuts corners would be nobody's ceiling.
+ * order; coalescing; the shelf), for a figure from a worker that cuts corners would be nobody's ceiling.
  *
  *   echo_worker [--channel FD] [--progress FD] [--run-us N] [--pin CPU]      descriptors 3 and 4 unless told
  */
@@ -17,7 +17,8 @@
 
 enum { KIND_START = 1, KIND_CALL = 2, KIND_STOP = 3, KIND_RESULT = 16, KIND_READY = 18, KIND_HANDBACK = 20 };
 enum { HEADER_BYTES = 24, REQUEST_ID_BYTES = 16, CALL_MSGPACK = 1, RESULT_MSGPACK = 1, BODY_MAX = 16 << 20 };
-enum { FLUSH_AFTER_NS = 100000, LONG_CALL_NS = 100000, LONG_MEMORY = 256 };
+enum { FLUSH_AFTER_NS = 100000, LONG_CALL_NS = 100000, LONG_MEMORY = 256, LONG_ANSWER_BYTES = 16384 };
+enum { PAGE_BYTES = 32768, SHELF_AT = 64, PROGRESS_WORD = 0, GENERATION_WORD = 1, SHELF_BYTES_WORD = 2 };
 
 struct header {
     uint32_t length;
@@ -32,7 +33,7 @@ _Static_assert(sizeof(struct header) == HEADER_BYTES, "the header has no holes")
 
 struct worker {
     int channel;
-    _Atomic uint64_t *progress;
+    _Atomic uint64_t *words; /* the shared page: words, then the shelf */
     uint64_t run_ns;
     uint8_t *in;
     size_t in_size, in_used, at;
@@ -60,6 +61,22 @@ static void flush(struct worker *w)
     if (w->out_used > 0 && !write_all(w->channel, w->out, w->out_used))
         exit(0);
     w->out_used = 0;
+    if (atomic_load_explicit(&w->words[SHELF_BYTES_WORD], memory_order_relaxed) == 0)
+        return;
+    /* Only after its frames were sent; the generation before its places are used again. */
+    atomic_store_explicit(&w->words[SHELF_BYTES_WORD], 0, memory_order_release);
+    atomic_fetch_add_explicit(&w->words[GENERATION_WORD], 1, memory_order_release);
+}
+
+/* What waits also lies where the service can reach it. false: no room, so it must not wait. */
+static bool shelve(struct worker *w, const uint8_t *at, size_t bytes)
+{
+    uint64_t used = atomic_load_explicit(&w->words[SHELF_BYTES_WORD], memory_order_relaxed);
+    if (bytes > LONG_ANSWER_BYTES || SHELF_AT + used + bytes > PAGE_BYTES)
+        return false;
+    memcpy((uint8_t *)w->words + SHELF_AT + used, at, bytes);
+    atomic_store_explicit(&w->words[SHELF_BYTES_WORD], used + bytes, memory_order_release);
+    return true;
 }
 
 static uint8_t *frame(struct worker *w, struct header header, size_t body)
@@ -107,12 +124,13 @@ static void call(struct worker *w, const struct header *header, const uint8_t *b
     size_t before = (size_t)REQUEST_ID_BYTES + header->extra;
     if (header->length < before)
         die("a CALL of %u bytes", header->length);
-    atomic_store_explicit(w->progress, header->seq, memory_order_seq_cst); /* the claim; the service reads it late */
+    atomic_store_explicit(&w->words[PROGRESS_WORD], header->seq, memory_order_seq_cst); /* the claim; the service reads it late */
     uint64_t start = now_ns(), end = start;
     if (w->out_used == 0)
         w->first_unsent_ns = start;
     if (header->time_ns != 0 && start > header->time_ns) {
         frame(w, (struct header){.kind = KIND_HANDBACK, .seq = header->seq}, 0);
+        flush(w); /* it shall not wait for the next call's end */
         return;
     }
     while (w->run_ns && (end = now_ns()) < start + w->run_ns)
@@ -120,11 +138,13 @@ static void call(struct worker *w, const struct header *header, const uint8_t *b
     size_t payload = header->length - before;
     struct header result = {.kind = KIND_RESULT, .flags = header->flags & CALL_MSGPACK ? RESULT_MSGPACK : 0,
                             .seq = header->seq, .time_ns = start};
+    size_t before_result = w->out_used;
     uint8_t *out = frame(w, result, 8 + payload);
     memcpy(out, &end, 8);
     memcpy(out + 8, body + before, payload);
     w->calls_since_long = end - start > LONG_CALL_NS ? 0 : w->calls_since_long + (w->calls_since_long < LONG_MEMORY);
-    if (end - w->first_unsent_ns > FLUSH_AFTER_NS || w->calls_since_long < LONG_MEMORY)
+    if (end - w->first_unsent_ns > FLUSH_AFTER_NS || w->calls_since_long < LONG_MEMORY ||
+        !shelve(w, w->out + before_result, w->out_used - before_result))
         flush(w);
 }
 
@@ -144,9 +164,9 @@ int main(int argc, char **argv)
         else
             die("%s: unknown", argv[i]);
     }
-    w.progress = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, progress, 0);
-    if (w.progress == MAP_FAILED)
-        die("the progress word, descriptor %d: %s", progress, strerror(errno));
+    w.words = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, progress, 0);
+    if (w.words == MAP_FAILED)
+        die("the shared page, descriptor %d: %s", progress, strerror(errno));
     for (;;) {
         struct header header = {0};
         next_frame(&w, &header);

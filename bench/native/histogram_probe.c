@@ -20,12 +20,14 @@ int main(int argc, char **argv)
             fprintf(stderr, "%" PRIu64 " is not in its bucket, %" PRIu64 " .. %" PRIu64 "\n", value, low, high);
             return 1;
         }
-        double middle = (double)(low + (high - low) / 2), error = middle > (double)value ? middle - (double)value : (double)value - middle;
-        if (value > 0 && error / (double)value > worst)
-            worst = error / (double)value;
+        double middle = (double)(low + (high - low) / 2), exact = (double)value;
+        double error = middle > exact ? middle - exact : exact - middle;
+        if (value > 0 && error / exact > worst)
+            worst = error / exact;
     }
     for (int i = 1; i < argc; i++)
         printf("%" PRIu64 "\n", histogram_at(&h, strtod(argv[i], NULL)));
-    printf("%" PRIu64 "\n%" PRIu64 "\n%" PRIu64 "\n%.6f\n%.9f\n", h.count, h.min, h.max, h.count ? h.sum / (double)h.count : 0, worst);
+    printf("%" PRIu64 "\n%" PRIu64 "\n%" PRIu64 "\n", h.count, h.min, h.max);
+    printf("%.6f\n%.9f\n", h.count ? h.sum / (double)h.count : 0, worst);
     return 0;
 }

@@ -213,7 +213,7 @@ static void put_call(struct load *load, struct connection *c, uint64_t meant, ui
 
 static void cut(struct load *load, struct connection *c, uint64_t now)
 {
-    static const char reason[] = "ConnectionClosed";
+    static const struct wire_slice reason = {(const uint8_t *)"ConnectionClosed", 16};
     epoll_ctl(load->epoll, EPOLL_CTL_DEL, c->fd, NULL);
     close(c->fd);
     c->fd = -1;
@@ -221,7 +221,7 @@ static void cut(struct load *load, struct connection *c, uint64_t now)
     for (uint32_t i = 0; i < c->slots_count; i++)
         if (c->slots[i].busy) {
             c->slots[i].busy = false;
-            record_failure(load, c->stream, (struct wire_slice){(const uint8_t *)reason, sizeof reason - 1}, c->slots[i].meant_ns, now);
+            record_failure(load, c->stream, reason, c->slots[i].meant_ns, now);
         }
     c->outstanding = 0;
 }

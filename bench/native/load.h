@@ -1,9 +1,9 @@
 /* load.h: the load generator's data. Who does what: load_options.c reads the command line, load.c runs, load_report.c prints.
  *
  * Times. A call's latency runs from the moment it was *meant* to be sent. In a closed loop that is when it is sent; in an open
- * loop it is the schedule's time, however late the generator or a full socket made it: a server that stalls is charged for every
- * call that was due meanwhile (no coordinated omission). A call that was due and never sent, or sent and never answered, is
- * recorded with the time it had waited by the end, and counted as such.
+ * loop it is the schedule's time, however late the generator or a full socket made it: a server that stalls is charged for
+ * every call that was due meanwhile (no coordinated omission). A call that was due and never sent, or sent and never
+ * answered, is recorded with the time it had waited by the end, and counted as such.
  *
  * Records begin after the warm-up. A call belongs to the record if it was meant to be sent in it; throughput counts the answers
  * that arrive in it.

@@ -16,7 +16,8 @@ static const char USAGE[] =
 /* JSON of exactly `bytes` bytes, written as Python's json.dumps writes it, so that an echo comes back byte for byte. */
 static uint8_t *make_payload(size_t bytes)
 {
-    static const char head[] = "{\"user\": \"ada\", \"id\": 12345, \"items\": [1, 2, 3], \"ok\": true, \"note\": \"", tail[] = "\"}";
+    static const char head[] = "{\"user\": \"ada\", \"id\": 12345, \"items\": [1, 2, 3], \"ok\": true, \"note\": \"";
+    static const char tail[] = "\"}";
     size_t frame = sizeof head - 1 + sizeof tail - 1;
     uint8_t *payload = grab(bytes);
     if (bytes < frame) { /* too short for fields: a JSON string, or a digit */
@@ -196,7 +197,8 @@ static struct stream *make_stream(char *spec)
 
 void load_options(struct load *load, int argc, char **argv)
 {
-    *load = (struct load){.warmup_ns = NS_PER_S / 2, .duration_ns = 2 * NS_PER_S, .drain_ns = 5 * NS_PER_S, .pin = -1, .seed = 1};
+    *load = (struct load){.warmup_ns = NS_PER_S / 2, .duration_ns = 2 * NS_PER_S, .drain_ns = 5 * NS_PER_S,
+                          .pin = -1, .seed = 1};
     uint32_t connections = 0;
     for (int i = 1; i < argc; i++) {
         const char *option = argv[i];

@@ -1,6 +1,7 @@
 /* load_report.c: what was measured, as one JSON object on stdout. Times in microseconds, rates per second. */
 #include "load.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 
 static double us(uint64_t ns)
@@ -19,12 +20,16 @@ static void print_text(const char *text)
     putchar('"');
 }
 
+static void print_count(const char *name, uint64_t count)
+{
+    printf("\"%s\": %" PRIu64 ", ", name, count);
+}
+
 static void print_histogram(const char *name, const struct histogram *h)
 {
-    printf("\"%s\": {\"count\": %llu, \"mean\": %.3f, \"min\": %.3f, \"p50\": %.3f, \"p90\": %.3f, \"p99\": %.3f, "
-           "\"p999\": %.3f, \"max\": %.3f}",
-           name, (unsigned long long)h->count, h->count ? h->sum / (double)h->count / 1000.0 : 0, us(h->min),
-           us(histogram_at(h, 0.5)), us(histogram_at(h, 0.9)), us(histogram_at(h, 0.99)), us(histogram_at(h, 0.999)), us(h->max));
+    printf("\"%s\": {\"count\": %" PRIu64 ", \"mean\": %.3f, \"min\": %.3f, \"p50\": %.3f, \"p90\": %.3f, ", name, h->count,
+           h->count ? h->sum / (double)h->count / 1000.0 : 0, us(h->min), us(histogram_at(h, 0.5)), us(histogram_at(h, 0.9)));
+    printf("\"p99\": %.3f, \"p999\": %.3f, \"max\": %.3f}", us(histogram_at(h, 0.99)), us(histogram_at(h, 0.999)), us(h->max));
 }
 
 static void print_stream(const struct load *load, const struct stream *s)
@@ -36,10 +41,15 @@ static void print_stream(const struct load *load, const struct stream *s)
     printf("{\"name\": ");
     print_text(s->name);
     printf(", \"mode\": \"%s\", \"connections\": %u, \"inflight\": %u, \"offered_per_s\": %.3f, \"seconds\": %.6f, ",
-           modes[s->mode], s->connections, s->mode == MODE_CLOSED ? s->inflight : 0, s->mode == MODE_OPEN ? s->rate : 0.0, seconds);
-    printf("\"sent\": %llu, \"ok\": %llu, \"failed\": %llu, \"mismatched\": %llu, \"unsent\": %llu, \"unanswered\": %llu, \"late\": %llu, ",
-           (unsigned long long)s->sent, (unsigned long long)s->ok, (unsigned long long)s->failed, (unsigned long long)s->mismatched,
-           (unsigned long long)s->unsent, (unsigned long long)s->unanswered, (unsigned long long)s->late);
+           modes[s->mode], s->connections, s->mode == MODE_CLOSED ? s->inflight : 0, s->mode == MODE_OPEN ? s->rate : 0.0,
+           seconds);
+    print_count("sent", s->sent);
+    print_count("ok", s->ok);
+    print_count("failed", s->failed);
+    print_count("mismatched", s->mismatched);
+    print_count("unsent", s->unsent);
+    print_count("unanswered", s->unanswered);
+    print_count("late", s->late);
     printf("\"ok_per_s\": %.3f, \"failed_per_s\": %.3f, ", seconds > 0 ? (double)s->ok_inside / seconds : 0,
            seconds > 0 ? (double)s->failed_inside / seconds : 0);
     print_histogram("latency_us", &s->latency);
@@ -74,9 +84,9 @@ void load_report(const struct load *load)
     printf("{\"warmup_ms\": %.3f, \"series_ms\": %.3f, \"pin\": %d, \"spin\": %s, \"seed\": %llu, \"connections_cut\": %u, ",
            (double)load->warmup_ns / 1e6, (double)load->series_ns / 1e6, load->pin, load->spin ? "true" : "false",
            (unsigned long long)load->seed, load->cut);
-    printf("\"own_cpu\": {\"user_s\": %.6f, \"system_s\": %.6f, \"us_per_call\": %.4f, \"calls\": %llu}, \"streams\": [",
-           (double)load->user_ns / 1e9, (double)load->system_ns / 1e9, (double)(load->user_ns + load->system_ns) / 1000.0 / calls,
-           (unsigned long long)load->handled);
+    printf("\"own_cpu\": {\"user_s\": %.6f, \"system_s\": %.6f, \"us_per_call\": %.4f, \"calls\": %" PRIu64 "}, \"streams\": [",
+           (double)load->user_ns / 1e9, (double)load->system_ns / 1e9,
+           (double)(load->user_ns + load->system_ns) / 1000.0 / calls, load->handled);
     for (uint32_t i = 0; i < load->streams_count; i++) {
         printf("%s", i ? ", " : "");
         print_stream(load, load->streams[i]);

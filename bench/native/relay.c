@@ -111,7 +111,8 @@ static double cpu_of_children(void)
 {
     struct rusage usage;
     getrusage(RUSAGE_CHILDREN, &usage);
-    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1e6 + (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
+    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1e6 +
+           (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
 }
 
 int main(int argc, char **argv)
@@ -119,7 +120,8 @@ int main(int argc, char **argv)
     struct floor_options o;
     options(&o, argc, argv);
     int front[2], back[2];
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, front) != 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, back) != 0)
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, front) != 0 ||
+        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, back) != 0)
         die("socketpair: %s", strerror(errno));
     pid_t worker = born(o.pin_worker);
     if (worker == 0) {
@@ -165,10 +167,12 @@ int main(int argc, char **argv)
     waitpid(worker, NULL, 0);
     double seconds = (double)(now - record) / 1e9;
     printf("{\"bytes\": %zu, \"calls\": %llu, \"seconds\": %.6f, \"per_s\": %.3f, \"p50_us\": %.3f, \"p90_us\": %.3f, "
-           "\"p99_us\": %.3f, \"p999_us\": %.3f, \"max_us\": %.3f, \"mean_us\": %.3f, \"relay_cpu_s\": %.6f, \"pins\": [%d, %d, %d]}\n",
+           "\"p99_us\": %.3f, \"p999_us\": %.3f, \"max_us\": %.3f, \"mean_us\": %.3f, \"relay_cpu_s\": %.6f, "
+           "\"pins\": [%d, %d, %d]}\n",
            o.bytes, (unsigned long long)latency.count, seconds, (double)latency.count / seconds,
            (double)histogram_at(&latency, 0.5) / 1e3, (double)histogram_at(&latency, 0.9) / 1e3,
            (double)histogram_at(&latency, 0.99) / 1e3, (double)histogram_at(&latency, 0.999) / 1e3, (double)latency.max / 1e3,
-           latency.count ? latency.sum / (double)latency.count / 1e3 : 0, relay_us / 1e6, o.pin_client, o.pin_relay, o.pin_worker);
+           latency.count ? latency.sum / (double)latency.count / 1e3 : 0, relay_us / 1e6, o.pin_client, o.pin_relay,
+           o.pin_worker);
     return 0;
 }

@@ -1,7 +1,7 @@
 /* wire.h: the little of MessagePack-RPC that a load generator and a null server speak.
  *
- * Not a library: it reads what a well-behaved peer sends and calls everything else bad. Nothing is copied; slices point into the
- * caller's buffer.
+ * Not a library: it reads what a well-behaved peer sends and calls everything else bad. Nothing is copied; slices point into
+ * the caller's buffer.
  */
 #ifndef BENCH_WIRE_H
 #define BENCH_WIRE_H

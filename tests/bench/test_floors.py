@@ -11,6 +11,7 @@ import pytest
 from bench import programs
 
 HEADER = struct.Struct("<IBBHIIQ")
+PAGE_BYTES, SHELF_AT = 32_768, 64
 START, CALL, STOP, RESULT, READY, HANDBACK = 1, 2, 3, 16, 18, 20
 
 
@@ -40,7 +41,7 @@ class Sandbox:
     def __init__(self, *words):
         self.channel, theirs = socket.socketpair()
         self.progress = os.memfd_create("progress")
-        os.ftruncate(self.progress, 4096)
+        os.ftruncate(self.progress, PAGE_BYTES)
         fds = (theirs.fileno(), self.progress)
         command = [programs.build("echo_worker"), "--channel", str(fds[0]), "--progress", str(fds[1]), *words]
         self.process = subprocess.Popen(command, pass_fds=fds)
@@ -63,6 +64,10 @@ class Sandbox:
 
     def claimed(self):
         return int.from_bytes(os.pread(self.progress, 8, 0), "little")
+
+    def shelf(self):
+        """Generation and bytes of what waits."""
+        return struct.unpack("<QQ", os.pread(self.progress, 16, 8))
 
     def close(self):
         self.channel.close()
@@ -110,6 +115,24 @@ def test_extensions_are_not_payload_and_msgpack_stays_msgpack(sandbox):
     sandbox.read()
     kind, flags, seq, _, body = sandbox.read()
     assert (kind, flags, seq, body[8:]) == (RESULT, 1, 9, b"\x93\x01\x02\x03")
+
+
+def test_what_was_sent_is_off_the_shelf_and_its_places_are_of_another_generation(sandbox):
+    sandbox.send(frame(START, b"{}"))
+    sandbox.read()
+    seq = 0
+    while sandbox.shelf()[0] == 0:  # a batch that was preempted may have gathered nothing
+        assert seq < 10_000, "no answer was ever shelved"
+        sandbox.send(*(call(seq + i, b"x" * 100) for i in range(1, 21)))
+        for i in range(1, 21):
+            assert sandbox.read()[2] == seq + i
+        seq += 20
+    sandbox.send(frame(STOP))
+    assert sandbox.process.wait(5) == 0
+    assert sandbox.shelf()[1] == 0
+    length, kind, _, _, first, _, _ = HEADER.unpack(os.pread(sandbox.progress, HEADER.size, SHELF_AT))
+    assert (kind, length) == (RESULT, 108)  # the frame itself, as it went over the channel
+    assert 1 <= first <= seq
 
 
 def test_large_payloads_pass(sandbox):
