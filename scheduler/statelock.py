@@ -29,8 +29,11 @@ class StateLocked(SchedulerError):
 
 @contextmanager
 def lock_state(state_dir: Path) -> Iterator[None]:
-    """Makes the directory (mode 0700 if new) and holds its lock. StateLocked names the holder; OSError as it comes."""
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Holds the directory's lock; makes it if it is not there, mode 0711: sandboxes pass through it to their code.
+
+    StateLocked names the holder; OSError as it comes.
+    """
+    state_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
     path = state_dir / "service.lock"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

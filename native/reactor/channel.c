@@ -408,7 +408,7 @@ static void gone(struct sched *sched, struct channel *channel) {
         return;
     }
     (void)read_output(sched, channel); /* its last words, before the call's END */
-    channel->gone = true;
+    channel->gone = channel->closed = true;
     stop_reading(sched, channel);
     tell_progress(sched, channel);
     batch_add(sched, CORE_EV_SANDBOX_GONE)->u.sandbox.handle = channel->sandbox;
@@ -648,6 +648,11 @@ void channel_ready(struct sched *sched, uint32_t index, uint32_t events) {
 
 void channel_kill(struct sched *sched, const struct core_action *kill) {
     struct channel *channel = channel_find(sched, kill->sandbox);
+    if (channel != NULL && channel->closed && !channel->killed) {
+        /* Most likely it ends by itself, and SIGKILL now would hide how. GONE was told: the service ends what lingers. */
+        channel->killed = true;
+        return;
+    }
     if (channel != NULL && !channel->killed) {
         (void)syscall(SYS_pidfd_send_signal, channel->pidfd, SIGKILL, NULL, 0);
         channel->killed = true;

@@ -122,6 +122,7 @@ struct channel {
     bool writing;
     bool ready;
     bool gone;                  /* the core was told */
+    bool closed;                /* by the sandbox: it is not killed from here */
     bool killed;
     bool freed;                 /* destroy at the end of the turn */
     bool hushed;                /* not read until it has log credit again */
