@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -18,24 +17,10 @@
 enum { FILE_BYTES = 65536, REMOVE_TRIES = 2000, NAMES_MAX = 64 };
 
 static const char PREFIX[] = "scheduler-";
-static const char SUPERVISOR[] = "scheduler-supervisor";
-static const unsigned long CGROUP2_MAGIC = 0x63677270;
-
-static const struct {
-    const char *v1, *v2; /* v2 NULL: always there */
-    unsigned flag;
-} controllers[] = {
-    {"memory", "memory", FLAG_MEMORY},
-    {"pids", "pids", FLAG_PIDS},
-    {"cpu", "cpu", FLAG_CPU},
-    {"cpuacct", NULL, FLAG_CPU_TIME},
-};
-
-enum { CONTROLLERS = sizeof controllers / sizeof *controllers };
 
 /* ---- files ---- */
 
-static int read_file(const char *path, char *text, unsigned bytes) {
+int cgroup_read_file(const char *path, char *text, unsigned bytes) {
     const int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
         return -errno;
@@ -51,7 +36,7 @@ static int read_file(const char *path, char *text, unsigned bytes) {
     return error < 0 ? error : (int)held;
 }
 
-static int write_file(const char *path, const char *text, bool plain) {
+int cgroup_write_file(const char *path, const char *text, bool plain) {
     const int fd = open(path, O_WRONLY | O_CLOEXEC | (plain ? O_CREAT | O_TRUNC : 0), 0644);
     if (fd < 0) {
         return -errno;
@@ -71,13 +56,13 @@ int cgroup_write(struct cgroups *groups, const struct cgroup_hierarchy *hierarch
                  const char *text) {
     char path[CGROUP_PATH_BYTES + 64];
     const int error = cgroup_path(path, hierarchy, slot, file);
-    return error < 0 ? error : write_file(path, text, groups->plain);
+    return error < 0 ? error : cgroup_write_file(path, text, groups->plain);
 }
 
 int cgroup_read(const struct cgroup_hierarchy *hierarchy, uint32_t slot, const char *file, char *text, unsigned bytes) {
     char path[CGROUP_PATH_BYTES + 64];
     const int error = cgroup_path(path, hierarchy, slot, file);
-    return error < 0 ? error : read_file(path, text, bytes);
+    return error < 0 ? error : cgroup_read_file(path, text, bytes);
 }
 
 uint64_t cgroup_read_number(const struct cgroup_hierarchy *hierarchy, uint32_t slot, const char *file) {
@@ -122,7 +107,7 @@ struct cgroup_hierarchy *cgroup_with(struct cgroups *groups, unsigned controller
 static uint64_t start_time(long pid) {
     char path[64], text[1024];
     snprintf(path, sizeof path, "/proc/%ld/stat", pid);
-    if (read_file(path, text, sizeof text) < 0) {
+    if (cgroup_read_file(path, text, sizeof text) < 0) {
         return 0;
     }
     const char *at = strrchr(text, ')'); /* the name before it may hold anything */
@@ -140,7 +125,7 @@ static uint64_t pid_namespace(void) {
     return stat("/proc/self/ns/pid", &status) < 0 ? 0 : (uint64_t)status.st_ino;
 }
 
-static void own_name(char *name) {
+void cgroup_own_name(char *name) {
     snprintf(name, CGROUP_NAME_BYTES, "%s%ld-%llu-%llu", PREFIX, (long)getpid(), (unsigned long long)start_time(getpid()),
              (unsigned long long)pid_namespace());
 }
@@ -167,7 +152,7 @@ static void kill_listed(const char *directory) {
     if (text == NULL) {
         return;
     }
-    if (read_file(path, text, FILE_BYTES) > 0) {
+    if (cgroup_read_file(path, text, FILE_BYTES) > 0) {
         for (char *at = text; *at != '\0';) {
             char *end;
             const long pid = strtol(at, &end, 10);
@@ -231,7 +216,7 @@ static void remove_instance(const char *instance, bool plain) {
     remove_group(instance, plain);
 }
 
-static void sweep(const char *base, bool plain) {
+void cgroup_sweep(const char *base, bool plain) {
     char names[NAMES_MAX][CGROUP_NAME_BYTES], path[CGROUP_PATH_BYTES + CGROUP_NAME_BYTES];
     unsigned count = 0;
     DIR *entries = opendir(base);
@@ -248,301 +233,6 @@ static void sweep(const char *base, bool plain) {
             remove_instance(path, plain);
         }
     }
-}
-
-/* ---- finding ---- */
-
-struct mount {
-    char root[CGROUP_PATH_BYTES], point[CGROUP_PATH_BYTES], options[256];
-    bool version2;
-};
-
-/* The next cgroup mount of a mountinfo text; moves *at past it. */
-static bool next_mount(const char **at, struct mount *mount) {
-    while (*at != NULL && **at != '\0') {
-        const char *line = *at;
-        const char *end = strchr(line, '\n');
-        *at = end == NULL ? NULL : end + 1;
-        char type[32];
-        const char *dash = strstr(line, " - ");
-        if (dash == NULL || (end != NULL && dash > end) ||
-            sscanf(line, "%*d %*d %*s %511s %511s", mount->root, mount->point) != 2 ||
-            sscanf(dash + 3, "%31s %*s %255s", type, mount->options) != 2) {
-            continue;
-        }
-        mount->version2 = strcmp(type, "cgroup2") == 0;
-        if (mount->version2 || strcmp(type, "cgroup") == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool has_word(const char *list, const char *word) {
-    const size_t length = strlen(word);
-    for (const char *at = list; (at = strstr(at, word)) != NULL; at += length) {
-        const char after = at[length];
-        if ((at == list || at[-1] == ',' || at[-1] == ' ') && (after == '\0' || after == ',' || after == ' ' || after == '\n')) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* This process' path in the hierarchy of a version 1 controller, or (controller NULL) of version 2. */
-static void own_path(const char *controller, char *path) {
-    char text[4096];
-    wire_text(path, CGROUP_PATH_BYTES, "/");
-    if (read_file("/proc/self/cgroup", text, sizeof text) < 0) {
-        return;
-    }
-    for (char *line = text; line != NULL && *line != '\0';) {
-        char *end = strchr(line, '\n');
-        if (end != NULL) {
-            *end = '\0';
-        }
-        char *names = strchr(line, ':');
-        char *where = names == NULL ? NULL : strchr(names + 1, ':');
-        if (where != NULL) {
-            *where = '\0';
-            if (controller == NULL ? names[1] == '\0' : has_word(names + 1, controller)) {
-                wire_text(path, CGROUP_PATH_BYTES, where + 1);
-                return;
-            }
-        }
-        line = end == NULL ? NULL : end + 1;
-    }
-}
-
-/* Where that path lies in the file system; the mount's own point if it cannot be seen from here (a container). */
-static void own_directory(const struct mount *mount, const char *controller, char *directory) {
-    char path[CGROUP_PATH_BYTES];
-    own_path(controller, path);
-    const char *below = path;
-    const size_t root_length = strcmp(mount->root, "/") == 0 ? 0 : strlen(mount->root);
-    if (strncmp(path, mount->root, root_length) == 0 && (path[root_length] == '/' || path[root_length] == '\0')) {
-        below = path + root_length;
-    }
-    const int length = snprintf(directory, CGROUP_PATH_BYTES, "%s%s", mount->point, strcmp(below, "/") == 0 ? "" : below);
-    if (length < 0 || length >= CGROUP_PATH_BYTES || access(directory, F_OK) < 0) {
-        wire_text(directory, CGROUP_PATH_BYTES, mount->point);
-    }
-}
-
-/* Adds a hierarchy if this launcher's directory can be made below base. */
-static int add_hierarchy(struct cgroups *groups, const char *base, unsigned flags) {
-    if (groups->count == CGROUP_HIERARCHIES_MAX) {
-        return -ENOSPC;
-    }
-    struct cgroup_hierarchy *hierarchy = &groups->hierarchies[groups->count];
-    const int length = snprintf(hierarchy->instance, CGROUP_PATH_BYTES, "%s/%s", base, groups->name);
-    if (length < 0 || length >= CGROUP_PATH_BYTES) {
-        return -ENAMETOOLONG;
-    }
-    sweep(base, groups->plain);
-    if (mkdir(hierarchy->instance, 0755) < 0 && errno != EEXIST) {
-        return -errno;
-    }
-    hierarchy->controllers = flags;
-    groups->controllers |= flags;
-    groups->count++;
-    return 0;
-}
-
-static void explain(struct cgroups *groups, const char *what, const char *where, int error) {
-    snprintf(groups->why_not, sizeof groups->why_not, "%s %.80s: %s", what, where, strerror(-error));
-}
-
-static void open_v1(struct cgroups *groups, const char *mountinfo) {
-    struct mount mount;
-    for (const char *at = mountinfo; next_mount(&at, &mount);) {
-        unsigned flags = 0;
-        const char *first = NULL;
-        for (unsigned i = 0; i < CONTROLLERS; i++) {
-            if (!mount.version2 && has_word(mount.options, controllers[i].v1) &&
-                (groups->controllers & controllers[i].flag) == 0) {
-                flags |= controllers[i].flag;
-                first = controllers[i].v1;
-            }
-        }
-        if (first != NULL) {
-            char base[CGROUP_PATH_BYTES];
-            own_directory(&mount, first, base);
-            const int error = add_hierarchy(groups, base, flags);
-            if (error < 0) {
-                explain(groups, "cannot make a group in", base, error);
-            }
-        }
-    }
-    groups->driver = &cgroup_v1;
-    groups->version = groups->count > 0 ? 1 : 0;
-}
-
-/* What version 2 offers in a directory. */
-static unsigned offered(const char *directory) {
-    char path[CGROUP_PATH_BYTES + 64], text[512];
-    unsigned flags = 0;
-    if ((unsigned)snprintf(path, sizeof path, "%s/cgroup.controllers", directory) >= sizeof path ||
-        read_file(path, text, sizeof text) < 0) {
-        return 0;
-    }
-    for (unsigned i = 0; i < CONTROLLERS; i++) {
-        if (controllers[i].v2 != NULL && has_word(text, controllers[i].v2)) {
-            flags |= controllers[i].flag;
-        }
-    }
-    return flags;
-}
-
-/* Hands the offered controllers on to the groups below. */
-static int enable(const char *directory, unsigned flags, bool plain) {
-    char path[CGROUP_PATH_BYTES + 64], text[128] = "";
-    if ((unsigned)snprintf(path, sizeof path, "%s/cgroup.subtree_control", directory) >= sizeof path) {
-        return -ENAMETOOLONG;
-    }
-    for (unsigned i = 0; i < CONTROLLERS; i++) {
-        if (controllers[i].v2 != NULL && (flags & controllers[i].flag) != 0) {
-            const size_t held = strlen(text);
-            snprintf(text + held, sizeof text - held, "%s+%s", held == 0 ? "" : " ", controllers[i].v2);
-        }
-    }
-    return text[0] == '\0' ? 0 : write_file(path, text, plain);
-}
-
-/* Version 2 lets a group with processes of its own have no controllers below. If all of them are ours, they move into a leaf. */
-static int move_supervised(const char *base, const int *supervised, unsigned count) {
-    char path[CGROUP_PATH_BYTES + 128], text[4096];
-    if ((unsigned)snprintf(path, sizeof path, "%s/cgroup.procs", base) >= sizeof path || read_file(path, text, sizeof text) < 0) {
-        return -EIO;
-    }
-    for (char *at = text, *end; *at != '\0'; at = *end == '\0' ? end : end + 1) {
-        const long pid = strtol(at, &end, 10);
-        bool ours = false;
-        for (unsigned i = 0; i < count; i++) {
-            ours = ours || supervised[i] == pid;
-        }
-        if (end == at || !ours) {
-            return -EBUSY;
-        }
-    }
-    if ((unsigned)snprintf(path, sizeof path, "%s/%s", base, SUPERVISOR) >= sizeof path ||
-        (mkdir(path, 0755) < 0 && errno != EEXIST)) {
-        return -errno;
-    }
-    if ((unsigned)snprintf(path, sizeof path, "%s/%s/cgroup.procs", base, SUPERVISOR) >= sizeof path) {
-        return -ENAMETOOLONG;
-    }
-    for (unsigned i = 0; i < count; i++) {
-        char number[16];
-        snprintf(number, sizeof number, "%d", supervised[i]);
-        const int error = write_file(path, number, false);
-        if (error < 0) {
-            return error;
-        }
-    }
-    return 0;
-}
-
-/* 0 if this base serves; else groups is as before. */
-static int try_v2(struct cgroups *groups, const char *base, const int *supervised, unsigned supervised_count) {
-    const unsigned flags = offered(base);
-    int error = enable(base, flags, groups->plain);
-    if (error == -EBUSY && supervised_count > 0) {
-        error = move_supervised(base, supervised, supervised_count);
-        if (error == 0) {
-            error = enable(base, flags, groups->plain);
-        }
-    }
-    if (error == 0) {
-        error = add_hierarchy(groups, base, flags | FLAG_CPU_TIME);
-    }
-    if (error == 0) {
-        error = enable(groups->hierarchies[0].instance, flags, groups->plain);
-    }
-    if (error < 0) {
-        explain(groups, "cannot make groups in", base, error);
-        return error;
-    }
-    groups->driver = &cgroup_v2;
-    groups->version = 2;
-    return 0;
-}
-
-static bool is_cgroup2(const char *path) {
-    struct statfs status;
-    return statfs(path, &status) == 0 && (unsigned long)status.f_type == CGROUP2_MAGIC;
-}
-
-static void open_v2(struct cgroups *groups, const struct mount *mount, const int *supervised, unsigned supervised_count) {
-    char base[CGROUP_PATH_BYTES];
-    own_directory(mount, NULL, base);
-    const size_t length = strlen(base), tail = strlen(SUPERVISOR);
-    if (length > tail && strcmp(base + length - tail, SUPERVISOR) == 0) { /* moved there by an earlier start */
-        base[length - tail - 1] = '\0';
-    }
-    groups->into = true;
-    if (try_v2(groups, base, supervised, supervised_count) == 0) {
-        return;
-    }
-    if (snprintf(base, sizeof base, "%.400s/scheduler", mount->point) > 0 && enable(mount->point, offered(mount->point), false) == 0 &&
-        (mkdir(base, 0755) == 0 || errno == EEXIST)) {
-        try_v2(groups, base, NULL, 0);
-    }
-}
-
-/* All sandboxes together weigh as much as one busy process on each CPU: beside the service's one reactor thread that is half,
- * not 1 in n + 1. How they share it among themselves is the slots' own weights. */
-static void weigh_instance(struct cgroups *groups) {
-    const struct cgroup_hierarchy *cpu = cgroup_with(groups, FLAG_CPU);
-    const long processors = sysconf(_SC_NPROCESSORS_ONLN);
-    char path[CGROUP_PATH_BYTES + 64], text[24];
-    const long unit = groups->version == 2 ? 100 : 1024, most = groups->version == 2 ? 10000 : 262144;
-    const long weight = unit * (processors < 1 ? 1 : processors);
-    if (cpu != NULL && (unsigned)snprintf(path, sizeof path, "%s/%s", cpu->instance,
-                                          groups->version == 2 ? "cpu.weight" : "cpu.shares") < sizeof path) {
-        snprintf(text, sizeof text, "%ld", weight < most ? weight : most);
-        (void)write_file(path, text, groups->plain); /* a preference, not a promise */
-    }
-}
-
-static void find_hierarchies(struct cgroups *groups, const char *root, const int *supervised,
-                             unsigned supervised_count) {
-    if (root != NULL) {
-        groups->into = is_cgroup2(root);
-        groups->plain = !groups->into;
-        try_v2(groups, root, NULL, 0);
-        return;
-    }
-    char *mountinfo = malloc(FILE_BYTES * 4);
-    if (mountinfo == NULL || read_file("/proc/self/mountinfo", mountinfo, FILE_BYTES * 4) < 0) {
-        wire_text(groups->why_not, sizeof groups->why_not, "cannot read /proc/self/mountinfo");
-        free(mountinfo);
-        return;
-    }
-    struct mount mount, unified;
-    bool v1_memory = false, v2 = false;
-    for (const char *at = mountinfo; next_mount(&at, &mount);) {
-        v1_memory = v1_memory || (!mount.version2 && has_word(mount.options, "memory"));
-        if (mount.version2 && !v2) {
-            unified = mount;
-            v2 = true;
-        }
-    }
-    if (v1_memory) {
-        open_v1(groups, mountinfo);
-    } else if (v2) {
-        open_v2(groups, &unified, supervised, supervised_count);
-    } else {
-        wire_text(groups->why_not, sizeof groups->why_not, "no control group file system is mounted");
-    }
-    free(mountinfo);
-}
-
-void cgroups_open(struct cgroups *groups, const char *root, const int *supervised, unsigned supervised_count) {
-    memset(groups, 0, sizeof *groups);
-    own_name(groups->name);
-    find_hierarchies(groups, root, supervised, supervised_count);
-    weigh_instance(groups);
 }
 
 void cgroups_close(struct cgroups *groups) {

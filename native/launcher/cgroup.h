@@ -92,7 +92,15 @@ void cgroup_kill(struct cgroups *groups, uint32_t slot);
 /* Whether a directory's name is one of a launcher of this pid namespace that lives no more. */
 bool cgroup_name_is_dead(const char *name);
 
-/* ---- for the drivers ---- */
+/* ---- for the drivers and cgroup_find.c ---- */
+
+/* Bytes read, or -errno. Terminates. */
+int cgroup_read_file(const char *path, char *text, unsigned bytes);
+/* plain: of a tree of plain files, where a file is made by writing it. */
+int cgroup_write_file(const char *path, const char *text, bool plain);
+void cgroup_own_name(char *name);
+/* Removes below base what launchers left that live no more. */
+void cgroup_sweep(const char *base, bool plain);
 
 extern const struct cgroup_driver cgroup_v1, cgroup_v2;
 

@@ -103,7 +103,12 @@ void zygote_readable(struct launcher *launcher, uint32_t runtime);
 /* Its process was reaped. */
 void zygote_died(struct launcher *launcher, uint32_t runtime);
 
-/* ---- slots, for zygotes.c ---- */
+/* ---- slots.c ---- */
+
+/* What the service asks; the answers go to the service. */
+void slot_ask_shell(struct launcher *launcher, const struct request *request);
+void slot_ask_specialise(struct launcher *launcher, const struct request *request, const char *const *strings, unsigned count);
+void slot_ask_kill(struct launcher *launcher, uint64_t shell);
 
 /* Sends the order of a queued slot: 0, or -errno and the slot is as before. */
 int slot_send_order(struct launcher *launcher, uint32_t slot);
@@ -111,6 +116,16 @@ int slot_send_order(struct launcher *launcher, uint32_t slot);
 void slot_cloned(struct launcher *launcher, uint64_t shell, pid_t pid, int pidfd, int32_t error, const char *step);
 /* It was queued or cloning and will never be. */
 void slot_abandon(struct launcher *launcher, uint32_t slot, int32_t error, const char *step);
+/* Something can be read from its control socket. */
+void slot_readable(struct launcher *launcher, uint32_t slot);
+/* Its process was reaped: tells the service, and gives the slot back. status: of wait4; cpu_ns: of the process and those it reaped. */
+void slot_reaped(struct launcher *launcher, uint32_t slot, int status, uint64_t cpu_ns);
+/* From EMPTYING to FREE if nothing is left in its group, else kills what is left. */
+void slot_try_free(struct launcher *launcher, uint32_t slot);
+
+/* ---- launcher.c ---- */
+
+void launcher_tell(const struct notice *notice, const int *fds, unsigned count);
 /* epoll data: what and which. */
 int launcher_watch(struct launcher *launcher, int fd, uint32_t what, uint32_t which);
 void launcher_warn(const char *note);

@@ -228,16 +228,16 @@ void zygote_died(struct launcher *launcher, uint32_t runtime) {
     zygote->queue_head = zygote->queue_tail = NO_SLOT;
     const int32_t error = zygote->error != 0 ? zygote->error : ECHILD;
     const char *step = zygote->error != 0 ? zygote->step : "runtime process";
-    for (uint32_t i = 0; i < launcher->options.slots; i++) {
-        const struct slot *slot = &launcher->slots[i];
-        if (slot->runtime == runtime && (slot->state == SLOT_QUEUED || slot->state == SLOT_CLONING)) {
-            slot_abandon(launcher, i, error, step);
-        }
-    }
     if (!launcher->stopping) {
         char note[PROTOCOL_NOTE_BYTES];
         snprintf(note, sizeof note, "the process of runtime %.40s ended: %s: %s", zygote->strings[STRING_NAME], step,
                  strerror(error));
         launcher_warn(note);
+    }
+    for (uint32_t i = 0; i < launcher->options.slots; i++) {
+        const struct slot *slot = &launcher->slots[i];
+        if (slot->runtime == runtime && (slot->state == SLOT_QUEUED || slot->state == SLOT_CLONING)) {
+            slot_abandon(launcher, i, error, step);
+        }
     }
 }

@@ -1,8 +1,7 @@
 """Client of scheduler-launcher: asks for shells, turns them into sandboxes, hears of their end.
 
-Law of this file: it moves messages and descriptors and keeps no policy. The messages are those of native/launcher/protocol.h;
-`LAYOUT` is their one mirror here, and a test compares both. Descriptors that arrive belong to the Shell that is handed out;
-those of a shell nobody waits for any more are closed and the shell is killed.
+Law of this file: it moves messages (wire.py) and descriptors and keeps no policy. Descriptors that arrive belong to the Shell
+that is handed out; those of a shell nobody waits for any more are closed and the shell is killed.
 
 The launcher is started before the service has a second thread, and dies with the service: its socket ends.
 """
@@ -15,18 +14,32 @@ import math
 import os
 import signal
 import socket
-import struct
 import sys
 from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from scheduler.errors import SchedulerError
+from scheduler.sandboxes.wire import (
+    ENFORCED,
+    FDS_MAX,
+    NOTICE_BYTES,
+    PROTOCOL_VERSION,
+    RUNTIMES_MAX,
+    SLOTS_MAX,
+    Cause,
+    Isolation,
+    Limit,
+    Notice,
+    NoticeKind,
+    RequestKind,
+    descriptors,
+    encode,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -34,7 +47,7 @@ if TYPE_CHECKING:
     from scheduler.sandboxes.runtimes import Runtime
 
 __all__ = [
-    "LAYOUT",
+    "SLOTS_MAX",
     "Cause",
     "Exited",
     "Isolation",
@@ -51,143 +64,8 @@ EXECUTABLE: Final = Path(__file__).resolve().parent.parent / "_native" / "schedu
 RUNTIME_PACKAGE: Final = Path(__file__).resolve().parent.parent / "runtime"
 TASK_ROOT: Final = "/var/task"
 SOCKET_BUFFER_BYTES: Final = 1 << 20
-FDS_MAX: Final = 12
 START_TIMEOUT_S: Final = 20.0
 STOP_TIMEOUT_S: Final = 10.0
-
-# ---- the wire ----
-
-PROTOCOL_VERSION: Final = 1
-TEXT_BYTES_MAX: Final = 16384
-RUNTIMES_MAX: Final = 16
-SLOTS_MAX: Final = 4096
-
-# struct -> (field, struct code) in order; no padding.
-LAYOUT: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
-    "request": (
-        ("kind", "I"),
-        ("runtime", "I"),
-        ("token", "Q"),
-        ("shell", "Q"),
-        ("memory_mb", "I"),
-        ("ephemeral_storage_mb", "I"),
-        ("strings", "I"),
-        ("text_bytes", "I"),
-    ),
-    "notice": (
-        ("kind", "I"),
-        ("flags", "I"),
-        ("token", "Q"),
-        ("shell", "Q"),
-        ("cpu_ns", "Q"),
-        ("memory_peak_bytes", "Q"),
-        ("cause", "I"),
-        ("status", "i"),
-        ("error", "i"),
-        ("runtime", "I"),
-        ("step", "48s"),
-        ("note", "200s"),
-    ),
-}
-
-
-def _struct(name: str) -> struct.Struct:
-    return struct.Struct("<" + "".join(code for _, code in LAYOUT[name]))
-
-
-_REQUEST: Final = _struct("request")
-_NOTICE: Final = _struct("notice")
-
-
-class RequestKind(Enum):
-    RUNTIME = 1
-    SHELL = 2
-    SPECIALISE = 3
-    KILL = 4
-
-
-class NoticeKind(Enum):
-    READY = 1
-    REFUSED = 2
-    SHELL = 3
-    SHELL_FAILED = 4
-    SPECIALISED = 5
-    SPECIALISE_FAILED = 6
-    EXITED = 7
-    WARNING = 8
-
-
-class Cause(Enum):
-    """How a sandbox ended. KILLED: by us. OOM: its memory limit."""
-
-    EXIT = 1
-    SIGNAL = 2
-    OOM = 3
-    KILLED = 4
-    LAUNCH_FAILED = 5
-
-
-class Isolation(Enum):
-    """ROOT: namespaces, each sandbox a uid of its own. USER: namespaces below a user namespace of a normal user.
-    PROCESS: bare processes; no protection from one another beyond what a uid gives."""
-
-    ROOT = 1
-    USER = 2
-    PROCESS = 3
-
-
-class Limit(Enum):
-    """What the kernel enforces or measures by control groups here."""
-
-    MEMORY = 1
-    PIDS = 2
-    CPU = 4
-    CPU_TIME = 8
-
-
-_ENFORCED: Final = (Limit.MEMORY, Limit.PIDS, Limit.CPU)
-
-
-@dataclass(frozen=True, slots=True)
-class _Notice:
-    kind: NoticeKind
-    flags: int
-    token: int
-    shell: int
-    cpu_ns: int
-    memory_peak_bytes: int
-    cause: int
-    status: int
-    error: int
-    runtime: int
-    step: str
-    note: str
-
-    @classmethod
-    def decode(cls, data: bytes) -> _Notice:
-        kind, *numbers, step, note = _NOTICE.unpack(data)
-        texts = (raw.split(b"\0", 1)[0].decode("utf-8", "replace") for raw in (step, note))
-        return cls(NoticeKind(kind), *numbers, *texts)
-
-
-def _encode(
-    kind: RequestKind,
-    *,
-    runtime: int = 0,
-    token: int = 0,
-    shell: int = 0,
-    memory_mb: int = 0,
-    ephemeral_storage_mb: int = 0,
-    strings: Iterable[str] = (),
-) -> bytes:
-    parts = [os.fsencode(text) for text in strings]
-    for part in parts:
-        if b"\0" in part:
-            raise ValueError(f"{part!r} holds a NUL byte, which no path has")
-    text = b"".join(part + b"\0" for part in parts)
-    if len(text) > TEXT_BYTES_MAX:
-        raise ValueError(f"paths of one request are {len(text)} bytes, the limit is {TEXT_BYTES_MAX}")
-    return _REQUEST.pack(kind.value, runtime, token, shell, memory_mb, ephemeral_storage_mb, len(parts), len(text)) + text
 
 
 # ---- what others use ----
@@ -199,7 +77,7 @@ class Shell:
 
     id: of the launcher; never reused within its life. pid: of the sandbox's first process, as this process sees it; with it
     everything in the sandbox ends. channel_fd, output_fd: non-blocking.
-    progress_fd: memfd of 4,096 bytes, sealed. cpu_fd: cpuacct.usage (version 1) or cpu.stat (version 2), or -1.
+    progress_fd: memfd of 32,768 bytes, sealed. cpu_fd: cpuacct.usage (version 1) or cpu.stat (version 2), or -1.
     memory_fd: memory.max_usage_in_bytes (version 1) or memory.peak (version 2), or -1.
     """
 
@@ -343,15 +221,6 @@ def _reap(pid: int) -> str:
     return f"it got signal {code - 128}" if code > 128 else f"exit status {code}"
 
 
-def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
-    fds: list[int] = []
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            whole = len(data) - len(data) % struct.calcsize("i")
-            fds.extend(number for (number,) in struct.iter_unpack("i", data[:whole]))
-    return fds
-
-
 class Launcher:
     """Made by open_launcher(). One task may await a given shell() or specialise(); many may at once.
 
@@ -391,7 +260,7 @@ class Launcher:
         token = next(self._tokens)
         waiting = self._shells[token] = _Waiting()
         try:
-            self._post(_encode(RequestKind.SHELL, runtime=index, token=token))
+            self._post(encode(RequestKind.SHELL, runtime=index, token=token))
             await waiting.done.wait()
         except trio.Cancelled:
             if waiting.shell is not None:
@@ -406,7 +275,7 @@ class Launcher:
     async def specialise(self, shell: Shell, spec: Specialisation) -> None:
         """Gives a shell its code and limits and takes its privileges. LaunchFailed: it is dead already, Exited follows (unless
         it had been told before). If cancelled, the shell is killed. ValueError: a path that is none."""
-        request = _encode(
+        request = encode(
             RequestKind.SPECIALISE,
             shell=shell.id,
             memory_mb=spec.memory_mb,
@@ -428,7 +297,7 @@ class Launcher:
     def kill(self, shell_id: int) -> None:
         """SIGKILL to the whole sandbox. Exited follows. An id that is dead already, or a dead launcher, is no error."""
         if not self._dead.is_set():
-            self._post(_encode(RequestKind.KILL, shell=shell_id))
+            self._post(encode(RequestKind.KILL, shell=shell_id))
 
     async def wait_dead(self) -> str:
         """Returns when the launcher has died, with the reason; every sandbox died with it."""
@@ -468,19 +337,19 @@ class Launcher:
 
     # ---- hearing ----
 
-    async def _receive(self) -> tuple[_Notice, list[int]] | None:
+    async def _receive(self) -> tuple[Notice, list[int]] | None:
         try:
             data, ancillary, _, _ = await self._socket.recvmsg(
-                _NOTICE.size, socket.CMSG_SPACE(4 * FDS_MAX), socket.MSG_CMSG_CLOEXEC
+                NOTICE_BYTES, socket.CMSG_SPACE(4 * FDS_MAX), socket.MSG_CMSG_CLOEXEC
             )
         except OSError:
             return None
-        fds = _descriptors(ancillary)
-        if len(data) != _NOTICE.size:
+        fds = descriptors(ancillary)
+        if len(data) != NOTICE_BYTES:
             for fd in fds:
                 os.close(fd)
             return None
-        return _Notice.decode(data), fds
+        return Notice.decode(data), fds
 
     async def _listen(self) -> None:
         while (received := await self._receive()) is not None:
@@ -488,7 +357,7 @@ class Launcher:
             self._handlers[notice.kind](self, notice, fds)
         await self._died()
 
-    def _on_shell(self, notice: _Notice, fds: list[int]) -> None:
+    def _on_shell(self, notice: Notice, fds: list[int]) -> None:
         channel, output, progress, pidfd, *more = fds
         cpu = more.pop(0) if notice.flags & Limit.CPU_TIME.value else -1
         memory = more.pop(0) if notice.flags & Limit.MEMORY.value else -1
@@ -504,27 +373,27 @@ class Launcher:
         self.kill(shell.id)
         shell.close()
 
-    def _on_shell_failed(self, notice: _Notice, fds: list[int]) -> None:
+    def _on_shell_failed(self, notice: Notice, fds: list[int]) -> None:
         self._shells.pop(notice.token).finish(failure=LaunchFailed(notice.step, notice.error))
 
-    def _on_specialised(self, notice: _Notice, fds: list[int]) -> None:
+    def _on_specialised(self, notice: Notice, fds: list[int]) -> None:
         if (waiting := self._specialising.get(notice.shell)) is not None:
             waiting.finish()
 
-    def _on_specialise_failed(self, notice: _Notice, fds: list[int]) -> None:
+    def _on_specialise_failed(self, notice: Notice, fds: list[int]) -> None:
         if (waiting := self._specialising.get(notice.shell)) is not None:
             waiting.finish(failure=LaunchFailed(notice.step, notice.error))
 
-    def _on_exited(self, notice: _Notice, fds: list[int]) -> None:
+    def _on_exited(self, notice: Notice, fds: list[int]) -> None:
         cause = Cause(notice.cause)
         step = f"{notice.step}: {os.strerror(notice.error)}" if cause is Cause.LAUNCH_FAILED else None
         exited = Exited(notice.shell, cause, notice.status, notice.cpu_ns, notice.memory_peak_bytes, step)
         self._exits_in.send_nowait(exited)
 
-    def _on_warning(self, notice: _Notice, fds: list[int]) -> None:
+    def _on_warning(self, notice: Notice, fds: list[int]) -> None:
         self._report(notice.note)
 
-    def _on_late(self, notice: _Notice, fds: list[int]) -> None:
+    def _on_late(self, notice: Notice, fds: list[int]) -> None:
         self._report(f"the launcher said {notice.kind.name} out of turn")
 
     _handlers: Final = {
@@ -555,7 +424,7 @@ class Launcher:
             self.limits = frozenset(limit for limit in Limit if notice.flags & limit.value)
             self.cgroup_version = notice.runtime
             self.why_limited = notice.note
-            missing = [limit.name.lower() for limit in _ENFORCED if limit not in self.limits]
+            missing = [limit.name.lower() for limit in ENFORCED if limit not in self.limits]
             if missing and config.limits_required:
                 why = self.why_limited or "the kernel or the container offers no such controller"
                 raise LaunchFailed(
@@ -650,7 +519,7 @@ async def open_launcher(
         for index, runtime in enumerate(declared):
             mounts = itertools.chain.from_iterable((path, path) for path in runtime.paths)
             strings = (runtime.name, runtime.executable, str(RUNTIME_PACKAGE), *mounts)
-            launcher._post(_encode(RequestKind.RUNTIME, runtime=index, strings=strings))
+            launcher._post(encode(RequestKind.RUNTIME, runtime=index, strings=strings))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(launcher._listen)
             nursery.start_soon(launcher._send_outgoing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import struct
 import subprocess
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,8 +14,8 @@ import pytest
 import trio
 
 from scheduler.sandboxes import launcher as module
+from scheduler.sandboxes import wire
 from scheduler.sandboxes.launcher import (
-    LAYOUT,
     Cause,
     Isolation,
     LauncherConfig,
@@ -45,6 +46,9 @@ pytestmark = [
 ]
 
 
+PAGE_BYTES = 32_768  # docs/internals/channel.md
+
+
 def open_descriptors() -> dict[str, str]:
     return {
         fd: os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")
@@ -58,10 +62,10 @@ def test_messages_are_laid_out_as_in_c() -> None:
     text = subprocess.run([str(module.EXECUTABLE), "--layout"], capture_output=True, text=True, check=True).stdout
     fields = re.findall(r"^field (\w+) (\w+) (\d+) (\d+)$", text, re.M)
     ours = []
-    for name, layout in LAYOUT.items():
+    for name, layout in wire.LAYOUT.items():
         offset = 0
         for field, code in layout:
-            size = module.struct.calcsize("<" + code)
+            size = struct.calcsize("<" + code)
             ours.append((name, field, str(offset), str(size)))
             offset += size
         assert f"size {name} {offset}" in text.splitlines()
@@ -74,8 +78,8 @@ def test_constants_are_those_of_c() -> None:
     ours = {
         f"{prefix}_{member.name}": member.value
         for prefix, kind in (
-            ("REQUEST", module.RequestKind),
-            ("NOTICE", module.NoticeKind),
+            ("REQUEST", wire.RequestKind),
+            ("NOTICE", wire.NoticeKind),
             ("CAUSE", Cause),
             ("ISOLATION", Isolation),
             ("FLAG", Limit),
@@ -83,7 +87,7 @@ def test_constants_are_those_of_c() -> None:
         for member in kind
     }
     for name in ("VERSION", "TEXT_BYTES_MAX", "RUNTIMES_MAX", "SLOTS_MAX"):
-        ours[f"PROTOCOL_{name}"] = getattr(module, "PROTOCOL_VERSION" if name == "VERSION" else name)
+        ours[f"PROTOCOL_{name}"] = getattr(wire, "PROTOCOL_VERSION" if name == "VERSION" else name)
     del theirs["PROTOCOL_STRINGS_MAX"]  # Python counts bytes, which bind first
     assert theirs == ours
 
@@ -108,9 +112,9 @@ async def test_shell_has_what_the_engine_needs(tmp_path: Path) -> None:
         assert f"Pid:\t{shell.pid}\n" in text_of(f"/proc/self/fdinfo/{shell.pidfd}")
         assert not os.get_blocking(shell.channel_fd)
         assert not os.get_blocking(shell.output_fd)
-        assert os.fstat(shell.progress_fd).st_size == 4096
+        assert os.fstat(shell.progress_fd).st_size == PAGE_BYTES
         with pytest.raises(PermissionError):
-            os.ftruncate(shell.progress_fd, 8192)
+            os.ftruncate(shell.progress_fd, 2 * PAGE_BYTES)
         assert int(os.pread(shell.cpu_fd, 64, 0)) > 0
         await sandbox.run("held = bytearray(20 << 20)")
         assert int(os.pread(shell.memory_fd, 64, 0)) > 20 << 20

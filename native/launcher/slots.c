@@ -1,0 +1,444 @@
+/* One sandbox from the order to its zygote until its slot is free again. The table of states is in launcher.h; each function here
+ * is one of its arrows. Everything a sandbox says is read from the control socket, at whose other end only our own code stands.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "filesystem.h"
+#include "invariant.h"
+#include "launcher.h"
+#include "tempdir.h"
+#include "wire.h"
+
+enum {
+    CHANNEL_BUFFER_BYTES = 1 << 20,
+    PROGRESS_BYTES = 32768,      /* channel.md: the progress word and the shelf */
+    SLOT_BITS = 16,
+    MEMORY_MB_MAX = 1 << 20,
+    SCRATCH_MB_MAX = 1 << 20
+};
+_Static_assert(PROTOCOL_SLOTS_MAX <= 1 << SLOT_BITS, "a shell's id holds its slot");
+
+static uint64_t shell_id(const struct launcher *launcher, uint32_t slot) {
+    return (uint64_t)launcher->slots[slot].generation << SLOT_BITS | slot;
+}
+
+/* The slot of an id that lives, or NO_SLOT. */
+static uint32_t find(const struct launcher *launcher, uint64_t shell) {
+    const uint32_t slot = (uint32_t)(shell & ((1U << SLOT_BITS) - 1));
+    if (slot >= launcher->options.slots || launcher->slots[slot].state == SLOT_FREE ||
+        launcher->slots[slot].state == SLOT_EMPTYING || shell_id(launcher, slot) != shell) {
+        return NO_SLOT;
+    }
+    return slot;
+}
+
+static void close_ends(struct slot *slot) {
+    wire_close(&slot->control);
+    wire_close(&slot->channel);
+    wire_close(&slot->output);
+    wire_close(&slot->progress);
+    wire_close(&slot->pidfd);
+}
+
+void slot_try_free(struct launcher *launcher, uint32_t index) {
+    struct slot *slot = &launcher->slots[index];
+    SCHED_ASSERT(slot->state == SLOT_EMPTYING);
+    if (!cgroup_empty(&launcher->groups, index)) {
+        cgroup_kill(&launcher->groups, index);
+        return;
+    }
+    slot->state = SLOT_FREE;
+    slot->next = launcher->free_head;
+    launcher->free_head = index;
+    launcher->emptying--;
+}
+
+/* From any state to EMPTYING, and to FREE as soon as nothing is left in the group. */
+static void release(struct launcher *launcher, uint32_t index) {
+    struct slot *slot = &launcher->slots[index];
+    SCHED_ASSERT(slot->state != SLOT_FREE && slot->state != SLOT_EMPTYING);
+    if (slot->state == SLOT_CLONING) {
+        SCHED_ASSERT(launcher->cloning > 0);
+        launcher->cloning--;
+    }
+    close_ends(slot);
+    slot->pid = 0;
+    slot->state = SLOT_EMPTYING;
+    launcher->emptying++;
+    slot_try_free(launcher, index);
+}
+
+static void refuse_shell(uint64_t token, int32_t error, const char *step) {
+    struct notice notice = {.kind = NOTICE_SHELL_FAILED, .token = token, .error = error};
+    wire_text(notice.step, sizeof notice.step, step);
+    launcher_tell(&notice, NULL, 0);
+}
+
+void slot_abandon(struct launcher *launcher, uint32_t index, int32_t error, const char *step) {
+    const uint64_t token = launcher->slots[index].token;
+    char kept[PROTOCOL_STEP_BYTES];
+    wire_text(kept, sizeof kept, step); /* it may be the slot's own */
+    release(launcher, index);
+    refuse_shell(token, error, kept);
+}
+
+static int grow_buffers(int fd) {
+    const int bytes = CHANNEL_BUFFER_BYTES;
+    /* FORCE goes over the machine's net.core.wmem_max, with the privilege; without, as large as it allows. */
+    if ((setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof bytes) < 0 &&
+         setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes) < 0) ||
+        (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &bytes, sizeof bytes) < 0 &&
+         setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes) < 0)) {
+        return -errno;
+    }
+    return 0;
+}
+
+static int make_progress(void) {
+    int fd = memfd_create("progress", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0) {
+        return -errno;
+    }
+    if (ftruncate(fd, PROGRESS_BYTES) < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
+        const int error = -errno;
+        wire_close(&fd);
+        return error;
+    }
+    return fd;
+}
+
+/* Ends for both sides. 0, or -errno with nothing open. child: channel, output, progress, control. */
+static int make_ends(struct slot *slot, int *child) {
+    int channel[2] = {-1, -1}, output[2] = {-1, -1}, control[2] = {-1, -1};
+    int error = 0;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, channel) < 0 || pipe2(output, O_CLOEXEC) < 0 ||
+        socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) < 0 || fcntl(channel[0], F_SETFL, O_NONBLOCK) < 0 ||
+        fcntl(output[0], F_SETFL, O_NONBLOCK) < 0) {
+        error = -errno;
+    }
+    if (error == 0) {
+        error = grow_buffers(channel[0]);
+    }
+    if (error == 0) {
+        error = grow_buffers(channel[1]);
+    }
+    const int progress = error == 0 ? make_progress() : -1;
+    if (error < 0 || progress < 0) {
+        error = error < 0 ? error : progress;
+        wire_close_all(channel, 2);
+        wire_close_all(output, 2);
+        wire_close_all(control, 2);
+        return error;
+    }
+    slot->channel = channel[0];
+    slot->output = output[0];
+    slot->control = control[0];
+    slot->progress = progress;
+    child[0] = channel[1];
+    child[1] = output[1];
+    child[2] = progress;
+    child[3] = control[1];
+    return 0;
+}
+
+int slot_send_order(struct launcher *launcher, uint32_t index) {
+    struct slot *slot = &launcher->slots[index];
+    const struct zygote *zygote = &launcher->zygotes[slot->runtime];
+    struct spawn_order order = {.shell = shell_id(launcher, index),
+                                .slot = index,
+                                .uid = launcher->options.change_uid ? launcher->options.uid_base + index : 0,
+                                .isolation = launcher->options.isolation,
+                                .flags = launcher->groups.into ? SPAWN_INTO_CGROUP : 0,
+                                .pids_max = launcher->options.pids_max,
+                                .ephemeral_storage_mb = launcher->options.shell_scratch_mb};
+    SCHED_ASSERT(slot->state == SLOT_QUEUED);
+    int child[PROTOCOL_FDS_MAX];
+    int error = cgroup_prepare(&launcher->groups, index);
+    if (error == 0 && launcher->options.isolation == ISOLATION_PROCESS) {
+        error = tempdir_fresh(launcher->options.temp_root, launcher->groups.name, index, order.uid, order.temp_dir,
+                              sizeof order.temp_dir);
+    }
+    if (error == 0) {
+        error = make_ends(slot, child);
+    }
+    if (error < 0) {
+        return error;
+    }
+    const int entries = cgroup_open_entries(&launcher->groups, index, child + 4, PROTOCOL_FDS_MAX - 4);
+    error = entries < 0 ? entries : wire_send(zygote->fd, &order, sizeof order, child, 4 + (unsigned)entries, MSG_DONTWAIT);
+    wire_close(&child[0]);
+    wire_close(&child[1]);
+    wire_close(&child[3]); /* child[2], the progress page, is the slot's too */
+    wire_close_all(child + 4, entries < 0 ? 0 : (unsigned)entries);
+    if (error == 0) {
+        error = launcher_watch(launcher, slot->control, WATCH_SLOT, index);
+    }
+    if (error < 0) {
+        close_ends(slot);
+        return error;
+    }
+    slot->state = SLOT_CLONING;
+    launcher->cloning++;
+    return 0;
+}
+
+static void kill_slot(struct slot *slot) {
+    slot->killed = true;
+    if (slot->pidfd >= 0) {
+        syscall(SYS_pidfd_send_signal, slot->pidfd, SIGKILL, NULL, 0);
+    }
+}
+
+static void hand_over(struct launcher *launcher, uint32_t index) {
+    struct slot *slot = &launcher->slots[index];
+    struct notice notice = {.kind = NOTICE_SHELL, .token = slot->token, .shell = shell_id(launcher, index)};
+    notice.runtime = slot->runtime;
+    int fds[6] = {slot->channel, slot->output, slot->progress, slot->pidfd, -1, -1};
+    unsigned count = 4;
+    int cpu = cgroup_open_cpu_time(&launcher->groups, index);
+    int memory = cgroup_open_memory_peak(&launcher->groups, index);
+    if (cpu >= 0) {
+        notice.flags |= FLAG_CPU_TIME;
+        fds[count++] = cpu;
+    }
+    if (memory >= 0) {
+        notice.flags |= FLAG_MEMORY;
+        fds[count++] = memory;
+    }
+    slot->state = SLOT_SHELL;
+    slot->told = true;
+    launcher_tell(&notice, fds, count);
+    wire_close(&cpu);
+    wire_close(&memory);
+    wire_close(&slot->channel);
+    wire_close(&slot->output);
+    wire_close(&slot->progress);
+}
+
+void slot_cloned(struct launcher *launcher, uint64_t shell, pid_t pid, int pidfd, int32_t error, const char *step) {
+    const uint32_t index = find(launcher, shell);
+    if (index == NO_SLOT || launcher->slots[index].state != SLOT_CLONING) {
+        wire_close(&pidfd);
+        return;
+    }
+    struct slot *slot = &launcher->slots[index];
+    if (error != 0 || pidfd < 0) {
+        slot_abandon(launcher, index, error != 0 ? error : EPROTO, step);
+        return;
+    }
+    launcher->cloning--;
+    slot->state = SLOT_BIRTH;
+    slot->pid = pid;
+    slot->pidfd = pidfd;
+    if (slot->killed) {
+        kill_slot(slot);
+    }
+    for (uint32_t i = 0; i < launcher->orphans_count; i++) {
+        if (launcher->orphans[i].pid == pid) {
+            const struct orphan orphan = launcher->orphans[i];
+            launcher->orphans[i] = launcher->orphans[--launcher->orphans_count];
+            slot_reaped(launcher, index, orphan.status, orphan.cpu_ns);
+            return;
+        }
+    }
+    if (slot->born) {
+        hand_over(launcher, index);
+    }
+}
+
+static void hear(struct launcher *launcher, uint32_t index, const struct stage_answer *answer) {
+    struct slot *slot = &launcher->slots[index];
+    if (answer->stage == 3) {
+        slot->ended = true;
+        slot->worker_status = answer->error;
+    } else if (answer->error != 0) { /* it ends now; told when reaped */
+        slot->error = answer->error;
+        wire_text(slot->step, sizeof slot->step, answer->step);
+    } else if (slot->state == SLOT_CLONING && answer->stage == 1) {
+        slot->born = true; /* faster than its zygote's answer */
+    } else if (slot->state == SLOT_BIRTH && answer->stage == 1) {
+        hand_over(launcher, index);
+    } else if (slot->state == SLOT_SPECIALISING && answer->stage == 2) {
+        const struct notice notice = {.kind = NOTICE_SPECIALISED, .shell = shell_id(launcher, index)};
+        slot->state = SLOT_LIVE;
+        launcher_tell(&notice, NULL, 0);
+    }
+}
+
+/* The sandbox's own first process, or its worker before it is specialised, has spoken; or their ends have closed. */
+void slot_readable(struct launcher *launcher, uint32_t index) {
+    struct slot *slot = &launcher->slots[index];
+    while (slot->control >= 0) {
+        struct stage_answer answer;
+        const ssize_t got = wire_receive(slot->control, &answer, sizeof answer, NULL, 0, NULL, MSG_DONTWAIT);
+        if (got == -EAGAIN) {
+            return;
+        }
+        if (got != (ssize_t)sizeof answer) {
+            wire_close(&slot->control); /* dead, or (process isolation) specialised: the reaper tells */
+            return;
+        }
+        answer.step[sizeof answer.step - 1] = '\0';
+        hear(launcher, index, &answer);
+    }
+}
+
+/* ---- what the service asks ---- */
+
+void slot_ask_shell(struct launcher *launcher, const struct request *request) {
+    if (request->runtime >= PROTOCOL_RUNTIMES_MAX) {
+        refuse_shell(request->token, EINVAL, "runtime");
+        return;
+    }
+    const uint32_t index = launcher->free_head;
+    if (index == NO_SLOT) {
+        refuse_shell(request->token, EAGAIN, "slots");
+        return;
+    }
+    struct slot *slot = &launcher->slots[index];
+    launcher->free_head = slot->next;
+    const uint32_t generation = slot->generation + 1;
+    *slot = (struct slot){.state = SLOT_QUEUED, .generation = generation, .runtime = request->runtime, .next = NO_SLOT,
+                          .token = request->token, .pidfd = -1, .control = -1, .channel = -1, .output = -1, .progress = -1};
+    const int error = zygote_enqueue(launcher, index);
+    if (error < 0) {
+        slot_abandon(launcher, index, -error, "runtime process");
+    }
+}
+
+static void fail_specialise(struct launcher *launcher, uint32_t index, int error, const char *step) {
+    struct slot *slot = &launcher->slots[index];
+    struct notice notice = {.kind = NOTICE_SPECIALISE_FAILED, .shell = shell_id(launcher, index), .error = error};
+    wire_text(notice.step, sizeof notice.step, step);
+    slot->error = error;
+    wire_text(slot->step, sizeof slot->step, step);
+    slot->state = SLOT_LIVE; /* to be reaped; says its step then too */
+    launcher_tell(&notice, NULL, 0);
+    kill_slot(slot);
+}
+
+static int send_specialise(struct launcher *launcher, uint32_t index, const struct request *request, const char *const *paths,
+                           const char **step) {
+    struct slot *slot = &launcher->slots[index];
+    struct specialise_order order = {.memory_mb = request->memory_mb,
+                                     .ephemeral_storage_mb = request->ephemeral_storage_mb,
+                                     .limit_data = (launcher->groups.controllers & FLAG_MEMORY) == 0};
+    int mounts[2] = {-1, -1};
+    int error = 0;
+    for (unsigned i = 0; i < 2 && launcher->options.isolation != ISOLATION_PROCESS && paths[i][0] != '\0'; i++) {
+        *step = i == 0 ? "code directory" : "layers directory";
+        mounts[i] = fs_detached_code(paths[i]);
+        if (mounts[i] < 0) {
+            error = mounts[i];
+            break;
+        }
+        order.mounts++;
+    }
+    if (error == 0) {
+        const struct cgroup_limits limits = {.memory_mb = request->memory_mb, .pids_max = launcher->options.pids_max};
+        *step = "control group limits";
+        error = cgroup_limit(&launcher->groups, index, &limits);
+    }
+    if (error == 0) {
+        *step = "order";
+        error = wire_send(slot->control, &order, sizeof order, mounts, order.mounts, MSG_DONTWAIT);
+    }
+    wire_close_all(mounts, 2);
+    return error;
+}
+
+void slot_ask_specialise(struct launcher *launcher, const struct request *request, const char *const *strings,
+                           unsigned count) {
+    const uint32_t index = find(launcher, request->shell);
+    if (index == NO_SLOT || launcher->slots[index].state != SLOT_SHELL) {
+        struct notice notice = {.kind = NOTICE_SPECIALISE_FAILED, .shell = request->shell, .error = ESRCH};
+        wire_text(notice.step, sizeof notice.step, "shell");
+        launcher_tell(&notice, NULL, 0);
+        return;
+    }
+    struct slot *slot = &launcher->slots[index];
+    const char *step = "request";
+    int error = 0;
+    if (count != 2 || strings[0][0] != '/' || request->memory_mb < 1 || request->memory_mb > MEMORY_MB_MAX ||
+        request->ephemeral_storage_mb < 1 || request->ephemeral_storage_mb > SCRATCH_MB_MAX) {
+        error = -EINVAL;
+    } else {
+        slot->oom_before = cgroup_oom_kills(&launcher->groups, index);
+        error = send_specialise(launcher, index, request, strings, &step);
+    }
+    if (error < 0) {
+        fail_specialise(launcher, index, -error, step);
+        return;
+    }
+    slot->state = SLOT_SPECIALISING;
+}
+
+void slot_ask_kill(struct launcher *launcher, uint64_t shell) {
+    const uint32_t index = find(launcher, shell);
+    if (index != NO_SLOT) {
+        kill_slot(&launcher->slots[index]);
+    }
+}
+
+/* ---- death ---- */
+
+static enum exit_cause cause_of(struct launcher *launcher, uint32_t index, int status) {
+    const struct slot *slot = &launcher->slots[index];
+    if (slot->error != 0) {
+        return CAUSE_LAUNCH_FAILED;
+    }
+    if (WIFEXITED(status)) {
+        return CAUSE_EXIT;
+    }
+    if (WTERMSIG(status) == SIGKILL) {
+        if (cgroup_oom_kills(&launcher->groups, index) > slot->oom_before) {
+            return CAUSE_OOM;
+        }
+        if (slot->killed) {
+            return CAUSE_KILLED;
+        }
+    }
+    return CAUSE_SIGNAL;
+}
+
+void slot_reaped(struct launcher *launcher, uint32_t index, int init_status, uint64_t cpu_ns) {
+    struct slot *slot = &launcher->slots[index];
+    slot_readable(launcher, index); /* last words: the step that failed, or how the worker ended */
+    const int status = slot->ended ? slot->worker_status : init_status;
+    if (!slot->told) {
+        slot_abandon(launcher, index, slot->error != 0 ? slot->error : ECHILD, slot->error != 0 ? slot->step : "birth");
+        return;
+    }
+    struct notice notice = {.kind = NOTICE_EXITED, .shell = shell_id(launcher, index)};
+    if (slot->state == SLOT_SPECIALISING) {
+        struct notice failure = {.kind = NOTICE_SPECIALISE_FAILED, .shell = notice.shell};
+        if (slot->error == 0) {
+            slot->error = ECHILD;
+            wire_text(slot->step, sizeof slot->step, slot->killed ? "killed meanwhile" : "died meanwhile");
+        }
+        failure.error = slot->error;
+        wire_text(failure.step, sizeof failure.step, slot->step);
+        launcher_tell(&failure, NULL, 0);
+    }
+    const uint64_t group_ns = cgroup_cpu_ns(&launcher->groups, index);
+    notice.cause = cause_of(launcher, index, status);
+    notice.status = WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status);
+    /* A killed init has not waited for its worker, so its own figure would be too small: 0 says unknown. */
+    const bool complete = slot->ended || launcher->options.isolation == ISOLATION_PROCESS;
+    notice.cpu_ns = group_ns > 0 ? group_ns : complete ? cpu_ns : 0;
+    notice.memory_peak_bytes = cgroup_memory_peak(&launcher->groups, index);
+    if (notice.cause == CAUSE_LAUNCH_FAILED) {
+        notice.error = slot->error;
+        wire_text(notice.step, sizeof notice.step, slot->step);
+    }
+    release(launcher, index); /* before it is told: who hears of it may ask for the slot again */
+    launcher_tell(&notice, NULL, 0);
+}
