@@ -448,7 +448,7 @@ class Opened:
     connection: int
     tcp: bool
     peer_uid: int
-    adopted: bool = False  # the second word on a connection that was adopted: its tag
+    adopted: bool = False  # answer to connection_adopt; connection 0: there was no room
     tag: int = 0
 
 
@@ -605,5 +605,4 @@ class EngineConfig:
     log_bytes_max: int | None = None
     log_files_max: int | None = None
     log_dir: str = ""
-    drain_grace_ns: int | None = None
     allowed_uids: tuple[int, ...] = ()

@@ -15,6 +15,7 @@ import resource
 import secrets
 import signal
 import socket
+import stat
 import time
 import traceback
 from contextlib import AsyncExitStack
@@ -76,6 +77,7 @@ from scheduler.store.sqlite import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from scheduler.config import Address, Settings
     from scheduler.control.access import Connection
@@ -119,7 +121,6 @@ def engine_config(settings: Settings) -> EngineConfig:
         log_bytes_max=settings.log_bytes_max,
         log_files_max=settings.log_files_max,
         log_dir=str(settings.log_dir),
-        drain_grace_ns=settings.drain_grace_ms * MS_NS,
         allowed_uids=settings.allowed_uids,
     )
 
@@ -198,6 +199,9 @@ class Service:
         if settings.metrics is not None:
             await self._open_console(settings.metrics, inner)
         self._accepting = True
+        hidden = _hidden_from_others(settings.code_dir) if self._isolation == "process" else None
+        if hidden is not None:
+            self.log.warning("code", text=f"{hidden}: other users cannot pass; sandboxes will not find their code")
         self.log.info(
             "serving",
             socket=settings.socket,
@@ -398,7 +402,7 @@ class Service:
             self.deployments.settled(*known)
 
     async def _on_opened(self, event: Opened) -> None:
-        if not event.adopted:
+        if event.connection:  # 0: there was no room to adopt it
             self.connections.opened(event.connection, tcp=event.tcp, peer_uid=event.peer_uid)
 
     async def _on_closed(self, event: Closed) -> None:
@@ -540,6 +544,14 @@ def _raise_descriptor_limit(settings: Settings, log: Log) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
         if hard < wanted:
             log.warning("descriptors", limit=hard, wanted=wanted, text="raise `ulimit -n` or lower connections_max")
+
+
+def _hidden_from_others(directory: Path) -> Path | None:
+    """The first directory on the way that the users of sandboxes cannot pass. Without mounts they walk there themselves."""
+    if os.geteuid() != 0:
+        return None  # they are this user
+    way = (*reversed(directory.parents), directory)
+    return next((path for path in way if not path.stat().st_mode & stat.S_IXOTH), None)
 
 
 async def run_service(

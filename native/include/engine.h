@@ -31,7 +31,6 @@ struct sched_config {
     uint32_t log_bytes_max;           /* of one function's journal before it rotates */
     uint32_t log_files_max;           /* rotated journals kept */
     char log_dir[256];                /* empty: no journal */
-    uint64_t drain_grace_ns;
     uint32_t allowed_uids_count;      /* Unix peers; root and the service's own uid always */
     uint32_t allowed_uids[16];
 };

@@ -374,7 +374,11 @@ void answer_call(struct sched *sched, const struct core_action *answer, const st
         struct journal_record record = record_of(answer, ticket, &end, info, sched->now_ns);
         journal_add(&sched->journal, info->journal, &record, &end, sizeof end, info->version, strlen(info->version));
     }
-    if (ticket->client != NO_INDEX) {
+    /* A running call that was cancelled is answered to nobody; one that never ran is told so. */
+    const bool discarded = answer->cancelled != 0 && answer->outcome != CORE_CANCELLED;
+    if (ticket->client != NO_INDEX && discarded) {
+        client_dirty(sched, &sched->clients[ticket->client]); /* it may have waited for this to close */
+    } else if (ticket->client != NO_INDEX) {
         struct client *client = &sched->clients[ticket->client];
         if (answer->outcome == CORE_OK && reply != NULL) {
             send_result(sched, client, answer, ticket, info, reply);
@@ -386,17 +390,16 @@ void answer_call(struct sched *sched, const struct core_action *answer, const st
     ticket_free(sched, index);
 }
 
-void answer_error(struct sched *sched, struct client *client, uint32_t msgid, const char *type, const char *message,
-                  const uint8_t *request_id) {
+void answer_error(struct sched *sched, struct client *client, uint32_t msgid, const char *type, const char *format, ...) {
     char text[MESSAGE_MAX];
-    snprintf(text, sizeof text, "%s", message);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
     uint8_t *const begin = output_room(&sched->chunks, &client->output, MESSAGE_MAX + 256);
-    uint8_t *at = pack_map(frame_head(begin, msgid), request_id != NULL ? 3 : 2);
+    uint8_t *at = pack_map(frame_head(begin, msgid), 2);
     at = pack_str(pack_str(at, "type"), type);
     at = pack_str(pack_str(at, "message"), text);
-    if (request_id != NULL) {
-        at = pack_uuid(pack_str(at, "request_id"), request_id);
-    }
     used(&client->output, begin, pack_nil(at));
     client_dirty(sched, client);
 }
@@ -423,8 +426,8 @@ void answer_respond(struct sched *sched, struct client *client, uint32_t msgid, 
         const uint8_t nil = 0xc0;
         output_add(&sched->chunks, &client->output, &nil, 1);
     }
-    if (client->in_flight > 0) {
-        client->in_flight--;
+    if (client->methods > 0) { /* a service that answers twice must not be able to upset the books of calls */
+        client->methods--;
     }
     client_dirty(sched, client);
 }

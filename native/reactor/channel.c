@@ -36,7 +36,10 @@ enum {
     BROKEN_STATUS = 99,             /* a status no sandbox can mean: the core ends it for its protocol */
     LOG_CREDIT_MAX = 4 << 20,       /* bytes of log at once */
     LOG_CREDIT_PER_MS = 64 * 1024,  /* and 64 MB/s after that */
-    OUTPUT_READ_MAX = 64 * 1024
+    LOG_FRAME_COST = 256,           /* what an empty one takes of it: its work is that of so many bytes */
+    OUTPUT_READ_MAX = 64 * 1024,
+    SWEEP_A_TURN = 32,              /* usage files read in one turn */
+    LAST_READS_MAX = 64             /* of what a dead one left in its socket */
 };
 
 struct header {
@@ -133,7 +136,11 @@ void channel_start(struct sched *sched, const struct sched_command *command, con
     if (sched->channels[index] != NULL) {
         channel_end_turn(sched); /* its place was freed in this very turn */
     }
-    SCHED_ASSERT(sched->channels[index] == NULL);
+    if (sched->channels[index] != NULL) {
+        close_all(command->fds);
+        fault(sched, "sandbox %016" PRIx64 " was started twice: the second one's descriptors are closed", command->sandbox);
+        return;
+    }
     struct channel *channel = calloc(1, sizeof *channel);
     const volatile uint64_t *progress = channel == NULL ? NULL : map_progress(command->fds[2]);
     if (progress == NULL) {
@@ -152,7 +159,7 @@ void channel_start(struct sched *sched, const struct sched_command *command, con
     sched->channels[index] = channel;
     (void)fcntl(channel->fd, F_SETFL, O_NONBLOCK);
     if (!watch(sched, EPOLL_CTL_ADD, channel->fd, EPOLLIN, SOURCE_CHANNEL, index)) {
-        fault(sched, "sandbox %016" PRIx64 ": its channel cannot be watched", channel->sandbox);
+        refuse_start(sched, channel->sandbox, "its channel cannot be watched");
     }
     if (channel->output_fd >= 0) {
         (void)fcntl(channel->output_fd, F_SETFL, O_NONBLOCK);
@@ -212,7 +219,7 @@ void channel_flush_all(struct sched *sched) {
         if (channel->killed || channel->gone) {
             continue;
         }
-        const int64_t sent = output_send(&sched->chunks, &channel->output, channel->fd, sched->config.turn_bytes_max);
+        const int64_t sent = output_send(&sched->chunks, &channel->output, channel->fd, sched->share_large_bytes);
         if (sent < 0 && sent != -EAGAIN) {
             output_drop(&sched->chunks, &channel->output); /* it died: reading will tell */
         }
@@ -287,7 +294,8 @@ static void keep_tail(struct channel *channel, uint32_t seq, const uint8_t *at, 
 
 static void log_bytes(struct sched *sched, struct channel *channel, uint32_t seq, const uint8_t *at, size_t bytes) {
     refill(sched, channel);
-    channel->log_credit_bytes -= bytes < channel->log_credit_bytes ? bytes : channel->log_credit_bytes;
+    const uint64_t cost = bytes + LOG_FRAME_COST;
+    channel->log_credit_bytes -= cost < channel->log_credit_bytes ? cost : channel->log_credit_bytes;
     if (channel->log_credit_bytes == 0) {
         hush(sched, channel);
     }
@@ -328,7 +336,7 @@ static bool read_output(struct sched *sched, struct channel *channel) {
         return true;
     }
     if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
-        close(channel->output_fd);
+        unwatch(sched, channel->output_fd);
         channel->output_fd = -1;
     }
     return false;
@@ -372,10 +380,17 @@ static void usage(struct sched *sched, struct channel *channel) {
     }
 }
 
+void channel_sweep_begin(struct sched *sched) {
+    if (sched->swept_channels == NO_INDEX) {
+        sched->swept_channels = sched->used_channels;
+        sched->used_channels = NO_INDEX;
+    }
+}
+
 void channel_sweep(struct sched *sched) {
-    while (sched->used_channels != NO_INDEX) {
-        struct channel *channel = sched->channels[sched->used_channels];
-        sched->used_channels = channel->used_next;
+    for (uint32_t i = 0; i < SWEEP_A_TURN && sched->swept_channels != NO_INDEX; i++) {
+        struct channel *channel = sched->channels[sched->swept_channels];
+        sched->swept_channels = channel->used_next;
         channel->used = false;
         if (!channel->gone) {
             usage(sched, channel);
@@ -392,8 +407,19 @@ static void tell_progress(struct sched *sched, const struct channel *channel) {
 }
 
 void channel_probe(struct sched *sched, uint64_t sandbox) {
-    const struct channel *channel = channel_find(sched, sandbox);
-    if (channel != NULL) {
+    struct channel *channel = channel_find(sched, sandbox);
+    if (channel != NULL && !channel->probed) {
+        channel->probed = true;
+        channel->probed_next = sched->probed_channels;
+        sched->probed_channels = index_of(channel);
+    }
+}
+
+void channel_tell_probed(struct sched *sched) {
+    while (sched->probed_channels != NO_INDEX && sched->batched < BATCH) {
+        struct channel *channel = sched->channels[sched->probed_channels];
+        sched->probed_channels = channel->probed_next;
+        channel->probed = false;
         tell_progress(sched, channel);
     }
 }
@@ -488,6 +514,7 @@ static void on_result(struct sched *sched, struct channel *channel, const struct
 
 static void on_init_error(struct sched *sched, struct channel *channel, const uint8_t *body, uint32_t bytes) {
     struct function_info *info = info_of(sched, channel->function);
+    channel->settled = true;
     if (info != NULL) {
         uint8_t *copy = malloc(bytes == 0 ? 1 : bytes);
         if (copy != NULL) {
@@ -505,6 +532,23 @@ static void on_init_error(struct sched *sched, struct channel *channel, const ui
     batch_add(sched, CORE_EV_SANDBOX_INIT_FAILED)->u.sandbox.handle = channel->sandbox;
 }
 
+static void on_ready(struct sched *sched, struct channel *channel, uint64_t init_ns) {
+    struct function_info *info = info_of(sched, channel->function);
+    channel->settled = true;
+    if (info != NULL && info->init_error != NULL) {
+        free(info->init_error);
+        info->init_error = NULL;
+        info->init_error_bytes = 0;
+    }
+    struct core_event *event = batch_add(sched, CORE_EV_SANDBOX_READY);
+    event->u.sandbox.handle = channel->sandbox;
+    event->u.sandbox.init_ns = init_ns;
+    event->u.sandbox.tier = channel->tier;
+    const struct sched_event ready = {.kind = SCHED_EV_READY, .sandbox = channel->sandbox, .function = channel->function,
+                                      .value = init_ns};
+    emit(sched, &ready, NULL, 0);
+}
+
 static void on_frame(struct sched *sched, struct channel *channel, const struct header *head, const uint8_t *body,
                      struct block *owner) {
     switch ((enum frame_kind)head->kind) {
@@ -514,20 +558,16 @@ static void on_frame(struct sched *sched, struct channel *channel, const struct 
     case FRAME_LOG:
         log_bytes(sched, channel, head->seq, body, head->length);
         break;
-    case FRAME_READY: {
-        channel->ready = true;
-        channel->init_ns = u64_at(body);
-        struct core_event *event = batch_add(sched, CORE_EV_SANDBOX_READY);
-        event->u.sandbox.handle = channel->sandbox;
-        event->u.sandbox.init_ns = channel->init_ns;
-        event->u.sandbox.tier = channel->tier;
-        const struct sched_event ready = {.kind = SCHED_EV_READY, .sandbox = channel->sandbox, .function = channel->function,
-                                          .value = channel->init_ns};
-        emit(sched, &ready, NULL, 0);
-        break;
-    }
+    case FRAME_READY:
     case FRAME_INIT_ERROR:
-        on_init_error(sched, channel, body, head->length);
+        /* The core would end it too, but only at the next step, and each of these is an event for the slow side. */
+        if (channel->settled) {
+            broken(sched, channel, "READY or INIT_ERROR after either");
+        } else if (head->kind == FRAME_READY) {
+            on_ready(sched, channel, u64_at(body));
+        } else {
+            on_init_error(sched, channel, body, head->length);
+        }
         break;
     case FRAME_HANDBACK: {
         struct core_event *event = batch_add(sched, CORE_EV_REPLY);
@@ -599,21 +639,41 @@ static ssize_t receive(struct sched *sched, struct channel *channel, uint8_t *at
     return got < 0 ? 0 : got;
 }
 
-static void read_big(struct sched *sched, struct channel *channel) {
+static uint32_t read_big(struct sched *sched, struct channel *channel) {
     struct block *big = channel->big;
     const uint32_t left = big->capacity - channel->big_have;
-    const uint32_t max = sched->config.turn_bytes_max;
-    channel->big_have += (uint32_t)receive(sched, channel, big->data + channel->big_have, left < max ? left : max);
+    const uint32_t max = sched->share_large_bytes;
+    const uint32_t got = (uint32_t)receive(sched, channel, big->data + channel->big_have, left < max ? left : max);
+    channel->big_have += got;
     if (channel->big_have < big->capacity || channel->gone) {
-        return;
+        return got;
     }
     channel->big = NULL;
     channel->big_have = 0;
     struct header head;
     memcpy(&head, big->data, HEADER_BYTES);
     on_frame(sched, channel, &head, big->data + HEADER_BYTES, big);
-    batch_step(sched);
     block_release(big);
+    return got;
+}
+
+/* One read and what it brought; false: nothing. The core is told before anybody else reads: the replies lie in the scratch. */
+static bool read_channel(struct sched *sched, struct channel *channel) {
+    uint32_t got;
+    if (channel->big != NULL) {
+        got = read_big(sched, channel);
+    } else {
+        const uint32_t kept = channel->stash_bytes;
+        got = (uint32_t)receive(sched, channel, sched->scratch + kept, sched->share_small_bytes);
+        if (got > 0 && kept > 0) {
+            memcpy(sched->scratch, channel->stash, kept);
+        }
+        if (got > 0) {
+            parse(sched, channel, sched->scratch, kept + got);
+        }
+    }
+    batch_step(sched);
+    return got > 0;
 }
 
 void channel_ready(struct sched *sched, uint32_t index, uint32_t events) {
@@ -624,24 +684,24 @@ void channel_ready(struct sched *sched, uint32_t index, uint32_t events) {
     if ((events & EPOLLOUT) != 0) {
         dirty(sched, channel);
     }
-    if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) == 0) {
+    if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) {
+        read_channel(sched, channel);
+    }
+}
+
+/* The service may learn of a death before we have read what came before it. Calls that were answered must count as answered, and
+ * those the progress word passed as begun, or the core would have them run again elsewhere. */
+void channel_hear_out(struct sched *sched, uint64_t sandbox) {
+    struct channel *channel = channel_find(sched, sandbox);
+    if (channel == NULL) {
         return;
     }
-    if (channel->big != NULL) {
-        read_big(sched, channel);
-        return;
+    for (int i = 0; i < LAST_READS_MAX && !channel->gone && !channel->killed && read_channel(sched, channel); i++) {
+        /* A process that is gone has left no more than a socket holds. */
     }
-    const uint32_t kept = channel->stash_bytes;
-    const uint32_t got = (uint32_t)receive(sched, channel, sched->scratch + kept, sched->config.turn_bytes_max);
-    if (got == 0) {
-        batch_step(sched);
-        return;
+    if (!channel->gone && !channel->killed) {
+        gone(sched, channel);
     }
-    if (kept > 0) {
-        memcpy(sched->scratch, channel->stash, kept);
-    }
-    parse(sched, channel, sched->scratch, kept + got);
-    batch_step(sched); /* the replies lie in the scratch, which the next reader takes */
 }
 
 /* ---- the end ---------------------------------------------------------------------------------------------------------- */
@@ -687,8 +747,12 @@ static void unlink_from(struct sched *sched, uint32_t *link, const struct channe
 }
 
 static void destroy(struct sched *sched, struct channel *channel) {
-    if (channel->used) {
+    if (channel->used) { /* on one of the two */
         unlink_from(sched, &sched->used_channels, channel, offsetof(struct channel, used_next));
+        unlink_from(sched, &sched->swept_channels, channel, offsetof(struct channel, used_next));
+    }
+    if (channel->probed) {
+        unlink_from(sched, &sched->probed_channels, channel, offsetof(struct channel, probed_next));
     }
     if (channel->hushed) {
         unlink_from(sched, &sched->hushed_channels, channel, offsetof(struct channel, hushed_next));
@@ -704,7 +768,11 @@ static void destroy(struct sched *sched, struct channel *channel) {
     free(channel->stash);
     free(channel->tail);
     (void)munmap((void *)(uintptr_t)channel->progress, PROGRESS_BYTES);
-    const int32_t fds[6] = {channel->fd, channel->output_fd, channel->pidfd, channel->cpu_fd, channel->memory_fd, -1};
+    if (channel->output_fd >= 0) {
+        unwatch(sched, channel->output_fd);
+    }
+    unwatch(sched, channel->fd);
+    const int32_t fds[6] = {channel->pidfd, channel->cpu_fd, channel->memory_fd, -1, -1, -1};
     close_all(fds);
     sched->channels[index_of(channel)] = NULL;
     free(channel);

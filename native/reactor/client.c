@@ -4,13 +4,19 @@
  *
  * Bytes are read into the loop's scratch, requests parsed where they lie. What is left of a half frame is kept in the connection's
  * stash; a frame over STASH_BYTES_MAX is read straight into a block of its own, which its ticket then holds, so that a payload of
- * 6 MB is never copied, and never read in one go: at most turn_bytes_max of it a turn.
+ * 6 MB is never copied, and never read in one go: the bytes of a turn are shared by all that are ready.
  *
  * Not read from: a connection that leaves more than connection_buffer_bytes_max of answers unread (until it has taken half of
- * them), and one whose large frame finds no payload memory (until some is free). */
+ * them), and one whose large frame finds no payload memory. Those wait in line, each for the whole of its frame: were they given
+ * it piecemeal, they could fill the memory with halves and wait for each other for ever. What has come of their frames already
+ * is counted apart.
+ *
+ * Whoever stops in the middle of something is closed: with half a frame (slow links get time for what they bring), with answers
+ * it does not read, without a hello. Nobody can be left holding a place or memory by saying nothing more. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -28,6 +34,9 @@
 enum { BACKLOG = 4096, ACCEPTS_A_TURN = 64 };
 
 static const uint64_t MS = 1000 * 1000;
+static const uint64_t SECOND = 1000ULL * 1000 * 1000;
+static const uint64_t ACCEPT_PAUSE_NS = 100ULL * 1000 * 1000;
+static const uint64_t ACCEPT_FAULT_NS = 10ULL * 1000 * 1000 * 1000; /* complaints about the same, at most so often */
 
 /* ---- listeners ------------------------------------------------------------------------------------------------------- */
 
@@ -72,12 +81,15 @@ int client_listen_unix(struct sched *sched, const char *path) {
     const int why = errno;
     umask(before);
     if (bound != 0 || listen(fd, BACKLOG) != 0) {
+        const int reason = bound != 0 ? why : errno;
         close(fd);
-        return bound != 0 ? -why : -errno;
+        return -reason;
     }
     if (!watch(sched, EPOLL_CTL_ADD, fd, EPOLLIN, SOURCE_UNIX, 0)) {
+        const int reason = errno;
+        (void)unlink(path);
         close(fd);
-        return -errno;
+        return -reason;
     }
     sched->unix_fd = fd;
     snprintf(sched->unix_path, sizeof sched->unix_path, "%s", path);
@@ -145,38 +157,75 @@ static bool uid_allowed(const struct sched *sched, uint32_t uid) {
     return false;
 }
 
+/* Epoll tells of a connection that waits until it is accepted: where that cannot be, it must not be asked. */
+static void listen_for(struct sched *sched, uint32_t events) {
+    if (sched->unix_fd >= 0) {
+        (void)watch(sched, EPOLL_CTL_MOD, sched->unix_fd, events, SOURCE_UNIX, 0);
+    }
+    if (sched->tcp_fd >= 0) {
+        (void)watch(sched, EPOLL_CTL_MOD, sched->tcp_fd, events, SOURCE_TCP, 0);
+    }
+}
+
+static void accept_later(struct sched *sched, const char *why) {
+    if (sched->accepting) {
+        sched->accepting = false;
+        listen_for(sched, 0);
+    }
+    sched->accept_again_ns = sched->now_ns + ACCEPT_PAUSE_NS;
+    if (why != NULL && (sched->accept_fault_ns == 0 || sched->now_ns - sched->accept_fault_ns >= ACCEPT_FAULT_NS)) {
+        sched->accept_fault_ns = sched->now_ns;
+        fault(sched, "connections cannot be accepted: %s; trying again each 100 ms", why);
+    }
+}
+
+void client_accept_again(struct sched *sched) {
+    sched->accepting = true;
+    listen_for(sched, EPOLLIN);
+}
+
+static void greet(struct sched *sched, int fd, bool tcp) {
+    uint32_t uid = UINT32_MAX;
+    uint32_t rights = 0;
+    if (tcp) {
+        const int yes = 1;
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+    } else {
+        struct ucred peer = {0};
+        socklen_t size = sizeof peer;
+        if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0) {
+            uid = peer.uid;
+        }
+        rights = uid_allowed(sched, uid) ? SCHED_RIGHT_ALL : 0;
+    }
+    const uint64_t id = client_add(sched, fd, tcp, uid, rights);
+    if (id == 0) {
+        return;
+    }
+    const struct sched_event event = {.kind = SCHED_EV_OPENED, .connection = id, .flags = tcp, .value = uid};
+    emit(sched, &event, NULL, 0);
+    if (!tcp && rights == 0) {
+        struct client *client = client_find(sched, id);
+        answer_error(sched, client, 0, "Unauthorized", "uid %u may not use this socket; see the setting allowed_uids", uid);
+        client->closing = true;
+    }
+}
+
 void client_accept(struct sched *sched, int listen_fd, bool tcp) {
     for (int i = 0; i < ACCEPTS_A_TURN; i++) {
-        const int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (fd < 0) {
-            if (errno == EMFILE || errno == ENFILE) {
-                sched->stats.refused_connections++;
-            }
+        if (slow_side_behind(sched)) {
+            accept_later(sched, NULL); /* each connection is two events for it: let it catch up first */
             return;
         }
-        uint32_t uid = UINT32_MAX;
-        uint32_t rights = 0;
-        if (tcp) {
-            const int yes = 1;
-            (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-        } else {
-            struct ucred peer = {0};
-            socklen_t size = sizeof peer;
-            if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0) {
-                uid = peer.uid;
-            }
-            rights = uid_allowed(sched, uid) ? SCHED_RIGHT_ALL : 0;
-        }
-        const uint64_t id = client_add(sched, fd, tcp, uid, rights);
-        if (id == 0) {
-            continue;
-        }
-        if (!tcp && rights == 0) {
-            struct client *client = client_find(sched, id);
-            char message[96];
-            snprintf(message, sizeof message, "uid %u may not use this socket; see the setting allowed_uids", uid);
-            answer_error(sched, client, 0, "Unauthorized", message, NULL);
-            client->closing = true;
+        const int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (fd >= 0) {
+            greet(sched, fd, tcp);
+        } else if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
+            sched->stats.refused_connections++;
+            accept_later(sched, strerror(errno));
+            return;
+        } else if (errno != ECONNABORTED && errno != EINTR) {
+            return;
         }
     }
 }
@@ -196,22 +245,31 @@ struct client *client_find(struct sched *sched, uint64_t connection) {
     return &sched->clients[index];
 }
 
+/* It never was a client, so all that can be done is to try. */
+static void refuse_connection(struct sched *sched, int fd) {
+    static const char text[] = "the service has as many connections as it may (connections_max)";
+    uint8_t frame[128];
+    uint8_t *at = pack_map(pack_uint(pack_u8(pack_array(frame, 4), 1), 0), 2);
+    at = pack_str(pack_str(pack_str(pack_str(at, "type"), "Unavailable"), "message"), text);
+    at = pack_nil(at);
+    (void)!send(fd, frame, (size_t)(at - frame), MSG_DONTWAIT | MSG_NOSIGNAL);
+    sched->stats.refused_connections++;
+    close(fd);
+}
+
 uint64_t client_add(struct sched *sched, int fd, bool tcp, uint32_t uid, uint32_t rights) {
     const uint32_t index = sched->client_free;
     if (index == NO_INDEX || !watch(sched, EPOLL_CTL_ADD, fd, EPOLLIN, SOURCE_CLIENT, index)) {
-        sched->stats.refused_connections++;
-        close(fd);
+        refuse_connection(sched, fd);
         return 0;
     }
     struct client *client = &sched->clients[index];
     sched->client_free = client->next;
     const uint32_t generation = client->generation == UINT32_MAX ? 1 : client->generation + 1;
     *client = (struct client){.fd = fd, .generation = generation, .next = NO_INDEX, .tcp = tcp, .uid = uid, .rights = rights,
-                              .reading = true, .tickets = NO_INDEX};
+                              .reading = true, .tickets = NO_INDEX, .opened_ns = sched->now_ns};
     sched->clients_open++;
-    const struct sched_event event = {.kind = SCHED_EV_OPENED, .connection = client_id(sched, client), .flags = tcp, .value = uid};
-    emit(sched, &event, NULL, 0);
-    return event.connection;
+    return client_id(sched, client);
 }
 
 void client_dirty(struct sched *sched, struct client *client) {
@@ -245,19 +303,24 @@ static void rewatch(struct sched *sched, struct client *client, bool reading, bo
 }
 
 static void flush(struct sched *sched, struct client *client) {
-    const int64_t sent = output_send(&sched->chunks, &client->output, client->fd, sched->config.turn_bytes_max);
+    const int64_t sent = output_send(&sched->chunks, &client->output, client->fd, sched->share_large_bytes);
     if (sent < 0 && sent != -EAGAIN) {
         client_kill(sched, client);
         return;
     }
     sched->stats.bytes_out += sent > 0 ? (uint64_t)sent : 0;
-    if (client->output.bytes == 0 && client->closing && client->in_flight == 0) {
+    if (client->output.bytes == 0) {
+        client->stalled_since_ns = 0;
+    } else if (sent > 0 || client->stalled_since_ns == 0) {
+        client->stalled_since_ns = sched->now_ns;
+    }
+    if (client->output.bytes == 0 && client->closing && client->calls == 0 && client->methods == 0) {
         client_kill(sched, client);
         return;
     }
     if (client->output.bytes > OUTPUT_QUEUE_MAX) {
-        fault(sched, "connection %llu left %llu bytes of answers unread: closed", (unsigned long long)client_id(sched, client),
-              (unsigned long long)client->output.bytes);
+        fault(sched, "connection %" PRIu64 " left %" PRIu64 " bytes of answers unread: closed", client_id(sched, client),
+              client->output.bytes);
         client_kill(sched, client);
         return;
     }
@@ -283,38 +346,44 @@ void client_flush_all(struct sched *sched) {
 /* ---- requests -------------------------------------------------------------------------------------------------------- */
 
 static void invoke(struct sched *sched, struct client *client, const struct rpc_request *request, struct block *owner) {
+    const uint32_t msgid = request->msgid;
     if ((client->rights & SCHED_RIGHT_INVOKE) == 0) {
-        answer_error(sched, client, request->msgid, "Unauthorized",
-                     client->tcp ? "this connection may not invoke: say hello with a token first" : "this connection may not invoke",
-                     NULL);
+        answer_error(sched, client, msgid, "Unauthorized", "this connection may not invoke%s",
+                     client->tcp ? ": say hello with a token first" : "");
         return;
     }
     const uint64_t function = names_find(sched, request->function.at, request->function.size);
     const struct function_info *info = info_of(sched, function);
     if (info == NULL) {
-        char message[400];
-        snprintf(message, sizeof message, "Function not found: %.*s", (int)request->function.size, (const char *)request->function.at);
-        answer_error(sched, client, request->msgid, "NotFound", message, NULL);
+        answer_error(sched, client, msgid, "NotFound", "Function not found: %.*s", (int)request->function.size,
+                     (const char *)request->function.at);
         return;
     }
-    if (client->tenant != 0 && client->tenant != info->tenant_number) {
-        answer_error(sched, client, request->msgid, "Unauthorized", "this token may not invoke functions of another tenant", NULL);
+    if (client->tenant != 0 && info->tenant_number != 0 && client->tenant != info->tenant_number) {
+        answer_error(sched, client, msgid, "Unauthorized", "this token may not invoke functions of another tenant");
         return;
     }
     if (request->payload.size > sched->config.payload_bytes_max) {
-        char message[128];
-        snprintf(message, sizeof message, "Request must be smaller than %u bytes for the InvokeFunction operation; payload has %u",
-                 sched->config.payload_bytes_max, request->payload.size);
-        answer_error(sched, client, request->msgid, "TooLarge", message, NULL);
+        answer_error(sched, client, msgid, "TooLarge",
+                     "Request must be smaller than %u bytes for the InvokeFunction operation; payload has %u",
+                     sched->config.payload_bytes_max, request->payload.size);
         return;
     }
     if (request->type == RPC_DRYRUN) {
-        answer_dryrun(sched, client, request->msgid);
+        answer_dryrun(sched, client, msgid);
+        return;
+    }
+    if (ticket_find(sched, (uint32_t)(client - sched->clients), msgid) != NO_INDEX) {
+        /* Two answers of one id could not be told apart, nor could a cancel say which it means. */
+        sched->stats.bad_requests++;
+        answer_error(sched, client, msgid, "BadRequest", "msgid: %u is that of a call that is not answered yet", msgid);
         return;
     }
     const uint32_t ticket = ticket_new(sched, client, request, owner);
     if (ticket == NO_INDEX) {
-        answer_error(sched, client, request->msgid, "Unavailable", "out of memory for one more call", NULL);
+        answer_error(sched, client, msgid, "Throttled",
+                     "node: no memory for this payload of %u bytes, %" PRIu64 " of %" PRIu64 " are held (payload_total_bytes_max)",
+                     request->payload.size, sched->payload_bytes, sched->config.payload_total_bytes_max);
         return;
     }
     sched->tickets[ticket].function = function;
@@ -325,37 +394,38 @@ static void invoke(struct sched *sched, struct client *client, const struct rpc_
 }
 
 static void method(struct sched *sched, struct client *client, const struct rpc_request *request) {
-    uint8_t head[2] = {(uint8_t)request->method.size, (uint8_t)(request->method.size >> 8)};
-    const size_t bytes = sizeof head + request->method.size + request->params.size;
-    uint8_t *blob = malloc(bytes);
-    if (blob == NULL) {
-        answer_error(sched, client, request->msgid, "Unavailable", "out of memory", NULL);
+    if (slow_side_behind(sched)) {
+        if (!request->notification) {
+            answer_error(sched, client, request->msgid, "Throttled", "node: more control requests wait than the service can take");
+        }
         return;
     }
+    const uint8_t head[2] = {(uint8_t)request->method.size, (uint8_t)(request->method.size >> 8)};
+    const size_t bytes = sizeof head + request->method.size + request->params.size;
+    uint8_t *blob = blob_new(sched, bytes);
     memcpy(blob, head, sizeof head);
     memcpy(blob + sizeof head, request->method.at, request->method.size);
     memcpy(blob + sizeof head + request->method.size, request->params.at, request->params.size);
     const struct sched_event event = {.kind = SCHED_EV_METHOD, .connection = client_id(sched, client), .msgid = request->msgid,
                                       .flags = request->notification, .rights = client->rights};
-    emit(sched, &event, blob, bytes);
-    free(blob);
+    emit_blob(sched, &event, blob, bytes);
     if (!request->notification) {
-        client->in_flight++;
+        client->methods++;
     }
 }
 
 static void cancel(struct sched *sched, struct client *client, uint32_t msgid) {
-    const uint32_t index = ticket_find(sched, (uint32_t)(client - sched->clients), msgid);
+    uint32_t index = ticket_find(sched, (uint32_t)(client - sched->clients), msgid);
+    if (index != NO_INDEX && sched->tickets[index].call == 0) {
+        batch_step(sched); /* it came with this batch: let the core name it first */
+        index = ticket_find(sched, (uint32_t)(client - sched->clients), msgid);
+    }
     if (index == NO_INDEX) {
         return; /* answered meanwhile */
     }
-    if (sched->tickets[index].call == 0) {
-        batch_step(sched); /* it came with this batch: let the core name it first */
-        if (ticket_find(sched, (uint32_t)(client - sched->clients), msgid) != index || sched->tickets[index].call == 0) {
-            return;
-        }
-    }
-    batch_add(sched, CORE_EV_CANCEL)->u.cancel.call = sched->tickets[index].call;
+    const uint64_t call = sched->tickets[index].call;
+    SCHED_ASSERT(call != 0);
+    batch_add(sched, CORE_EV_CANCEL)->u.cancel.call = call;
 }
 
 /* false: the connection is not to be read from any more. */
@@ -368,7 +438,7 @@ static bool take(struct sched *sched, struct client *client, enum rpc_verdict ve
     case RPC_INVOKE:
         if (request->type == RPC_EVENT) {
             if ((client->rights & SCHED_RIGHT_INVOKE) == 0) {
-                answer_error(sched, client, request->msgid, "Unauthorized", "this connection may not invoke", NULL);
+                answer_error(sched, client, request->msgid, "Unauthorized", "this connection may not invoke");
             } else {
                 method(sched, client, request);
             }
@@ -385,12 +455,12 @@ static bool take(struct sched *sched, struct client *client, enum rpc_verdict ve
     case RPC_BAD:
         sched->stats.bad_requests++;
         if (!request->notification) {
-            answer_error(sched, client, request->msgid, "BadRequest", request->error, NULL);
+            answer_error(sched, client, request->msgid, "BadRequest", "%s", request->error);
         }
         break;
     case RPC_BROKEN:
         sched->stats.rpc_errors++;
-        answer_error(sched, client, request->msgid, request->too_large ? "TooLarge" : "BadRequest", request->error, NULL);
+        answer_error(sched, client, request->msgid, request->too_large ? "TooLarge" : "BadRequest", "%s", request->error);
         client->closing = true;
         return false;
     }
@@ -408,12 +478,59 @@ static void drop_partial(struct client *client) {
     client->scan = (struct rpc_scan){0};
 }
 
-static void want_memory(struct sched *sched, struct client *client) {
-    if (!client->wants_memory) {
-        client->wants_memory = true;
-        client->wanting_next = sched->wanting_clients;
-        sched->wanting_clients = (uint32_t)(client - sched->clients);
-        client_dirty(sched, client); /* flush() stops the reading */
+static bool memory_for(const struct sched *sched, uint32_t bytes) {
+    /* With nothing held any frame may come: its limit is below the sum's, but blocks are a little larger than frames. */
+    return sched->payload_bytes == 0 || sched->payload_bytes + bytes <= sched->config.payload_total_bytes_max;
+}
+
+static void want_memory(struct sched *sched, struct client *client, uint32_t bytes) {
+    const uint32_t index = (uint32_t)(client - sched->clients);
+    client->wants_memory = true;
+    client->big_want = bytes;
+    client->wanting_next = NO_INDEX;
+    if (sched->wanting_tail != NO_INDEX) {
+        sched->clients[sched->wanting_tail].wanting_next = index;
+    } else {
+        sched->wanting_head = index;
+    }
+    sched->wanting_tail = index;
+    client_dirty(sched, client); /* flush() stops the reading */
+}
+
+static void unlink_wanting(struct sched *sched, struct client *client) {
+    uint32_t prev = NO_INDEX;
+    uint32_t index = sched->wanting_head;
+    while (index != (uint32_t)(client - sched->clients)) {
+        SCHED_ASSERT(index != NO_INDEX);
+        prev = index;
+        index = sched->clients[index].wanting_next;
+    }
+    if (prev == NO_INDEX) {
+        sched->wanting_head = client->wanting_next;
+    } else {
+        sched->clients[prev].wanting_next = client->wanting_next;
+    }
+    if (sched->wanting_tail == index) {
+        sched->wanting_tail = prev;
+    }
+    client->wants_memory = false;
+}
+
+/* In the order in which they came: a large frame waits for the memory that small ones behind it could have. */
+void client_wake_wanting(struct sched *sched) {
+    while (sched->wanting_head != NO_INDEX && memory_for(sched, sched->clients[sched->wanting_head].big_want)) {
+        struct client *client = &sched->clients[sched->wanting_head];
+        unlink_wanting(sched, client);
+        struct block *big = block_new(client->big_want, &sched->payload_bytes);
+        if (big == NULL) {
+            client_kill(sched, client);
+            return;
+        }
+        memcpy(big->data, client->big->data, client->big_have);
+        block_release(client->big);
+        client->big = big;
+        client->partial_since_ns = sched->now_ns;
+        client_dirty(sched, client);
     }
 }
 
@@ -435,40 +552,63 @@ static bool keep_in_stash(struct client *client, const uint8_t *at, uint32_t byt
     return true;
 }
 
-/* Keeps the beginning of a frame that wants scan.need bytes at least. */
-static bool keep(struct sched *sched, struct client *client, const uint8_t *at, uint32_t bytes) {
-    if (bytes == 0) {
+/* A large frame gets a block of its own: for all of it, or, while there is no memory for that, for what is there. */
+static bool keep_in_block(struct sched *sched, struct client *client, const uint8_t *at, uint32_t bytes) {
+    const uint64_t most = (uint64_t)sched->config.frame_bytes_max + 16;
+    SCHED_ASSERT(client->scan.need > bytes && client->scan.need <= most);
+    /* A frame of many small values tells of no more than the next: room for half as much again as there is. */
+    uint64_t want = bytes + bytes / 2 < most ? bytes + bytes / 2 : most;
+    want = client->scan.need > want ? client->scan.need : want;
+    const bool now = sched->wanting_head == NO_INDEX && memory_for(sched, (uint32_t)want);
+    if (!now && sched->partial_bytes + bytes > sched->config.payload_total_bytes_max) {
+        answer_error(sched, client, 0, "Throttled", "node: %" PRIu64 " bytes of frames wait for memory (payload_total_bytes_max)",
+                     sched->partial_bytes);
+        client->closing = true;
         drop_partial(client);
         return true;
     }
-    client->partial_since_ns = sched->now_ns;
-    if (client->scan.need <= STASH_BYTES_MAX && bytes <= STASH_BYTES_MAX) {
-        return keep_in_stash(client, at, bytes);
-    }
-    SCHED_ASSERT(client->scan.need <= (uint64_t)sched->config.frame_bytes_max + 16);
-    const uint32_t want = (uint32_t)(client->scan.need > bytes ? client->scan.need : bytes);
-    client->big = block_new(want, &sched->payload_bytes);
-    if (client->big == NULL) {
+    struct block *big = block_new(now ? (uint32_t)want : bytes, now ? &sched->payload_bytes : &sched->partial_bytes);
+    if (big == NULL) {
         return false;
     }
-    memcpy(client->big->data, at, bytes);
-    client->big_have = bytes;
+    memcpy(big->data, at, bytes);
     free(client->stash);
     client->stash = NULL;
     client->stash_bytes = client->stash_capacity = 0;
-    if (sched->payload_bytes > 2 * sched->config.payload_total_bytes_max) {
-        answer_error(sched, client, 0, "Throttled", "payloads held by the node are at twice payload_total_bytes_max", NULL);
-        client->closing = true;
-        drop_partial(client);
-    } else if (sched->payload_bytes > sched->config.payload_total_bytes_max) {
-        want_memory(sched, client);
+    client->big = big;
+    client->big_have = bytes;
+    if (!now) {
+        want_memory(sched, client, (uint32_t)want);
     }
     return true;
 }
 
+/* Keeps the beginning of a frame that wants scan.need bytes at least. */
+static bool keep(struct sched *sched, struct client *client, const uint8_t *at, uint32_t bytes) {
+    if (bytes == 0) {
+        if (client->stash != NULL) {
+            drop_partial(client);
+        }
+        return true;
+    }
+    if (client->partial_since_ns == 0) {
+        client->partial_since_ns = sched->now_ns;
+    }
+    if (client->scan.need <= STASH_BYTES_MAX && bytes <= STASH_BYTES_MAX) {
+        return keep_in_stash(client, at, bytes);
+    }
+    return keep_in_block(sched, client, at, bytes);
+}
+
+static struct rpc_limits limits_of(const struct sched *sched, const struct client *client) {
+    const uint32_t max = sched->config.frame_bytes_max;
+    /* Who may do nothing has nothing large to say; nor may it make us hold it. */
+    return (struct rpc_limits){.frame_bytes_max = client->rights == 0 && max > STRANGER_FRAME_BYTES_MAX ? STRANGER_FRAME_BYTES_MAX : max};
+}
+
 /* All whole frames in [at, at + bytes); the rest is kept. `owner` holds the bytes, if they are in a block. */
 static void parse(struct sched *sched, struct client *client, const uint8_t *at, uint32_t bytes, struct block *owner) {
-    const struct rpc_limits limits = {.frame_bytes_max = sched->config.frame_bytes_max};
+    const struct rpc_limits limits = limits_of(sched, client);
     struct rpc_request request;
     while (bytes > 0) {
         const enum rpc_verdict verdict = rpc_read(&client->scan, at, bytes, &limits, &request);
@@ -476,6 +616,7 @@ static void parse(struct sched *sched, struct client *client, const uint8_t *at,
             break;
         }
         SCHED_ASSERT(request.size <= bytes && (request.size > 0 || verdict == RPC_BROKEN));
+        client->partial_since_ns = 0;
         if (!take(sched, client, verdict, &request, owner)) {
             drop_partial(client);
             return;
@@ -488,42 +629,70 @@ static void parse(struct sched *sched, struct client *client, const uint8_t *at,
     }
 }
 
-static void read_big(struct sched *sched, struct client *client) {
-    const struct rpc_limits limits = {.frame_bytes_max = sched->config.frame_bytes_max};
+/* Nothing more will come. Over a Unix socket the other end may still listen (shutdown(SHUT_WR), "nc -N"): it gets its answers, and
+ * EPOLLHUP tells when it has really gone. A TCP peer that is gone looks the same as one that only has no more to say, and calls
+ * of the first are to be cancelled, so there the end of the stream is the end. */
+static void stream_ended(struct sched *sched, struct client *client, uint32_t events) {
+    if (client->tcp || (events & (EPOLLHUP | EPOLLERR)) != 0) {
+        client_kill(sched, client);
+        return;
+    }
+    client->closing = true;
+    drop_partial(client);
+    client_dirty(sched, client);
+}
+
+/* Bytes received, 0: nothing now, or nothing ever again (that is dealt with). */
+static uint32_t receive(struct sched *sched, struct client *client, uint8_t *at, uint32_t room, uint32_t events) {
+    const ssize_t got = recv(client->fd, at, room, MSG_DONTWAIT);
+    if (got > 0) {
+        sched->stats.bytes_in += (uint64_t)got;
+        return (uint32_t)got;
+    }
+    if (got == 0) {
+        stream_ended(sched, client, events);
+    } else if (errno != EAGAIN && errno != EINTR) {
+        client_kill(sched, client);
+    }
+    return 0;
+}
+
+static void grow_big(struct sched *sched, struct client *client) {
+    /* What it holds tells of more: grow by half, so that a frame of many small values is not moved for each. */
+    SCHED_ASSERT(client->scan.need > client->big_have);
+    uint64_t capacity = client->scan.need;
+    if (capacity <= client->big->capacity) {
+        return;
+    }
+    capacity += capacity / 2;
+    const uint64_t max = (uint64_t)sched->config.frame_bytes_max + 16;
+    capacity = capacity < max ? capacity : max > client->scan.need ? max : client->scan.need;
+    struct block *grown = block_grow(client->big, (uint32_t)capacity);
+    if (grown == NULL) {
+        client_kill(sched, client);
+        return;
+    }
+    client->big = grown;
+}
+
+static void read_big(struct sched *sched, struct client *client, uint32_t events) {
+    const struct rpc_limits limits = limits_of(sched, client);
     struct block *big = client->big;
     uint32_t room = big->capacity - client->big_have;
     SCHED_ASSERT(room > 0);
-    room = room < sched->config.turn_bytes_max ? room : sched->config.turn_bytes_max;
-    const ssize_t got = recv(client->fd, big->data + client->big_have, room, MSG_DONTWAIT);
-    if (got <= 0) {
-        if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
-            client_kill(sched, client);
-        }
+    room = room < sched->share_large_bytes ? room : sched->share_large_bytes;
+    const uint32_t got = receive(sched, client, big->data + client->big_have, room, events);
+    if (got == 0) {
         return;
     }
-    sched->stats.bytes_in += (uint64_t)got;
-    client->big_have += (uint32_t)got;
-    client->partial_since_ns = sched->now_ns;
+    client->big_have += got;
     if (client->big_have < client->scan.need) {
         return;
     }
     struct rpc_request request;
     const enum rpc_verdict verdict = rpc_read(&client->scan, big->data, client->big_have, &limits, &request);
     if (verdict == RPC_MORE) {
-        /* What it holds tells of more: grow by half, so that a frame of many small values is not moved for each. */
-        SCHED_ASSERT(client->scan.need > client->big_have);
-        uint64_t capacity = client->scan.need;
-        if (capacity > big->capacity) {
-            capacity += capacity / 2;
-            const uint64_t max = (uint64_t)sched->config.frame_bytes_max + 16;
-            capacity = capacity < max ? capacity : max > client->scan.need ? max : client->scan.need;
-            struct block *grown = block_grow(big, (uint32_t)capacity);
-            if (grown == NULL) {
-                client_kill(sched, client);
-                return;
-            }
-            client->big = grown;
-        }
+        grow_big(sched, client);
         return;
     }
     client->big = NULL;
@@ -539,26 +708,22 @@ static void read_big(struct sched *sched, struct client *client) {
     block_release(big);
 }
 
-static void read_client(struct sched *sched, struct client *client) {
+static void read_client(struct sched *sched, struct client *client, uint32_t events) {
     if (client->big != NULL) {
-        read_big(sched, client);
+        read_big(sched, client, events);
         return;
     }
     const uint32_t kept = client->stash_bytes;
     SCHED_ASSERT(kept <= STASH_BYTES_MAX);
-    const ssize_t got = recv(client->fd, sched->scratch + kept, sched->config.turn_bytes_max, MSG_DONTWAIT);
-    if (got <= 0) {
-        if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
-            client_kill(sched, client);
-        }
+    const uint32_t got = receive(sched, client, sched->scratch + kept, sched->share_small_bytes, events);
+    if (got == 0) {
         return;
     }
-    sched->stats.bytes_in += (uint64_t)got;
     if (kept > 0) {
         memcpy(sched->scratch, client->stash, kept);
         client->stash_bytes = 0;
     }
-    parse(sched, client, sched->scratch, kept + (uint32_t)got, NULL);
+    parse(sched, client, sched->scratch, kept + got, NULL);
 }
 
 void client_ready(struct sched *sched, uint32_t index, uint32_t events) {
@@ -570,44 +735,61 @@ void client_ready(struct sched *sched, uint32_t index, uint32_t events) {
         client_dirty(sched, client);
     }
     if ((events & EPOLLIN) != 0 && client->reading) {
-        read_client(sched, client);
+        read_client(sched, client, events);
     } else if ((events & (EPOLLHUP | EPOLLERR)) != 0) {
         client_kill(sched, client);
     }
 }
 
-/* ---- memory, time, the end -------------------------------------------------------------------------------------------- */
+/* ---- time and the end ------------------------------------------------------------------------------------------------- */
 
-void client_wake_wanting(struct sched *sched) {
-    while (sched->wanting_clients != NO_INDEX && sched->payload_bytes <= sched->config.payload_total_bytes_max) {
-        struct client *client = &sched->clients[sched->wanting_clients];
-        sched->wanting_clients = client->wanting_next;
-        client->wants_memory = false;
-        client->partial_since_ns = sched->now_ns;
-        client_dirty(sched, client);
+static void close_with(struct sched *sched, struct client *client, const char *type, const char *message) {
+    answer_error(sched, client, 0, type, "%s", message);
+    client->closing = true;
+    if (client->wants_memory) {
+        unlink_wanting(sched, client);
+    }
+    drop_partial(client);
+}
+
+static void look_at(struct sched *sched, struct client *client) {
+    const uint64_t patience = PATIENCE_S * SECOND;
+    const uint64_t stalled = client->stalled_since_ns == 0 ? 0 : sched->now_ns - client->stalled_since_ns;
+    if (stalled > patience && (client->closing || client->output.bytes > sched->config.connection_buffer_bytes_max)) {
+        fault(sched, "connection %" PRIu64 " read nothing for %d s and left %" PRIu64 " bytes of answers: closed",
+              client_id(sched, client), PATIENCE_S, client->output.bytes);
+        client_kill(sched, client);
+        return;
+    }
+    if (client->closing) {
+        return;
+    }
+    if (client->rights == 0 && client->methods == 0 && sched->now_ns - client->opened_ns > HELLO_S * SECOND) {
+        close_with(sched, client, "Unauthorized", "no hello within 10 seconds");
+        return;
+    }
+    if (client->partial_since_ns == 0) {
+        return;
+    }
+    const uint64_t age = sched->now_ns - client->partial_since_ns;
+    if (client->wants_memory) {
+        if (age > patience) {
+            close_with(sched, client, "Throttled", "node: no memory for this frame in 30 seconds (payload_total_bytes_max)");
+        }
+        return;
+    }
+    const uint64_t have = client->big != NULL ? client->big_have : client->stash_bytes;
+    if (client->reading && age > patience + have * SECOND / PARTIAL_BYTES_A_S) {
+        close_with(sched, client, "BadRequest", "half a frame in 30 seconds (and one more for each 4 KiB of it)");
     }
 }
 
 void client_sweep(struct sched *sched) {
-    const uint64_t max = (uint64_t)PARTIAL_FRAME_NS_MAX_S * 1000 * MS;
     for (uint32_t i = 0; i < sched->config.connections_max && sched->clients_open > 0; i++) {
         struct client *client = &sched->clients[i];
-        if (client->fd >= 0 && !client->dead && client->partial_since_ns != 0 && sched->now_ns - client->partial_since_ns > max) {
-            answer_error(sched, client, 0, "BadRequest", "half a frame, and nothing more for 30 seconds", NULL);
-            client->closing = true;
-            drop_partial(client);
+        if (client->fd >= 0 && !client->dead) {
+            look_at(sched, client);
         }
-    }
-}
-
-static void unlink_wanting(struct sched *sched, const struct client *client) {
-    uint32_t *link = &sched->wanting_clients;
-    while (*link != NO_INDEX) {
-        if (*link == (uint32_t)(client - sched->clients)) {
-            *link = client->wanting_next;
-            return;
-        }
-        link = &sched->clients[*link].wanting_next;
     }
 }
 
@@ -615,9 +797,10 @@ static void close_client(struct sched *sched, struct client *client) {
     const struct sched_event event = {.kind = SCHED_EV_CLOSED, .connection = client_id(sched, client)};
     while (client->tickets != NO_INDEX) {
         const uint32_t index = client->tickets;
+        const uint64_t call = sched->tickets[index].call;
         ticket_orphan(sched, index);
-        if (sched->tickets[index].call != 0) {
-            batch_add(sched, CORE_EV_CANCEL)->u.cancel.call = sched->tickets[index].call;
+        if (call != 0) {
+            batch_add(sched, CORE_EV_CANCEL)->u.cancel.call = call;
         }
     }
     if (client->wants_memory) {
@@ -628,7 +811,7 @@ static void close_client(struct sched *sched, struct client *client) {
     }
     drop_partial(client);
     output_drop(&sched->chunks, &client->output);
-    close(client->fd);
+    unwatch(sched, client->fd);
     client->fd = -1;
     client->next = sched->client_free;
     sched->client_free = (uint32_t)(client - sched->clients);

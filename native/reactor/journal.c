@@ -16,7 +16,14 @@
 #include "../core/invariant.h"
 #include "engine.h"
 
-enum { LETTERS = 1024, OPEN_FILES_MAX = 64 };
+enum {
+    LETTERS = 4096,
+    OPEN_FILES_MAX = 64,
+    BUFFERS_MAX = JOURNAL_HELD_BYTES_MAX / JOURNAL_SMALL_BYTES,
+    RETURNS = 4096 /* places for buffers on their way back: one for each that can be */
+};
+
+_Static_assert(BUFFERS_MAX <= RETURNS, "the writer can always give a buffer back");
 
 enum letter_kind { LETTER_WRITE = 1, LETTER_CLOSE = 2, LETTER_END = 3 };
 
@@ -66,22 +73,10 @@ static bool open_file(struct journal_file *file) {
     return true;
 }
 
-static void write_out(struct journal *journal, struct journal_file *file, const struct journal_buffer *buffer) {
-    if (file->fd >= 0 && file->size + buffer->used > journal->bytes_max && file->size > 0) {
-        rotate(journal, file);
-    }
-    if (!open_file(file)) {
-        return;
-    }
-    if (file->size + buffer->used > journal->bytes_max && file->size > 0) {
-        rotate(journal, file); /* it was there, and full, when we came */
-        if (!open_file(file)) {
-            return;
-        }
-    }
-    uint32_t at = 0;
-    while (at < buffer->used) {
-        const ssize_t wrote = write(file->fd, buffer->data + at, buffer->used - at);
+static bool append(struct journal_file *file, const void *data, size_t bytes) {
+    size_t at = 0;
+    while (at < bytes) {
+        const ssize_t wrote = write(file->fd, (const uint8_t *)data + at, bytes - at);
         if (wrote < 0) {
             if (errno == EINTR) {
                 continue;
@@ -91,11 +86,43 @@ static void write_out(struct journal *journal, struct journal_file *file, const 
                 close(file->fd);
                 file->fd = -1;
             }
-            return;
+            return false;
         }
-        at += (uint32_t)wrote;
+        at += (size_t)wrote;
     }
-    file->size += buffer->used;
+    file->size += bytes;
+    return true;
+}
+
+/* A file that has room for so many bytes more, rotated if it must be. */
+static bool open_for(struct journal *journal, struct journal_file *file, size_t bytes) {
+    if (!open_file(file)) {
+        return false;
+    }
+    if (file->size > 0 && file->size + bytes > journal->bytes_max) {
+        rotate(journal, file);
+        return open_file(file);
+    }
+    return true;
+}
+
+static bool say_lost(struct journal_file *file) {
+    struct {
+        struct journal_record head;
+        uint64_t bytes;
+    } gap = {.head = {.size = sizeof gap, .kind = JOURNAL_DROPPED, .time_ns = realtime_ns()}, .bytes = file->lost_bytes};
+    if (file->lost_bytes > 0 && !append(file, &gap, sizeof gap)) {
+        return false;
+    }
+    file->lost_bytes = 0;
+    return true;
+}
+
+static void write_out(struct journal *journal, struct journal_file *file, const struct journal_buffer *buffer) {
+    if (!open_for(journal, file, buffer->used) || !say_lost(file) || !append(file, buffer->data, buffer->used)) {
+        file->lost_bytes += buffer->used;
+        atomic_fetch_add_explicit(&journal->lost_bytes, buffer->used, memory_order_relaxed);
+    }
 }
 
 static void *writer(void *argument) {
@@ -126,7 +153,7 @@ static void *writer(void *argument) {
                 opened[next] = file;
                 next = (next + 1) % OPEN_FILES_MAX;
             }
-            SCHED_ASSERT(mailbox_push(&journal->from_writer, &letter.buffer)); /* as many places as there are buffers */
+            SCHED_ASSERT(mailbox_push(&journal->from_writer, &letter.buffer));
             break;
         }
         case LETTER_CLOSE:
@@ -161,7 +188,7 @@ int journal_new(struct journal *journal, const char *dir, uint64_t bytes_max, ui
     if (status != 0) {
         return status;
     }
-    status = mailbox_init(&journal->from_writer, 2 * JOURNAL_BUFFERS_MAX, sizeof(struct journal_buffer *));
+    status = mailbox_init(&journal->from_writer, RETURNS, sizeof(struct journal_buffer *));
     if (status != 0) {
         mailbox_free(&journal->to_writer);
         return status;
@@ -181,56 +208,114 @@ int journal_new(struct journal *journal, const char *dir, uint64_t bytes_max, ui
     return 0;
 }
 
+static void buffer_free(struct journal *journal, struct journal_buffer *buffer) {
+    struct journal_buffer **list = buffer->capacity == JOURNAL_SMALL_BYTES ? &journal->free_small : &journal->free_large;
+    buffer->next = *list;
+    *list = buffer;
+}
+
 static void collect(struct journal *journal) {
     struct journal_buffer *buffer;
     while (mailbox_pop(&journal->from_writer, &buffer)) {
-        buffer->next = journal->free;
-        journal->free = buffer;
+        buffer_free(journal, buffer);
     }
 }
 
-static struct journal_buffer *buffer_take(struct journal *journal) {
-    if (journal->free == NULL) {
+static void buffer_end(struct journal *journal, struct journal_buffer **list) {
+    struct journal_buffer *buffer = *list;
+    *list = buffer->next;
+    journal->held_bytes -= buffer->capacity;
+    free(buffer);
+}
+
+static struct journal_buffer *buffer_take(struct journal *journal, uint32_t capacity) {
+    const bool small = capacity == JOURNAL_SMALL_BYTES;
+    struct journal_buffer **list = small ? &journal->free_small : &journal->free_large;
+    struct journal_buffer **other = small ? &journal->free_large : &journal->free_small;
+    if (*list == NULL) {
         collect(journal);
     }
-    struct journal_buffer *buffer = journal->free;
+    struct journal_buffer *buffer = *list;
     if (buffer != NULL) {
-        journal->free = buffer->next;
-    } else if (journal->buffers < JOURNAL_BUFFERS_MAX) {
-        buffer = malloc(sizeof *buffer);
-        journal->buffers += buffer != NULL;
+        *list = buffer->next;
+    } else {
+        while (journal->held_bytes + capacity > JOURNAL_HELD_BYTES_MAX && *other != NULL) {
+            buffer_end(journal, other);
+        }
+        if (journal->held_bytes + capacity > JOURNAL_HELD_BYTES_MAX) {
+            return NULL;
+        }
+        buffer = malloc(sizeof *buffer + capacity);
+        if (buffer == NULL) {
+            return NULL;
+        }
+        buffer->capacity = capacity;
+        journal->held_bytes += capacity;
     }
-    if (buffer != NULL) {
-        buffer->used = 0;
-        buffer->next = NULL;
-    }
+    buffer->used = 0;
+    buffer->next = NULL;
     return buffer;
 }
 
-static void submit(struct journal *journal, struct journal_file *file) {
+/* false: the writer's box is full, nothing changed. */
+static bool submit(struct journal *journal, struct journal_file *file) {
     const struct letter letter = {.kind = LETTER_WRITE, .file = file, .buffer = file->buffer};
-    if (mailbox_push(&journal->to_writer, &letter)) {
-        file->buffer = NULL;
-        mailbox_ring(&journal->to_writer);
-    } else {
-        file->dropped_bytes += file->buffer->used;
-        journal->dropped_bytes += file->buffer->used;
-        file->buffer->used = 0;
+    if (!mailbox_push(&journal->to_writer, &letter)) {
+        return false;
+    }
+    file->buffer = NULL;
+    return true;
+}
+
+/* Last letters of files that nobody holds any more. */
+static void tell_closed(struct journal *journal) {
+    const struct letter end = {.kind = LETTER_CLOSE};
+    while (journal->closing != NULL) {
+        struct journal_file *file = journal->closing;
+        if (file->buffer != NULL && file->buffer->used == 0) {
+            buffer_free(journal, file->buffer);
+            file->buffer = NULL;
+        }
+        if (file->buffer != NULL && !submit(journal, file)) {
+            return;
+        }
+        struct journal_file *const next = file->next; /* the writer frees it once it has the letter */
+        struct letter letter = end;
+        letter.file = file;
+        if (!mailbox_push(&journal->to_writer, &letter)) {
+            return;
+        }
+        journal->closing = next;
     }
 }
 
 void journal_flush(struct journal *journal) {
-    while (journal->filled != NULL) {
-        struct journal_file *file = journal->filled;
-        journal->filled = file->filled_next;
-        file->filled = false;
+    if (!journal->on) {
+        return;
+    }
+    struct journal_file **link = &journal->filled;
+    while (*link != NULL) {
+        struct journal_file *file = *link;
         if (file->buffer != NULL && file->buffer->used > 0) {
-            submit(journal, file);
+            file->busy = file->busy && file->buffer->used > JOURNAL_SMALL_BYTES;
+            if (!submit(journal, file)) {
+                break; /* the box is full for all of them: the next time */
+            }
         }
+        *link = file->filled_next;
+        file->filled = false;
     }
-    if (journal->on) {
-        collect(journal);
-    }
+    tell_closed(journal);
+    mailbox_ring(&journal->to_writer);
+    collect(journal);
+}
+
+bool journal_busy(const struct journal *journal) {
+    return journal->filled != NULL || journal->closing != NULL;
+}
+
+uint64_t journal_lost(const struct journal *journal) {
+    return journal->dropped_bytes + atomic_load_explicit(&journal->lost_bytes, memory_order_relaxed);
 }
 
 static bool name_ok(const char *name) {
@@ -284,24 +369,23 @@ void journal_close(struct journal *journal, struct journal_file *file) {
     if (--file->holders > 0) {
         return;
     }
-    journal_flush(journal);
     struct journal_file **link = &journal->files;
     while (*link != file) {
         SCHED_ASSERT(*link != NULL);
         link = &(*link)->next;
     }
     *link = file->next;
-    if (file->buffer != NULL) { /* the writer's box was full */
-        file->buffer->next = journal->free;
-        journal->free = file->buffer;
-        file->buffer = NULL;
+    for (link = &journal->filled; file->filled && *link != NULL; link = &(*link)->filled_next) {
+        if (*link == file) {
+            *link = file->filled_next;
+            file->filled = false;
+            break;
+        }
     }
-    const struct letter letter = {.kind = LETTER_CLOSE, .file = file};
-    while (!mailbox_push(&journal->to_writer, &letter)) {
-        const struct timespec while_it_writes = {.tv_nsec = 1000000};
-        nanosleep(&while_it_writes, NULL); /* rare: a function is removed while the disk is far behind */
-    }
-    mailbox_ring(&journal->to_writer);
+    /* A disk that hangs must not hang the reactor: it is told when its box has room. */
+    file->next = journal->closing;
+    journal->closing = file;
+    journal_flush(journal);
 }
 
 void journal_free(struct journal *journal) {
@@ -313,19 +397,22 @@ void journal_free(struct journal *journal) {
         journal_close(journal, journal->files);
     }
     const struct letter letter = {.kind = LETTER_END};
-    while (!mailbox_push(&journal->to_writer, &letter)) {
+    while (journal->closing != NULL || !mailbox_push(&journal->to_writer, &letter)) {
+        journal_flush(journal);
         const struct timespec while_it_writes = {.tv_nsec = 1000000};
         nanosleep(&while_it_writes, NULL);
     }
     mailbox_ring(&journal->to_writer);
     pthread_join(journal->thread, NULL);
-    journal->running = false;
+    journal->running = journal->on = false;
     collect(journal);
-    while (journal->free != NULL) {
-        struct journal_buffer *buffer = journal->free;
-        journal->free = buffer->next;
-        free(buffer);
+    while (journal->free_small != NULL) {
+        buffer_end(journal, &journal->free_small);
     }
+    while (journal->free_large != NULL) {
+        buffer_end(journal, &journal->free_large);
+    }
+    SCHED_ASSERT(journal->held_bytes == 0);
     mailbox_free(&journal->to_writer);
     mailbox_free(&journal->from_writer);
 }
@@ -333,14 +420,22 @@ void journal_free(struct journal *journal) {
 static bool put(struct journal *journal, struct journal_file *file, struct journal_record *head, const void *first,
                 size_t first_bytes, const void *second, size_t second_bytes) {
     const size_t size = sizeof *head + first_bytes + second_bytes;
-    if (size > JOURNAL_BUFFER_BYTES) {
+    if (size > JOURNAL_LARGE_BYTES) {
         return false;
     }
-    if (file->buffer != NULL && JOURNAL_BUFFER_BYTES - file->buffer->used < size) {
-        submit(journal, file);
+    if (file->buffer != NULL && file->buffer->capacity - file->buffer->used < size) {
+        if (!submit(journal, file)) {
+            return false;
+        }
+        file->busy = true;
+        mailbox_ring(&journal->to_writer);
     }
     if (file->buffer == NULL) {
-        file->buffer = buffer_take(journal);
+        const bool large = file->busy || size > JOURNAL_SMALL_BYTES;
+        file->buffer = buffer_take(journal, large ? JOURNAL_LARGE_BYTES : JOURNAL_SMALL_BYTES);
+        if (file->buffer == NULL && size <= JOURNAL_SMALL_BYTES) {
+            file->buffer = buffer_take(journal, JOURNAL_SMALL_BYTES);
+        }
         if (file->buffer == NULL) {
             return false;
         }
@@ -499,7 +594,7 @@ int64_t sched_render_record(const uint8_t *in, size_t in_bytes, char *out, size_
         return -1;
     }
     memcpy(&head, in, sizeof head);
-    if (head.size < sizeof head || head.size > JOURNAL_BUFFER_BYTES || head.size > in_bytes) {
+    if (head.size < sizeof head || head.size > JOURNAL_LARGE_BYTES || head.size > in_bytes) {
         return -1;
     }
     const uint8_t *body = in + sizeof head;

@@ -2,7 +2,7 @@
  *
  * Writing a line for each of 100,000 calls a second as text would cost more than scheduling them; a record costs one copy. The
  * reactor fills buffers; a thread of the journal's own writes them to disk, so that a slow disk never delays a call. When it
- * cannot keep up, records are dropped and counted, and the journal says so where they are missing.
+ * cannot keep up, or the disk takes no more, records are dropped and counted, and the journal says so where they are missing.
  *
  * A record, little-endian as the machine (journals do not travel):
  *   u32 size of the whole record, u8 kind, u8 outcome (core_outcome), u8 cause (core_cause), u8 version's length,
@@ -14,6 +14,7 @@
 #define SCHED_JOURNAL_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -29,7 +30,14 @@ enum journal_kind {
     JOURNAL_DROPPED = 6
 };
 
-enum { JOURNAL_BUFFER_BYTES = 96 * 1024, JOURNAL_BUFFERS_MAX = 256, JOURNAL_LOG_BYTES_MAX = 65536 };
+/* A buffer is large where a function's last one was filled or a record asks for it, else small: a thousand functions that log a line
+ * now and then must all find one. */
+enum {
+    JOURNAL_LARGE_BYTES = 96 * 1024, /* of a buffer, and so of a record */
+    JOURNAL_SMALL_BYTES = 8 * 1024,
+    JOURNAL_HELD_BYTES_MAX = 24 << 20, /* all buffers */
+    JOURNAL_LOG_BYTES_MAX = 65536
+};
 
 struct journal_record {
     uint32_t size;
@@ -53,8 +61,9 @@ struct journal_end {
 
 struct journal_buffer {
     struct journal_buffer *next; /* free list */
+    uint32_t capacity;           /* one of the two */
     uint32_t used;
-    uint8_t data[JOURNAL_BUFFER_BYTES];
+    uint8_t data[];
 };
 
 struct journal_file {
@@ -63,11 +72,13 @@ struct journal_file {
     uint32_t holders;            /* reactor's side */
     struct journal_buffer *buffer;
     uint64_t dropped_bytes;      /* since the last record that went in */
-    struct journal_file *next;   /* all files; those with a buffer */
+    struct journal_file *next;   /* all files; or all that are closed but not told to the writer */
     struct journal_file *filled_next;
     bool filled;
+    bool busy;                   /* filled its last buffer before it was flushed */
     int fd;                      /* the writer's side: -1 until it opens it */
     uint64_t size;
+    uint64_t lost_bytes;         /* that the disk did not take, since the last record it did */
 };
 
 struct journal {
@@ -81,10 +92,13 @@ struct journal {
     pthread_t thread;
     struct journal_file *files;
     struct journal_file *filled; /* files whose buffer holds something */
-    struct journal_buffer *free;
-    uint32_t buffers;            /* made so far */
+    struct journal_file *closing;
+    struct journal_buffer *free_small;
+    struct journal_buffer *free_large;
+    uint64_t held_bytes;         /* all buffers that there are */
     uint64_t bytes;
-    uint64_t dropped_bytes;
+    uint64_t dropped_bytes;      /* for want of a buffer */
+    _Atomic uint64_t lost_bytes; /* that the disk did not take */
 };
 
 /* dir empty: no journal is kept and the calls below do nothing. 0 or -errno. */
@@ -97,8 +111,12 @@ void journal_close(struct journal *journal, struct journal_file *file);
 /* Two pieces behind the head, either may be empty. head->size is filled in. */
 void journal_add(struct journal *journal, struct journal_file *file, struct journal_record *head, const void *first,
                  size_t first_bytes, const void *second, size_t second_bytes);
-/* Hands filled buffers to the writer, even part-filled ones. */
+/* Hands filled buffers to the writer, even part-filled ones. What it has no room for waits for the next time. */
 void journal_flush(struct journal *journal);
+/* There is something to flush. */
+bool journal_busy(const struct journal *journal);
+/* Records dropped or lost so far. */
+uint64_t journal_lost(const struct journal *journal);
 
 /* "REPORT RequestId: …" and its kin, as Lambda words them; bytes written, at most out_bytes (cut). Used for log tails too. */
 size_t journal_render_start(char *out, size_t out_bytes, const uint8_t request_id[16], const char *version, size_t version_bytes);

@@ -172,6 +172,9 @@ void info_put(struct sched *sched, uint64_t function, const uint8_t *blob, size_
     if (info->tenant > texts + bytes) {
         info->tenant = texts + bytes;
     }
+    if (strlen(info->version) > VERSION_BYTES_MAX) {
+        info->version[VERSION_BYTES_MAX] = '\0'; /* answers are written into rooms of a known size */
+    }
     info->memory_mb = u32s[0];
     info->timeout_ms = u32s[1];
     info->tenant_number = u32s[2];

@@ -40,6 +40,11 @@ bool watch(struct sched *sched, int op, int fd, uint32_t events, enum source sou
     return epoll_ctl(sched->epfd, op, fd, &event) == 0;
 }
 
+void unwatch(struct sched *sched, int fd) {
+    (void)epoll_ctl(sched->epfd, EPOLL_CTL_DEL, fd, NULL);
+    close(fd);
+}
+
 /* ---- events to the slow side ------------------------------------------------------------------------------------------ */
 
 static void push_waiting(struct sched *sched) {
@@ -55,14 +60,30 @@ static void push_waiting(struct sched *sched) {
     }
 }
 
-void emit(struct sched *sched, const struct sched_event *event, const uint8_t *blob, size_t blob_bytes) {
+/* A blob carries the counter it is in before its bytes, so that sched_event_free() needs nothing but the event. */
+struct blob {
+    _Atomic uint64_t *counter;
+    uint64_t bytes;
+    uint8_t data[];
+};
+
+static struct blob *blob_of(uint8_t *data) {
+    return (struct blob *)(void *)(data - offsetof(struct blob, data));
+}
+
+uint8_t *blob_new(struct sched *sched, size_t bytes) {
+    struct blob *blob = malloc(sizeof *blob + bytes);
+    SCHED_ASSERT(blob != NULL && bytes <= UINT32_MAX); /* as in emit_blob(): better to end than to lose it */
+    blob->counter = &sched->event_bytes;
+    blob->bytes = bytes;
+    atomic_fetch_add_explicit(blob->counter, bytes, memory_order_relaxed);
+    return blob->data;
+}
+
+void emit_blob(struct sched *sched, const struct sched_event *event, uint8_t *blob, size_t bytes) {
     struct sched_event copy = *event;
-    if (blob_bytes > 0) {
-        copy.blob = malloc(blob_bytes);
-        SCHED_ASSERT(copy.blob != NULL && blob_bytes <= UINT32_MAX);
-        memcpy(copy.blob, blob, blob_bytes);
-        copy.blob_bytes = (uint32_t)blob_bytes;
-    }
+    copy.blob = blob;
+    copy.blob_bytes = (uint32_t)bytes;
     sched->stats.events++;
     if (sched->waiting_head == NULL && mailbox_push(&sched->events, &copy)) {
         sched->told = true;
@@ -80,6 +101,19 @@ void emit(struct sched *sched, const struct sched_event *event, const uint8_t *b
     sched->stats.events_waiting++;
 }
 
+void emit(struct sched *sched, const struct sched_event *event, const uint8_t *blob, size_t blob_bytes) {
+    uint8_t *copy = NULL;
+    if (blob_bytes > 0) {
+        copy = blob_new(sched, blob_bytes);
+        memcpy(copy, blob, blob_bytes);
+    }
+    emit_blob(sched, event, copy, blob_bytes);
+}
+
+bool slow_side_behind(const struct sched *sched) {
+    return sched->waiting_head != NULL || atomic_load_explicit(&sched->event_bytes, memory_order_relaxed) > EVENT_BYTES_MAX;
+}
+
 void fault(struct sched *sched, const char *format, ...) {
     char text[512];
     va_list arguments;
@@ -93,13 +127,7 @@ void fault(struct sched *sched, const char *format, ...) {
 /* ---- the core's step -------------------------------------------------------------------------------------------------- */
 
 struct core_event *batch_add(struct sched *sched, enum core_event_kind kind) {
-    if (sched->stepping) {
-        /* An action asked for it: it goes with the next step, which follows at once. */
-        SCHED_ASSERT(sched->late_count < ACTIONS);
-        struct core_event *late = &sched->late[sched->late_count++];
-        *late = (struct core_event){.kind = (uint32_t)kind};
-        return late;
-    }
+    SCHED_ASSERT(!sched->stepping);
     if (sched->batched == BATCH) {
         batch_step(sched);
     }
@@ -174,12 +202,9 @@ static void obey_all(struct sched *sched, size_t count, size_t from) {
 
 void batch_step(struct sched *sched) {
     SCHED_ASSERT(!sched->stepping);
-    for (;;) {
+    while (sched->batched > 0 || sched->probed_channels != NO_INDEX || core_next_ns(sched->core) <= sched->now_ns) {
         sched->now_ns = clock_ns();
         const size_t n = sched->batched;
-        if (n == 0 && core_next_ns(sched->core) > sched->now_ns) {
-            return;
-        }
         size_t from = 0;
         do {
             size_t consumed = 0;
@@ -194,12 +219,7 @@ void batch_step(struct sched *sched) {
             }
         }
         sched->batched = 0;
-        const uint32_t late = sched->late_count;
-        sched->late_count = 0;
-        for (uint32_t i = 0; i < late; i++) {
-            struct core_event *event = batch_add(sched, (enum core_event_kind)sched->late[i].kind);
-            event->u = sched->late[i].u;
-        }
+        channel_tell_probed(sched); /* what actions asked for goes with the next step, which follows at once */
     }
 }
 
@@ -215,7 +235,7 @@ static void send_stats(struct sched *sched, const struct sched_command *command)
     sched->stats.payload_bytes = sched->payload_bytes;
     sched->stats.connections = sched->clients_open;
     sched->stats.log_bytes = sched->journal.bytes;
-    sched->stats.log_bytes_dropped = sched->journal.dropped_bytes;
+    sched->stats.log_bytes_dropped = journal_lost(&sched->journal);
     struct timespec cpu;
     if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu) == 0) {
         sched->stats.cpu_ns = (uint64_t)cpu.tv_sec * 1000000000ULL + (uint64_t)cpu.tv_nsec;
@@ -238,8 +258,8 @@ static void send_stats(struct sched *sched, const struct sched_command *command)
     }
     head.functions_next = more < sched->config.core.functions_max ? more : 0;
     const size_t bytes = sizeof head + head.accounts * sizeof account + head.functions * sizeof(struct core_function_stats);
-    uint8_t *blob = malloc(bytes);
-    SCHED_ASSERT(blob != NULL);
+    /* Filled where it will lie: a function's counters are 41 kB, and copies of them would be most of what a scrape costs. */
+    uint8_t *blob = blob_new(sched, bytes);
     uint8_t *at = blob + sizeof head;
     uint32_t given = 0;
     for (uint32_t i = 0; i < accounts_max && given < head.accounts; i++) {
@@ -249,47 +269,63 @@ static void send_stats(struct sched *sched, const struct sched_command *command)
             given++;
         }
     }
-    uint32_t functions = 0;
+    head.functions = 0;
     for (uint32_t i = first; i < next; i++) {
-        struct core_function_stats function;
-        if (sched->functions[i].handle != 0 && core_function_stats(sched->core, i, sched->now_ns, &function)) {
-            memcpy(at, &function, sizeof function);
-            at += sizeof function;
-            functions++;
+        if (sched->functions[i].handle != 0 &&
+            core_function_stats(sched->core, i, sched->now_ns, (struct core_function_stats *)(void *)at)) {
+            at += sizeof(struct core_function_stats);
+            head.functions++;
         }
     }
-    head.functions = functions;
     memcpy(blob, &head, sizeof head);
     const struct sched_event event = {.kind = SCHED_EV_STATS, .tag = command->tag};
-    emit(sched, &event, blob, (size_t)(at - blob));
-    free(blob);
+    emit_blob(sched, &event, blob, (size_t)(at - blob));
 }
 
 static void adopt(struct sched *sched, const struct sched_command *command) {
-    struct sched_event event = {.kind = SCHED_EV_OPENED, .tag = command->tag, .flags = 2};
-    event.connection = client_add(sched, command->fds[0], true, UINT32_MAX, command->u32s[0]);
-    struct client *client = client_find(sched, event.connection);
+    const uint64_t id = client_add(sched, command->fds[0], true, UINT32_MAX, command->u32s[0]);
+    struct client *client = client_find(sched, id);
     if (client != NULL) {
         client->tenant = command->u32s[1];
     }
+    const struct sched_event event = {.kind = SCHED_EV_OPENED, .connection = id, .tag = command->tag, .flags = 3,
+                                      .value = UINT32_MAX};
     emit(sched, &event, NULL, 0);
+}
+
+/* Everything else is the reactor's own to give: a call it has no ticket for, a sandbox that is ready without a channel. */
+static bool may_be_posted(uint32_t kind) {
+    switch ((enum core_event_kind)kind) {
+    case CORE_EV_TICK: case CORE_EV_ACCOUNT_PUT: case CORE_EV_ACCOUNT_REMOVE: case CORE_EV_FUNCTION_PUT:
+    case CORE_EV_FUNCTION_SWITCH: case CORE_EV_FUNCTION_REMOVE: case CORE_EV_SANDBOX_WANT: case CORE_EV_SANDBOX_REAPED:
+    case CORE_EV_SANDBOX_USAGE: case CORE_EV_DRAIN: case CORE_EV_SANDBOX_RETIRE:
+        return true;
+    case CORE_EV_INVOKE: case CORE_EV_CANCEL: case CORE_EV_REPLY: case CORE_EV_SANDBOX_READY: case CORE_EV_SANDBOX_INIT_FAILED:
+    case CORE_EV_SANDBOX_GONE: case CORE_EV_PROGRESS:
+        return false;
+    }
+    return false;
+}
+
+static void give_core(struct sched *sched, const struct core_event *given, const uint8_t *blob, size_t blob_bytes) {
+    if (!may_be_posted(given->kind)) {
+        fault(sched, "core event %u is the reactor's own to give: ignored", given->kind);
+        return;
+    }
+    if (given->kind == CORE_EV_ACCOUNT_PUT) {
+        account_name_put(sched, given->u.account.index, blob, blob_bytes);
+    } else if (given->kind == CORE_EV_SANDBOX_REAPED) {
+        channel_hear_out(sched, given->u.sandbox.handle);
+    }
+    batch_add(sched, (enum core_event_kind)given->kind)->u = given->u;
 }
 
 static void carry_out(struct sched *sched, const struct sched_command *command, const uint8_t *blob, size_t blob_bytes) {
     struct client *client;
     switch ((enum sched_command_kind)command->kind) {
-    case SCHED_CMD_CORE: {
-        if (command->core.kind == CORE_EV_ACCOUNT_PUT) {
-            account_name_put(sched, command->core.u.account.index, blob, blob_bytes);
-        }
-        if (command->core.kind == CORE_EV_INVOKE || command->core.kind == CORE_EV_REPLY || command->core.kind == CORE_EV_CANCEL) {
-            fault(sched, "core event %u is the reactor's own to give: ignored", command->core.kind);
-            break;
-        }
-        struct core_event *event = batch_add(sched, (enum core_event_kind)command->core.kind);
-        event->u = command->core.u;
+    case SCHED_CMD_CORE:
+        give_core(sched, &command->core, blob, blob_bytes);
         break;
-    }
     case SCHED_CMD_NAME_PUT:
         if (!names_put(sched, (const char *)blob, blob_bytes, command->function)) {
             fault(sched, "no memory for a function's name");
@@ -362,23 +398,31 @@ static uint64_t min_of(uint64_t a, uint64_t b) {
 
 /* When the next look at what no event announces is due. */
 static uint64_t sweep_due(const struct sched *sched) {
-    if (sched->hushed_channels != NO_INDEX) {
-        return sched->now_ns + HUSH_NS;
+    if (sched->swept_channels != NO_INDEX) {
+        return sched->now_ns;
     }
     if (sched->waiting_head != NULL || sched->stopping) {
         return sched->now_ns + MS;
     }
-    if (sched->journal.filled != NULL || sched->used_channels != NO_INDEX) {
-        return sched->sweep_ns + SWEEP_NS;
+    if (sched->hushed_channels != NO_INDEX) {
+        return sched->now_ns + HUSH_NS;
     }
-    return sched->clients_open > 0 ? sched->slow_sweep_ns + SLOW_SWEEP_NS : UINT64_MAX;
+    uint64_t due = sched->accepting ? UINT64_MAX : sched->accept_again_ns;
+    if (journal_busy(&sched->journal) || sched->used_channels != NO_INDEX) {
+        due = min_of(due, sched->sweep_ns + SWEEP_NS);
+    }
+    return sched->clients_open > 0 ? min_of(due, sched->slow_sweep_ns + SLOW_SWEEP_NS) : due;
 }
 
 static void sweep(struct sched *sched) {
     if (sched->now_ns - sched->sweep_ns >= SWEEP_NS) {
         sched->sweep_ns = sched->now_ns;
-        channel_sweep(sched);
+        channel_sweep_begin(sched);
         journal_flush(&sched->journal);
+    }
+    channel_sweep(sched);
+    if (!sched->accepting && sched->now_ns >= sched->accept_again_ns) {
+        client_accept_again(sched);
     }
     if (sched->now_ns - sched->slow_sweep_ns >= SLOW_SWEEP_NS) {
         sched->slow_sweep_ns = sched->now_ns;
@@ -449,15 +493,16 @@ static void flush_all(struct sched *sched) {
 }
 
 static void end_turn(struct sched *sched) {
-    /* Closing connections gives the core events, its actions may owe answers and close more: until nothing is left. */
-    do {
-        client_end_turn(sched);
-        batch_step(sched);
-        flush_all(sched);
-    } while (sched->dead_clients != NO_INDEX);
     channel_end_turn(sched);
     client_wake_wanting(sched);
-    client_flush_all(sched);
+    flush_all(sched);
+    /* Closing connections gives the core events, its actions may owe answers and close more: until nothing is left. */
+    while (sched->dead_clients != NO_INDEX) {
+        client_end_turn(sched);
+        batch_step(sched);
+        client_wake_wanting(sched);
+        flush_all(sched);
+    }
     push_waiting(sched);
     if (sched->told) {
         sched->told = false;
@@ -465,24 +510,38 @@ static void end_turn(struct sched *sched) {
     }
 }
 
+static uint32_t share(uint32_t total, uint32_t sources, uint32_t low, uint32_t high) {
+    const uint32_t each = total / sources;
+    return each < low ? low : each < high ? each : high;
+}
+
+static void share_out(struct sched *sched, uint32_t sources) {
+    const uint32_t max = sched->config.turn_bytes_max;
+    sched->share_small_bytes = share(TURN_SMALL_BYTES, sources, SHARE_BYTES_MIN, max < SHARE_BYTES_MAX ? max : SHARE_BYTES_MAX);
+    sched->share_large_bytes = share(TURN_LARGE_BYTES, sources, SHARE_BYTES_MIN, max);
+}
+
 int sched_turn(struct sched *sched, int timeout_ms) {
     if (sched->stopped) {
         return -1;
     }
     struct epoll_event ready[FDS_A_TURN];
-    sched->now_ns = clock_ns();
-    uint32_t done = run_commands(sched);
-    batch_step(sched);
-    flush_all(sched);
-    if (done > 0 && sched->told) {
-        sched->told = false;
-        mailbox_ring(&sched->events);
+    const uint32_t done = run_commands(sched);
+    if (done > 0) {
+        /* Otherwise no step before the wait: an answer that lies unread in a socket must be seen before the timer it stops. */
+        batch_step(sched);
+        flush_all(sched);
+        if (sched->told) {
+            sched->told = false;
+            mailbox_ring(&sched->events);
+        }
     }
     const int count = wait_for(sched, ready, done > 0 ? 0 : wait_ms(sched, timeout_ms));
     if (count < 0 && errno != EINTR) {
         return -errno;
     }
     const uint64_t begun = sched->now_ns = clock_ns();
+    share_out(sched, count > 0 ? (uint32_t)count : 1);
     for (int i = 0; i < count; i++) {
         dispatch_ready(sched, &ready[i]);
     }
@@ -491,9 +550,9 @@ int sched_turn(struct sched *sched, int timeout_ms) {
     flush_all(sched);
     end_turn(sched);
     sched->stats.turns++;
-    const uint64_t took = clock_ns() - begun;
-    if (took > sched->stats.turn_ns_max) {
-        sched->stats.turn_ns_max = took;
+    sched->now_ns = clock_ns();
+    if (sched->now_ns - begun > sched->stats.turn_ns_max) {
+        sched->stats.turn_ns_max = sched->now_ns - begun;
     }
     if (sched->stopping && (client_all_quiet(sched) || sched->now_ns >= sched->stop_by_ns)) {
         journal_flush(&sched->journal);
@@ -506,6 +565,7 @@ int sched_turn(struct sched *sched, int timeout_ms) {
 
 int sched_run(struct sched *sched) {
     int status;
+    sched->now_ns = clock_ns();
     do {
         status = sched_turn(sched, -1);
     } while (status >= 0);
@@ -550,7 +610,11 @@ size_t sched_poll(struct sched *sched, struct sched_event *out, size_t max) {
 }
 
 void sched_event_free(struct sched_event *event) {
-    free(event->blob);
+    if (event->blob != NULL) {
+        struct blob *blob = blob_of(event->blob);
+        atomic_fetch_sub_explicit(blob->counter, blob->bytes, memory_order_relaxed);
+        free(blob);
+    }
     event->blob = NULL;
     event->blob_bytes = 0;
 }
@@ -572,7 +636,6 @@ void sched_config_default(struct sched_config *config) {
         .payload_total_bytes_max = 1ULL << 30,
         .log_bytes_max = 64 << 20,
         .log_files_max = 1,
-        .drain_grace_ns = 10ULL * 1000 * 1000 * 1000,
     };
     core_config_default(&config->core);
 }
@@ -652,8 +715,11 @@ struct sched *sched_new(const struct sched_config *config, char *error, size_t e
     sched->config = *config;
     sched->epfd = sched->unix_fd = sched->tcp_fd = -1;
     sched->commands.eventfd = sched->events.eventfd = -1;
-    sched->dirty_clients = sched->wanting_clients = sched->dead_clients = NO_INDEX;
-    sched->dirty_channels = sched->dead_channels = sched->used_channels = sched->hushed_channels = NO_INDEX;
+    sched->dirty_clients = sched->wanting_head = sched->wanting_tail = sched->dead_clients = NO_INDEX;
+    sched->dirty_channels = sched->dead_channels = sched->used_channels = sched->swept_channels = NO_INDEX;
+    sched->hushed_channels = sched->probed_channels = NO_INDEX;
+    sched->accepting = true;
+    share_out(sched, 1);
     sched->now_ns = sched->sweep_ns = sched->slow_sweep_ns = clock_ns();
     wrong = build(sched);
     if (wrong != NULL) {

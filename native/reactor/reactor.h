@@ -35,8 +35,19 @@ enum {
     RING_ITEMS = 4096,
     INLINE_BYTES = 168,         /* payload and extensions kept inside the ticket */
     TAIL_BYTES = 4096,          /* of a call's log, as Lambda's LogType Tail */
+    VERSION_BYTES_MAX = 64,     /* of a function's version, which every report and START line holds */
     OUTPUT_QUEUE_MAX = 64 << 20, /* answers one connection may leave unread before it is closed */
-    PARTIAL_FRAME_NS_MAX_S = 30  /* a half frame that does not grow for so long closes its connection */
+    PATIENCE_S = 30,            /* with half a frame, with unread answers over the limit, with no memory for a payload */
+    PARTIAL_BYTES_A_S = 4096,   /* and a second more for so many bytes of a frame: slower is no slow link, it is an attack */
+    HELLO_S = 10,               /* a connection without rights has so long to earn some */
+    STRANGER_FRAME_BYTES_MAX = 16 * 1024, /* and says so in a frame of this size */
+    EVENT_BYTES_MAX = 64 << 20, /* blobs of events that the slow side has not taken: control requests are refused above it */
+    /* One turn's reading of all connections together, shared by those that are ready: a flood of tiny requests costs about 0.7 us
+     * each, so a turn over many of them must read little from each, or its end is everybody's latency. */
+    TURN_SMALL_BYTES = 256 * 1024,
+    TURN_LARGE_BYTES = 1024 * 1024,
+    SHARE_BYTES_MIN = 4096,
+    SHARE_BYTES_MAX = 64 * 1024
 };
 
 enum source { SOURCE_COMMANDS = 1, SOURCE_UNIX = 2, SOURCE_TCP = 3, SOURCE_CLIENT = 4, SOURCE_CHANNEL = 5, SOURCE_OUTPUT = 6 };
@@ -88,17 +99,21 @@ struct client {
     bool dirty;
     bool closing;               /* flush, then close */
     bool dead;                  /* close at the end of the turn */
-    bool wants_memory;          /* a large frame waits for payload memory */
+    bool wants_memory;          /* a large frame waits for payload memory, first come first served */
     uint32_t wanting_next;
     uint32_t tickets;           /* list head */
-    uint32_t in_flight;         /* tickets and control requests not answered */
+    uint32_t calls;             /* tickets: calls not answered */
+    uint32_t methods;           /* control requests not answered */
+    uint64_t opened_ns;
     struct rpc_scan scan;
     uint8_t *stash;             /* a partial frame's beginning */
     uint32_t stash_bytes;
     uint32_t stash_capacity;
     struct block *big;          /* or a large frame under way */
     uint32_t big_have;
-    uint64_t partial_since_ns;  /* a partial frame grew last then; 0: none */
+    uint32_t big_want;          /* wants_memory: capacity it waits for */
+    uint64_t partial_since_ns;  /* when the partial frame was begun; 0: none */
+    uint64_t stalled_since_ns;  /* when it last took some of the answers that it owes a reading; 0: it owes none */
     struct output output;
 };
 
@@ -117,10 +132,12 @@ struct channel {
     uint32_t dirty_next;
     uint32_t dead_next;
     uint32_t used_next;         /* answered calls since the kernel was asked for its usage */
+    uint32_t probed_next;
     bool used;
+    bool probed;                /* the core wants its progress word */
     bool dirty;
     bool writing;
-    bool ready;
+    bool settled;               /* READY or INIT_ERROR came: neither may come again */
     bool gone;                  /* the core was told */
     bool closed;                /* by the sandbox: it is not killed from here */
     bool killed;
@@ -133,7 +150,6 @@ struct channel {
     struct block *big;
     uint32_t big_have;
     uint32_t cookies[CORE_AHEAD_MAX]; /* ticket by seq; NO_INDEX */
-    uint64_t init_ns;
     uint64_t log_credit_bytes;  /* output it may still give before it is hushed for a while */
     uint64_t log_credit_ns;
     uint8_t *tail;              /* last TAIL_BYTES of the running call's log */
@@ -160,7 +176,7 @@ struct function_info {
     uint32_t memory_mb;
     uint32_t timeout_ms;
     uint32_t tenant_number;
-    uint8_t *init_error;        /* JSON of the last failed start */
+    uint8_t *init_error;        /* JSON of the last failed start, until one goes well */
     uint32_t init_error_bytes;
     struct journal_file *journal;
 };
@@ -197,20 +213,27 @@ struct sched {
     uint32_t client_free;
     uint32_t clients_open;
     uint32_t dirty_clients;
-    uint32_t wanting_clients;
+    uint32_t wanting_head;
+    uint32_t wanting_tail;
     uint32_t dead_clients;      /* closed at the turn's end */
+    bool accepting;             /* false: paused until accept_again_ns, since accepting would fail */
+    uint64_t accept_again_ns;
+    uint64_t accept_fault_ns;   /* when it was last complained about */
     struct channel **channels;  /* by the sandbox handle's index */
     uint32_t dirty_channels;
     uint32_t dead_channels;
     uint32_t used_channels;
+    uint32_t swept_channels;    /* used ones whose turn it is now, a few each turn */
     uint32_t hushed_channels;
+    uint32_t probed_channels;
 
     struct ticket *tickets;
     uint32_t tickets_max;
     uint32_t tickets_used;      /* slots from here on were never used */
     uint32_t ticket_free;
     uint32_t *ticket_buckets;
-    uint32_t ticket_bucket_mask;
+    uint32_t ticket_shift;
+    uint64_t ticket_multiplier; /* random and odd: nobody can choose msgids that fall into one bucket */
 
     struct name *names;
     uint32_t names_mask;
@@ -222,19 +245,21 @@ struct sched {
     struct reply replies[BATCH];
     uint32_t batched;
     struct core_action actions[ACTIONS];
-    struct core_event late[ACTIONS]; /* what actions asked for */
-    uint32_t late_count;
 
     uint8_t *scratch;           /* where bytes are read first; good until the next read */
     uint8_t random[4096];
     uint32_t random_left;
     uint64_t payload_bytes;     /* held in blocks */
+    uint64_t partial_bytes;     /* beginnings of frames that wait for payload memory */
+    uint32_t share_small_bytes; /* what one connection may be read this turn: of frames as they come, */
+    uint32_t share_large_bytes; /* and of a large frame or answer */
     uint64_t sweep_ns;          /* last look at usage and journals */
     uint64_t slow_sweep_ns;     /* last look at half frames */
     uint64_t stop_by_ns;
     uint64_t commands_done;
     bool told;                  /* events were pushed, the bell not rung yet */
-    bool stepping;              /* actions are being done: events go into late[] */
+    bool stepping;              /* actions are being done: no event may be given, no step taken */
+    _Atomic uint64_t event_bytes; /* blobs given and not freed yet: the slow side takes away from it */
     struct chunk_pool chunks;
     struct journal journal;
     struct sched_loop_stats stats;
@@ -246,15 +271,23 @@ uint64_t clock_ns(void);
 struct core_event *batch_add(struct sched *sched, enum core_event_kind kind);
 void batch_step(struct sched *sched);
 void emit(struct sched *sched, const struct sched_event *event, const uint8_t *blob, size_t blob_bytes);
+/* For a blob made in place; emit_blob() gives it away. */
+uint8_t *blob_new(struct sched *sched, size_t bytes);
+void emit_blob(struct sched *sched, const struct sched_event *event, uint8_t *blob, size_t bytes);
+/* It does not take its events as fast as they come: nothing more is to be asked of it. */
+bool slow_side_behind(const struct sched *sched);
 void fault(struct sched *sched, const char *format, ...) __attribute__((format(printf, 2, 3)));
 bool watch(struct sched *sched, int op, int fd, uint32_t events, enum source source, uint32_t index);
+/* Closes a watched descriptor. Taken off epoll first: were there another one of the same file, epoll would go on telling of it. */
+void unwatch(struct sched *sched, int fd);
 
 /* client.c */
 int client_listen_unix(struct sched *sched, const char *path);
 int client_listen_tcp(struct sched *sched, const char *host, uint16_t *port);
 void client_stop_listening(struct sched *sched);
 void client_accept(struct sched *sched, int listen_fd, bool tcp);
-/* The connection's id, 0: no room (the descriptor is closed). */
+void client_accept_again(struct sched *sched);
+/* The connection's id, 0: no room (the descriptor is closed). Telling the slow side is the caller's. */
 uint64_t client_add(struct sched *sched, int fd, bool tcp, uint32_t uid, uint32_t rights);
 void client_ready(struct sched *sched, uint32_t index, uint32_t events);
 struct client *client_find(struct sched *sched, uint64_t connection);
@@ -277,7 +310,13 @@ void channel_send_call(struct sched *sched, const struct core_action *send, uint
 void channel_kill(struct sched *sched, const struct core_action *kill);
 void channel_freed(struct sched *sched, uint64_t sandbox);
 void channel_probe(struct sched *sched, uint64_t sandbox);
+/* Answers probes as far as the batch has room. */
+void channel_tell_probed(struct sched *sched);
+/* Its process tree is gone: hears what it said before. */
+void channel_hear_out(struct sched *sched, uint64_t sandbox);
 void channel_flush_all(struct sched *sched);
+/* The kernel is asked what those used that answered since the last time: a few each turn, since a look costs microseconds. */
+void channel_sweep_begin(struct sched *sched);
 void channel_sweep(struct sched *sched);
 void channel_end_turn(struct sched *sched);
 void channel_free_all(struct sched *sched);
@@ -287,16 +326,16 @@ struct ticket *channel_ticket(struct sched *sched, const struct channel *channel
 
 /* answer.c */
 void answer_call(struct sched *sched, const struct core_action *answer, const struct reply *reply);
-/* An error without a call: BadRequest, NotFound, Unauthorized, TooLarge at the door. request_id may be NULL. */
-void answer_error(struct sched *sched, struct client *client, uint32_t msgid, const char *type, const char *message,
-                  const uint8_t *request_id);
+/* An error without a call: BadRequest, NotFound, Unauthorized, TooLarge, Throttled at the door. */
+void answer_error(struct sched *sched, struct client *client, uint32_t msgid, const char *type, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
 void answer_dryrun(struct sched *sched, struct client *client, uint32_t msgid);
 void answer_respond(struct sched *sched, struct client *client, uint32_t msgid, bool result, const uint8_t *blob, size_t bytes);
 
 /* ticket.c */
 bool ticket_new_all(struct sched *sched);
 void ticket_free_all(struct sched *sched);
-/* NO_INDEX: none left. `owner` holds the payload if it is large, else NULL and it is copied. */
+/* NO_INDEX: no ticket or no memory left. `owner` holds the payload if it is large, else NULL and it is copied. */
 uint32_t ticket_new(struct sched *sched, struct client *client, const struct rpc_request *request, struct block *owner);
 void ticket_free(struct sched *sched, uint32_t index);
 uint32_t ticket_find(const struct sched *sched, uint32_t client, uint32_t msgid);

@@ -20,9 +20,14 @@ bool ticket_new_all(struct sched *sched) {
     if (sched->tickets == NULL || sched->ticket_buckets == NULL) {
         return false;
     }
-    sched->ticket_bucket_mask = buckets - 1;
+    sched->ticket_shift = (uint32_t)__builtin_clzll(buckets) + 1; /* the product's highest bits are the best mixed */
     memset(sched->ticket_buckets, 0xff, buckets * sizeof *sched->ticket_buckets);
     sched->ticket_free = NO_INDEX;
+    uint8_t random[16];
+    request_id_new(sched, random);
+    memcpy(&sched->ticket_multiplier, random + 8, sizeof sched->ticket_multiplier);
+    memcpy(&sched->ticket_multiplier, random, 6); /* the id's fixed bits are elsewhere */
+    sched->ticket_multiplier |= 1;
     return true;
 }
 
@@ -51,9 +56,10 @@ void request_id_new(struct sched *sched, uint8_t out[16]) {
     out[8] = (uint8_t)((out[8] & 0x3f) | 0x80);
 }
 
+/* Multiply-shift (Dietzfelbinger and others 1997): universal, as long as the multiplier is a secret. */
 static uint32_t *bucket(const struct sched *sched, uint32_t client, uint32_t msgid) {
-    const uint64_t mixed = (((uint64_t)client << 32) | msgid) * 0x9e3779b97f4a7c15ULL;
-    return &sched->ticket_buckets[(uint32_t)(mixed >> 32) & sched->ticket_bucket_mask];
+    const uint64_t mixed = (((uint64_t)client << 32) | msgid) * sched->ticket_multiplier;
+    return &sched->ticket_buckets[mixed >> sched->ticket_shift];
 }
 
 enum { EXT_TRACE = 1, EXT_CLIENT_CONTEXT = 2 };
@@ -84,6 +90,9 @@ uint32_t ticket_new(struct sched *sched, struct client *client, const struct rpc
         return NO_INDEX;
     }
     struct block *block = NULL;
+    if (copied && sched->payload_bytes + ext_bytes + request->payload.size > sched->config.payload_total_bytes_max) {
+        return NO_INDEX;
+    }
     if (copied) {
         block = block_new(ext_bytes + request->payload.size, &sched->payload_bytes);
         if (block == NULL) {
@@ -130,7 +139,7 @@ uint32_t ticket_new(struct sched *sched, struct client *client, const struct rpc
         sched->tickets[client->tickets].prev = index;
     }
     client->tickets = index;
-    client->in_flight++;
+    client->calls++;
     uint32_t *head = bucket(sched, client_index, ticket->msgid);
     ticket->hash_next = *head;
     *head = index;
@@ -152,8 +161,8 @@ void ticket_orphan(struct sched *sched, uint32_t index) {
     if (ticket->next != NO_INDEX) {
         sched->tickets[ticket->next].prev = ticket->prev;
     }
-    SCHED_ASSERT(client->in_flight > 0);
-    client->in_flight--;
+    SCHED_ASSERT(client->calls > 0);
+    client->calls--;
     uint32_t *link = bucket(sched, ticket->client, ticket->msgid);
     while (*link != index) {
         SCHED_ASSERT(*link != NO_INDEX);

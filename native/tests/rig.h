@@ -29,9 +29,8 @@ struct rig {
     struct sched *sched;
     int client;            /* the client's end */
     struct rig_sandbox sandboxes[RIG_SANDBOXES];
-    uint32_t freed;
-    uint32_t faults;
-    uint32_t methods;
+    uint32_t events[32];   /* by kind */
+    uint64_t method_connection; /* of the last METHOD */
     uint8_t *heard;        /* what the client received */
     size_t heard_bytes;
 };
@@ -58,51 +57,76 @@ static inline void rig_account(struct rig *rig, uint16_t index, uint16_t parent,
     rig_core(rig, &event, name);
 }
 
-static inline void rig_init_with(struct rig *rig, int64_t concurrency, uint64_t queue_timeout_ns) {
+struct rig_options {
+    struct sched_config config;
+    int64_t concurrency;
+    uint64_t queue_timeout_ns;
+    uint32_t timeout_ms;
+};
+
+static inline struct rig_options rig_options(void) {
+    struct rig_options options = {.concurrency = CORE_NO_LIMIT, .queue_timeout_ns = 1000000000ULL, .timeout_ms = 3000};
+    sched_config_default(&options.config);
+    options.config.core.calls_max = 64;
+    options.config.core.functions_max = 4;
+    options.config.core.sandboxes_max = RIG_SANDBOXES;
+    options.config.core.accounts_max = 8;
+    options.config.core.cpus = 2;
+    options.config.connections_max = 8;
+    options.config.frame_bytes_max = 256 << 10;
+    options.config.payload_bytes_max = 128 << 10;
+    options.config.answer_bytes_max = 128 << 10;
+    return options;
+}
+
+/* A connection's far end; whose near end is a client with all rights. */
+static inline int rig_connect(struct rig *rig, uint32_t rights) {
+    int pair[2];
+    SCHED_ASSERT(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0);
+    struct sched_command adopt = rig_command(SCHED_CMD_CONNECTION_ADOPT);
+    adopt.fds[0] = pair[0];
+    adopt.u32s[0] = rights;
+    SCHED_ASSERT(sched_post(rig->sched, &adopt, NULL, 0));
+    return pair[1];
+}
+
+static inline void rig_init_from(struct rig *rig, const struct rig_options *options) {
     *rig = (struct rig){.client = -1};
     for (int i = 0; i < RIG_SANDBOXES; i++) {
         rig->sandboxes[i].fd = rig->sandboxes[i].output = -1;
     }
-    struct sched_config config;
-    sched_config_default(&config);
-    config.core.calls_max = 64;
-    config.core.functions_max = 4;
-    config.core.sandboxes_max = RIG_SANDBOXES;
-    config.core.accounts_max = 8;
-    config.core.cpus = 2;
-    config.connections_max = 8;
-    config.frame_bytes_max = 256 << 10;
-    config.payload_bytes_max = 128 << 10;
-    config.answer_bytes_max = 128 << 10;
     char error[256];
-    rig->sched = sched_new(&config, error, sizeof error);
+    rig->sched = sched_new(&options->config, error, sizeof error);
     SCHED_ASSERT(rig->sched != NULL);
     rig_account(rig, 1, 0, CORE_NO_LIMIT, "tenant:blue");
-    rig_account(rig, 2, 1, concurrency, "function:hello");
+    rig_account(rig, 2, 1, options->concurrency, "function:hello");
     struct core_event put = {.kind = CORE_EV_FUNCTION_PUT};
-    put.u.function = (struct core_function_event){.handle = RIG_FUNCTION, .account = 2, .weight = 100, .revision = 1, .memory_mb = 128,
-                                                  .timeout_ns = 3000000000ULL, .queue_timeout_ns = queue_timeout_ns};
+    put.u.function = (struct core_function_event){
+        .handle = RIG_FUNCTION, .account = 2, .weight = 100, .revision = 1, .memory_mb = 128,
+        .timeout_ns = options->timeout_ms * 1000000ULL, .queue_timeout_ns = options->queue_timeout_ns};
     rig_core(rig, &put, NULL);
     struct sched_command info = rig_command(SCHED_CMD_FUNCTION_INFO);
     info.function = RIG_FUNCTION;
     info.u32s[0] = 128;
-    info.u32s[1] = 3000;
+    info.u32s[1] = options->timeout_ms;
     static const char names[] = "hello\0$LATEST\0blue";
     SCHED_ASSERT(sched_post(rig->sched, &info, (const uint8_t *)names, sizeof names));
     struct sched_command name = rig_command(SCHED_CMD_NAME_PUT);
     name.function = RIG_FUNCTION;
     SCHED_ASSERT(sched_post(rig->sched, &name, (const uint8_t *)"hello", 5));
-    int pair[2];
-    SCHED_ASSERT(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0);
-    struct sched_command adopt = rig_command(SCHED_CMD_CONNECTION_ADOPT);
-    adopt.fds[0] = pair[0];
-    adopt.u32s[0] = SCHED_RIGHT_ALL;
-    SCHED_ASSERT(sched_post(rig->sched, &adopt, NULL, 0));
-    rig->client = pair[1];
+    rig->client = rig_connect(rig, SCHED_RIGHT_ALL);
+}
+
+static inline void rig_init_with(struct rig *rig, int64_t concurrency, uint64_t queue_timeout_ns) {
+    struct rig_options options = rig_options();
+    options.concurrency = concurrency;
+    options.queue_timeout_ns = queue_timeout_ns;
+    rig_init_from(rig, &options);
 }
 
 static inline void rig_init(struct rig *rig) {
-    rig_init_with(rig, CORE_NO_LIMIT, 1000000000ULL);
+    const struct rig_options options = rig_options();
+    rig_init_from(rig, &options);
 }
 
 static inline struct rig_sandbox *rig_of(struct rig *rig, uint64_t handle) {
@@ -138,9 +162,8 @@ static inline void rig_listen(struct rig *rig) {
     }
 }
 
-/* One turn and what the service would do about its events, but for reaping what was killed: the test says when. */
-static inline void rig_turn(struct rig *rig) {
-    SCHED_ASSERT(sched_turn(rig->sched, 0) >= 0);
+/* What the service would do about events, but for reaping what was killed: the test says when. */
+static inline void rig_events(struct rig *rig) {
     struct sched_event events[16];
     size_t count;
     do {
@@ -150,20 +173,21 @@ static inline void rig_turn(struct rig *rig) {
             if (events[i].kind == SCHED_EV_NEED) {
                 sandbox->handle = events[i].sandbox;
                 sandbox->started = false;
-            } else if (events[i].kind == SCHED_EV_FREED) {
-                if (sandbox->handle == events[i].sandbox) {
-                    rig_close(sandbox);
-                    sandbox->handle = 0;
-                }
-                rig->freed++;
-            } else if (events[i].kind == SCHED_EV_FAULT) {
-                rig->faults++;
+            } else if (events[i].kind == SCHED_EV_FREED && sandbox->handle == events[i].sandbox) {
+                rig_close(sandbox);
+                sandbox->handle = 0;
             } else if (events[i].kind == SCHED_EV_METHOD) {
-                rig->methods++;
+                rig->method_connection = events[i].connection;
             }
+            rig->events[events[i].kind]++;
             sched_event_free(&events[i]);
         }
     } while (count == 16);
+}
+
+static inline void rig_turn(struct rig *rig) {
+    SCHED_ASSERT(sched_turn(rig->sched, 0) >= 0);
+    rig_events(rig);
     rig_listen(rig);
 }
 
@@ -231,14 +255,62 @@ static inline void rig_result(const struct rig_sandbox *sandbox, uint8_t flags, 
     rig_frame(sandbox, 16, flags, seq, now, body, 8 + bytes);
 }
 
-static inline void rig_invoke(const struct rig *rig, uint32_t msgid, const void *payload, uint32_t bytes) {
+static inline void rig_invoke_from(int client, uint32_t msgid, const void *payload, uint32_t bytes) {
     uint8_t frame[64 + 4096];
     SCHED_ASSERT(bytes <= 4096);
     uint8_t *at = pack_uint(pack_u8(pack_array(frame, 4), 0), msgid);
     at = pack_array(pack_str(at, "invoke"), 2);
     at = pack_bin_head(pack_str(at, "hello"), bytes);
     memcpy(at, payload, bytes);
-    rig_write(rig->client, frame, (size_t)(at + bytes - frame));
+    rig_write(client, frame, (size_t)(at + bytes - frame));
+}
+
+static inline void rig_invoke(const struct rig *rig, uint32_t msgid, const void *payload, uint32_t bytes) {
+    rig_invoke_from(rig->client, msgid, payload, bytes);
+}
+
+static inline void rig_cancel(const struct rig *rig, uint8_t msgid) {
+    const uint8_t frame[] = {0x93, 2, 0xa6, 'c', 'a', 'n', 'c', 'e', 'l', 0x91, msgid};
+    SCHED_ASSERT(msgid < 128);
+    rig_write(rig->client, frame, sizeof frame);
+}
+
+/* Request or notification of a control method without parameters. */
+static inline void rig_method(const struct rig *rig, bool notification, uint32_t msgid, const char *method) {
+    uint8_t frame[128];
+    uint8_t *at = pack_array(frame, notification ? 3 : 4);
+    at = pack_u8(at, notification ? 2 : 0);
+    at = notification ? at : pack_uint(at, msgid);
+    at = pack_array(pack_str(at, method), 0);
+    rig_write(rig->client, frame, (size_t)(at - frame));
+}
+
+static inline bool rig_heard(const struct rig *rig, const char *text) {
+    return rig->heard != NULL && memmem(rig->heard, rig->heard_bytes, text, strlen(text)) != NULL;
+}
+
+/* A sandbox that the core asked for, started and ready. */
+static inline struct rig_sandbox *rig_ready_sandbox(struct rig *rig) {
+    rig_turn(rig);
+    struct rig_sandbox *sandbox = NULL;
+    for (int i = 0; i < RIG_SANDBOXES && sandbox == NULL; i++) {
+        sandbox = rig->sandboxes[i].handle != 0 && !rig->sandboxes[i].started ? &rig->sandboxes[i] : NULL;
+    }
+    SCHED_ASSERT(sandbox != NULL);
+    rig_start(rig, sandbox);
+    rig_ready(sandbox);
+    rig_turn(rig);
+    rig_turn(rig);
+    return sandbox;
+}
+
+/* The frame's header that the sandbox finds next; its body too. */
+static inline struct rig_header rig_take_frame(const struct rig_sandbox *sandbox, uint8_t *body, size_t room) {
+    struct rig_header head = {0};
+    SCHED_ASSERT(recv(sandbox->fd, &head, sizeof head, 0) == (ssize_t)sizeof head);
+    SCHED_ASSERT(head.length <= room);
+    SCHED_ASSERT(head.length == 0 || recv(sandbox->fd, body, head.length, MSG_WAITALL) == (ssize_t)head.length);
+    return head;
 }
 
 /* Bytes of the MessagePack value at the front, 0: none is whole. pack_check() is the judge: the shortest prefix that is one. */

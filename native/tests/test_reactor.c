@@ -1,42 +1,15 @@
 /* The reactor turn by turn: what a client and a sandbox see of each other, and what becomes of either's bad manners. */
 #include "rig.h"
 
-static bool heard(const struct rig *rig, const char *text) {
-    return rig->heard != NULL && memmem(rig->heard, rig->heard_bytes, text, strlen(text)) != NULL;
-}
-
-static struct rig_sandbox *ready_sandbox(struct rig *rig) {
-    rig_turn(rig);
-    struct rig_sandbox *sandbox = NULL;
-    for (int i = 0; i < RIG_SANDBOXES && sandbox == NULL; i++) {
-        sandbox = rig->sandboxes[i].handle != 0 && !rig->sandboxes[i].started ? &rig->sandboxes[i] : NULL;
-    }
-    SCHED_ASSERT(sandbox != NULL);
-    rig_start(rig, sandbox);
-    rig_ready(sandbox);
-    rig_turn(rig);
-    rig_turn(rig);
-    return sandbox;
-}
-
-/* The frame's header that the sandbox finds next; its body is read and dropped. */
-static struct rig_header take_frame(const struct rig_sandbox *sandbox, uint8_t *body, size_t room) {
-    struct rig_header head = {0};
-    SCHED_ASSERT(recv(sandbox->fd, &head, sizeof head, 0) == (ssize_t)sizeof head);
-    SCHED_ASSERT(head.length <= room);
-    SCHED_ASSERT(head.length == 0 || recv(sandbox->fd, body, head.length, MSG_WAITALL) == (ssize_t)head.length);
-    return head;
-}
-
 static void invoke_is_answered(void) {
     struct rig rig;
     rig_init(&rig);
     rig_turn(&rig);
     rig_invoke(&rig, 7, "{\"a\":1}", 7);
-    struct rig_sandbox *sandbox = ready_sandbox(&rig);
+    struct rig_sandbox *sandbox = rig_ready_sandbox(&rig);
     uint8_t body[256];
-    SCHED_ASSERT(take_frame(sandbox, body, sizeof body).kind == 1);
-    const struct rig_header call = take_frame(sandbox, body, sizeof body);
+    SCHED_ASSERT(rig_take_frame(sandbox, body, sizeof body).kind == 1);
+    const struct rig_header call = rig_take_frame(sandbox, body, sizeof body);
     SCHED_ASSERT(call.kind == 2 && call.flags == 0 && call.length == 16 + 7 && memcmp(body + 16, "{\"a\":1}", 7) == 0);
     rig_result(sandbox, 0, call.seq, "{\"b\":2}", 7);
     rig_turn(&rig);
@@ -64,10 +37,10 @@ static void large_payloads_pass_in_pieces(void) {
         sent += took > 0 ? (size_t)took : 0;
         rig_turn(&rig);
     }
-    struct rig_sandbox *sandbox = ready_sandbox(&rig);
+    struct rig_sandbox *sandbox = rig_ready_sandbox(&rig);
     uint8_t *body = malloc(16 + SIZE);
     SCHED_ASSERT(body != NULL);
-    SCHED_ASSERT(take_frame(sandbox, body, 64).kind == 1);
+    SCHED_ASSERT(rig_take_frame(sandbox, body, 64).kind == 1);
     struct rig_header call;
     SCHED_ASSERT(recv(sandbox->fd, &call, sizeof call, 0) == (ssize_t)sizeof call && call.length == 16 + SIZE);
     for (size_t got = 0; got < call.length;) {
@@ -107,20 +80,20 @@ static void a_forged_answer_ends_its_author_alone(void) {
     struct rig rig;
     rig_init(&rig);
     rig_invoke(&rig, 1, "1", 1);
-    struct rig_sandbox *sandbox = ready_sandbox(&rig);
+    struct rig_sandbox *sandbox = rig_ready_sandbox(&rig);
     const uint64_t handle = sandbox->handle;
     rig_result(sandbox, 0, 4711, "stolen", 6); /* not its call */
     rig_turn(&rig);
-    SCHED_ASSERT(heard(&rig, "SandboxDied") && heard(&rig, "protocol") && !heard(&rig, "stolen"));
+    SCHED_ASSERT(rig_heard(&rig, "SandboxDied") && rig_heard(&rig, "protocol") && !rig_heard(&rig, "stolen"));
     rig_reaped(&rig, handle, CORE_CAUSE_KILLED, 9);
     rig_turn(&rig);
-    SCHED_ASSERT(rig.freed == 1);
+    SCHED_ASSERT(rig.events[SCHED_EV_FREED] == 1);
     /* The function goes on. */
     rig_invoke(&rig, 2, "2", 1);
-    struct rig_sandbox *next = ready_sandbox(&rig);
+    struct rig_sandbox *next = rig_ready_sandbox(&rig);
     rig_result(next, 0, 1, "fine", 4);
     rig_turn(&rig);
-    SCHED_ASSERT(heard(&rig, "fine"));
+    SCHED_ASSERT(rig_heard(&rig, "fine"));
     rig_free(&rig);
 }
 
@@ -130,11 +103,11 @@ static void half_a_value_cannot_be_smuggled_into_the_stream(void) {
         struct rig rig;
         rig_init(&rig);
         rig_invoke(&rig, 1, "1", 1);
-        struct rig_sandbox *sandbox = ready_sandbox(&rig);
+        struct rig_sandbox *sandbox = rig_ready_sandbox(&rig);
         rig_result(sandbox, 1, 1, bad[i], strlen(bad[i]));
         rig_turn(&rig);
-        SCHED_ASSERT(rig.faults == 1 && rig.sched->stats.sandbox_protocol_errors == 1);
-        SCHED_ASSERT(heard(&rig, "SandboxDied"));
+        SCHED_ASSERT(rig.events[SCHED_EV_FAULT] == 1 && rig.sched->stats.sandbox_protocol_errors == 1);
+        SCHED_ASSERT(rig_heard(&rig, "SandboxDied"));
         SCHED_ASSERT(rig_value(rig.heard, rig.heard_bytes) == rig.heard_bytes);
         rig_free(&rig);
     }
@@ -149,11 +122,11 @@ static void broken_frames_end_the_sandbox(void) {
         struct rig rig;
         rig_init(&rig);
         rig_invoke(&rig, 1, "1", 1);
-        struct rig_sandbox *sandbox = ready_sandbox(&rig);
+        struct rig_sandbox *sandbox = rig_ready_sandbox(&rig);
         rig_write(sandbox->fd, &bad[i], sizeof bad[i]);
         rig_turn(&rig);
-        SCHED_ASSERT(rig.faults == 1);
-        SCHED_ASSERT(heard(&rig, "SandboxDied"));
+        SCHED_ASSERT(rig.events[SCHED_EV_FAULT] == 1);
+        SCHED_ASSERT(rig_heard(&rig, "SandboxDied"));
         rig_free(&rig);
     }
 }
@@ -162,7 +135,7 @@ static void calls_behind_the_one_that_died_run_elsewhere(void) {
     struct rig rig;
     rig_init_with(&rig, 1, 5000000000ULL);
     rig_invoke(&rig, 1, "1", 1);
-    struct rig_sandbox *sandbox = ready_sandbox(&rig);
+    struct rig_sandbox *sandbox = rig_ready_sandbox(&rig);
     const uint64_t handle = sandbox->handle;
     rig_result(sandbox, 0, 1, "one", 3);
     rig_turn(&rig);
@@ -176,8 +149,8 @@ static void calls_behind_the_one_that_died_run_elsewhere(void) {
     rig_turn(&rig);
     rig_reaped(&rig, handle, CORE_CAUSE_SIGNAL, 11);
     rig_turn(&rig);
-    SCHED_ASSERT(heard(&rig, "segmentation fault"));
-    struct rig_sandbox *next = ready_sandbox(&rig);
+    SCHED_ASSERT(rig_heard(&rig, "segmentation fault"));
+    struct rig_sandbox *next = rig_ready_sandbox(&rig);
     for (uint32_t seq = 1; seq < 4; seq++) {
         rig_result(next, 0, seq, "late", 4);
         rig_turn(&rig);
@@ -202,7 +175,7 @@ static void refusals_name_account_and_resource(void) {
     rig_invoke(&rig, 1, "1", 1);
     rig_turn(&rig);
     rig_turn(&rig);
-    SCHED_ASSERT(heard(&rig, "Throttled") && heard(&rig, "function:hello") && heard(&rig, "concurrency"));
+    SCHED_ASSERT(rig_heard(&rig, "Throttled") && rig_heard(&rig, "function:hello") && rig_heard(&rig, "concurrency"));
     rig_free(&rig);
 }
 
@@ -246,7 +219,7 @@ static void cancel_takes_a_waiting_call_back(void) {
     rig_invoke(&rig, 5, "x", 1);
     rig_write(rig.client, "\x93\x02\xa6" "cancel\x91\x05", 11); /* in the same batch as its call */
     rig_turn(&rig);
-    SCHED_ASSERT(heard(&rig, "Cancelled"));
+    SCHED_ASSERT(rig_heard(&rig, "Cancelled"));
     rig_write(rig.client, "\x93\x02\xa6" "cancel\x91\x05", 11); /* and once more, for nothing */
     rig_turn(&rig);
     SCHED_ASSERT(rig_value(rig.heard, rig.heard_bytes) == rig.heard_bytes);
