@@ -41,6 +41,10 @@ class Served:
 
     def start(self) -> Served:
         self.state_dir.mkdir(parents=True, exist_ok=True)
+        if self.settings["isolation"] == "process":  # sandboxes walk to their code themselves
+            for directory in (self.state_dir, *self.state_dir.parents):
+                if directory.stat().st_mode & 0o001 == 0:
+                    directory.chmod(directory.stat().st_mode | 0o011)
         arguments = ["--state-dir", str(self.state_dir), "--socket", self.socket, "--metrics", "127.0.0.1:0"]
         if self.tcp:
             arguments += ["--tcp", "127.0.0.1:0"]
