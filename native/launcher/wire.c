@@ -71,9 +71,15 @@ ssize_t wire_receive(int fd, void *data, size_t bytes, int *fds, unsigned fds_ma
     if (fds_count != NULL) {
         *fds_count = 0;
     }
-    do {
+    bool reset = false;
+    for (;;) {
         got = recvmsg(fd, &message, flags | MSG_CMSG_CLOEXEC);
-    } while (got < 0 && errno == EINTR);
+        if (got >= 0 || (errno != EINTR && (errno != ECONNRESET || reset))) {
+            break;
+        }
+        /* A peer that ended with something unread: the kernel says so first, and what it had sent is still to be had. */
+        reset = reset || errno == ECONNRESET;
+    }
     if (got < 0) {
         return -errno;
     }

@@ -338,10 +338,12 @@ class Launcher:
     # ---- hearing ----
 
     async def _receive(self) -> tuple[Notice, list[int]] | None:
+        space = socket.CMSG_SPACE(4 * FDS_MAX)
         try:
-            data, ancillary, _, _ = await self._socket.recvmsg(
-                NOTICE_BYTES, socket.CMSG_SPACE(4 * FDS_MAX), socket.MSG_CMSG_CLOEXEC
-            )
+            try:
+                data, ancillary, _, _ = await self._socket.recvmsg(NOTICE_BYTES, space, socket.MSG_CMSG_CLOEXEC)
+            except ConnectionResetError:  # it ended with a request unread: what it had said is still to be had
+                data, ancillary, _, _ = await self._socket.recvmsg(NOTICE_BYTES, space, socket.MSG_CMSG_CLOEXEC)
         except OSError:
             return None
         fds = descriptors(ancillary)
