@@ -151,11 +151,15 @@ int zygote_declare(struct launcher *launcher, uint32_t runtime, const char *text
 static void send_orders(struct launcher *launcher, struct zygote *zygote) {
     while (zygote->orders < ZYGOTE_ORDERS_MAX && zygote->queue_head != NO_SLOT) {
         const uint32_t slot = zygote->queue_head;
+        const int error = slot_send_order(launcher, slot);
+        /* Dead, and its end will be told with its reason; or full, and an answer will come. */
+        if (error == -EPIPE || error == -ECONNRESET || (error == -EAGAIN && zygote->orders > 0)) {
+            return;
+        }
         zygote->queue_head = launcher->slots[slot].next;
         if (zygote->queue_head == NO_SLOT) {
             zygote->queue_tail = NO_SLOT;
         }
-        const int error = slot_send_order(launcher, slot);
         if (error == 0) {
             zygote->orders++;
         } else {
