@@ -149,7 +149,7 @@ int zygote_declare(struct launcher *launcher, uint32_t runtime, const char *text
 }
 
 static void send_orders(struct launcher *launcher, struct zygote *zygote) {
-    while (zygote->orders < ZYGOTE_ORDERS_MAX && zygote->queue_head != NO_SLOT) {
+    while (zygote->fd >= 0 && zygote->orders < ZYGOTE_ORDERS_MAX && zygote->queue_head != NO_SLOT) {
         const uint32_t slot = zygote->queue_head;
         const int error = slot_send_order(launcher, slot);
         /* Dead, and its end will be told with its reason; or full, and an answer will come. */
