@@ -92,6 +92,56 @@ def test_constants_are_those_of_c() -> None:
     assert theirs == ours
 
 
+def _request(**changes: int) -> bytes:
+    values = {
+        "kind": 0,
+        "runtime": 0,
+        "token": 0,
+        "shell": 0,
+        "memory_mb": 0,
+        "ephemeral_storage_mb": 0,
+        "strings": 0,
+        "text_bytes": 0,
+    }
+    return struct.pack("<IIQQIIII", *{**values, **changes}.values())
+
+
+BROKEN = {
+    "empty text, one string": _request(kind=2, strings=1),
+    "short": _request(kind=2)[:39],
+    "one byte": b"\x02",
+    "longer than it says": _request(kind=2) + b"abc\0",
+    "shorter than it says": _request(kind=2, strings=1, text_bytes=100) + b"abc\0",
+    "unterminated": _request(kind=3, strings=1, text_bytes=3) + b"abc",
+    "too many strings": _request(kind=1, strings=500, text_bytes=500) + bytes(500),
+    "unknown kind": _request(kind=77),
+    "runtime out of range": _request(kind=1, runtime=16, strings=3, text_bytes=6) + b"a\0b\0c\0",
+    "runtime declared twice": _request(kind=1, strings=3, text_bytes=6) + b"a\0b\0c\0",
+    "mount without a target": _request(kind=1, runtime=2, strings=4, text_bytes=8) + b"a\0b\0c\0d\0",
+    "too long": _request(kind=1, strings=1, text_bytes=20_000) + b"a" * 19_999 + b"\0",
+}
+
+
+async def test_broken_requests_are_told_and_change_nothing(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    async with launched(tmp_path, warnings=warnings) as made:
+        sandbox = await made.sandbox()
+        for message in BROKEN.values():
+            made.launcher._post(message)
+        assert await (await made.sandbox()).run("result = 1") == 1
+        assert await sandbox.run("result = 2") == 2
+    assert len(warnings) == len(BROKEN)
+
+
+@pytest.mark.parametrize(("memory_mb", "ephemeral_storage_mb"), [(0, 512), (128, 0), (2**31, 512), (128, 2**31)])
+async def test_sizes_out_of_range_are_refused(tmp_path: Path, memory_mb: int, ephemeral_storage_mb: int) -> None:
+    async with launched(tmp_path) as made:
+        shell = await made.shell()
+        with pytest.raises(LaunchFailed, match="request") as failure:
+            await made.launcher.specialise(shell, Specialisation(made.code_dir, memory_mb, ephemeral_storage_mb))
+        assert failure.value.errno_name == "EINVAL"
+
+
 # ---- life ----
 
 
