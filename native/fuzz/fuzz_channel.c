@@ -73,6 +73,20 @@ static void operate(struct rig *rig, uint8_t operation, const uint8_t *bytes, si
         rig_core(rig, &event, NULL);
         break;
     }
+    case 13:
+        if (sandbox->fd >= 0 && size > 1) { /* on the shelf: whole answers, or anything */
+            char text[256] = {0};
+            memcpy(text, bytes + 1, size - 1);
+            if ((bytes[0] & 128) == 0 && sandbox->progress[2] < SHELF_PAGE_BYTES / 2) {
+                rig_shelve(sandbox, bytes[0] & 63, text);
+            } else if (size > 8) {
+                memcpy((uint8_t *)(uintptr_t)sandbox->progress + 8 + (bytes[0] & 127), bytes + 1, size - 1);
+            } else {
+                sandbox->progress[2] = 0;
+                sandbox->progress[1]++;
+            }
+        }
+        break;
     default:
         rig_turn(rig);
         SCHED_ASSERT(core_check(rig->sched->core) == NULL);

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "reactor.h"
+#include "shelf.h"
 
 enum frame_kind {
     FRAME_START = 1, FRAME_CALL = 2, FRAME_STOP = 3,
@@ -32,7 +33,7 @@ enum {
     REQUEST_ID_BYTES = 16,
     INIT_ERROR_BYTES_MAX = 256 * 1024,
     REFER_BYTES_MIN = 16 * 1024,    /* larger payloads are not copied into the output queue */
-    PROGRESS_BYTES = 4096,
+    EVENTS_A_SHELF = 2 * CORE_AHEAD_MAX + 8, /* a reply and a look at the usage for each call, and what goes with them */
     BROKEN_STATUS = 99,             /* a status no sandbox can mean: the core ends it for its protocol */
     LOG_CREDIT_MAX = 4 << 20,       /* bytes of log at once */
     LOG_CREDIT_PER_MS = 64 * 1024,  /* and 64 MB/s after that */
@@ -106,13 +107,13 @@ static void close_all(const int32_t fds[6]) {
     }
 }
 
-static const volatile uint64_t *map_progress(int fd) {
+static const volatile uint64_t *map_page(int fd) {
     struct stat info;
     const int seals = fcntl(fd, F_GET_SEALS);
-    if (fstat(fd, &info) != 0 || info.st_size < PROGRESS_BYTES || seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
+    if (fstat(fd, &info) != 0 || info.st_size < SHELF_PAGE_BYTES || seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
         return NULL; /* a page that could be taken away would kill us at the next look */
     }
-    void *page = mmap(NULL, PROGRESS_BYTES, PROT_READ, MAP_SHARED, fd, 0);
+    void *page = mmap(NULL, SHELF_PAGE_BYTES, PROT_READ, MAP_SHARED, fd, 0);
     return page == MAP_FAILED ? NULL : page;
 }
 
@@ -142,17 +143,17 @@ void channel_start(struct sched *sched, const struct sched_command *command, con
         return;
     }
     struct channel *channel = calloc(1, sizeof *channel);
-    const volatile uint64_t *progress = channel == NULL ? NULL : map_progress(command->fds[2]);
-    if (progress == NULL) {
+    const volatile uint64_t *page = channel == NULL ? NULL : map_page(command->fds[2]);
+    if (page == NULL) {
         free(channel);
         close_all(command->fds);
-        refuse_start(sched, command->sandbox, "no memory, or a progress page that is not sealed");
+        refuse_start(sched, command->sandbox, "no memory, or its shared memory is too small or not sealed");
         return;
     }
     close(command->fds[2]);
     *channel = (struct channel){.sandbox = command->sandbox, .function = function, .fd = command->fds[0],
                                 .output_fd = command->fds[1], .pidfd = command->fds[3], .cpu_fd = command->fds[4],
-                                .memory_fd = command->fds[5], .progress = progress, .tier = command->u32s[0],
+                                .memory_fd = command->fds[5], .page = page, .tier = command->u32s[0],
                                 .reading = true, .log_credit_bytes = LOG_CREDIT_MAX, .log_credit_ns = sched->now_ns,
                                 .tail_seq = UINT32_MAX};
     memset(channel->cookies, 0xff, sizeof channel->cookies);
@@ -332,7 +333,7 @@ static bool read_output(struct sched *sched, struct channel *channel) {
     }
     const ssize_t got = read(channel->output_fd, sched->scratch, OUTPUT_READ_MAX);
     if (got > 0) {
-        log_bytes(sched, channel, (uint32_t)*channel->progress, sched->scratch, (size_t)got);
+        log_bytes(sched, channel, shelf_progress(channel->page), sched->scratch, (size_t)got);
         return true;
     }
     if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
@@ -400,10 +401,10 @@ void channel_sweep(struct sched *sched) {
 
 /* ---- from the sandbox ------------------------------------------------------------------------------------------------- */
 
-static void tell_progress(struct sched *sched, const struct channel *channel) {
+static void tell_progress(struct sched *sched, const struct channel *channel, uint32_t seq) {
     struct core_event *event = batch_add(sched, CORE_EV_PROGRESS);
     event->u.reply.sandbox = channel->sandbox;
-    event->u.reply.seq = (uint32_t)*channel->progress;
+    event->u.reply.seq = seq;
 }
 
 void channel_probe(struct sched *sched, uint64_t sandbox) {
@@ -415,28 +416,26 @@ void channel_probe(struct sched *sched, uint64_t sandbox) {
     }
 }
 
-void channel_tell_probed(struct sched *sched) {
-    while (sched->probed_channels != NO_INDEX && sched->batched < BATCH) {
-        struct channel *channel = sched->channels[sched->probed_channels];
-        sched->probed_channels = channel->probed_next;
-        channel->probed = false;
-        tell_progress(sched, channel);
-    }
-}
-
 static void stop_reading(struct sched *sched, struct channel *channel) {
     (void)epoll_ctl(sched->epfd, EPOLL_CTL_DEL, channel->fd, NULL);
     output_drop(&sched->chunks, &channel->output);
 }
 
+static bool take_shelf(struct sched *sched, struct channel *channel, uint32_t *progress);
+
 static void gone(struct sched *sched, struct channel *channel) {
     if (channel->gone) {
         return;
     }
+    if (BATCH - sched->batched < EVENTS_A_SHELF) {
+        batch_step(sched);
+    }
     (void)read_output(sched, channel); /* its last words, before the call's END */
+    uint32_t progress;
+    (void)take_shelf(sched, channel, &progress);
     channel->gone = channel->closed = true;
     stop_reading(sched, channel);
-    tell_progress(sched, channel);
+    tell_progress(sched, channel, progress);
     batch_add(sched, CORE_EV_SANDBOX_GONE)->u.sandbox.handle = channel->sandbox;
     const struct sched_event event = {.kind = SCHED_EV_GONE, .sandbox = channel->sandbox, .function = channel->function};
     emit(sched, &event, NULL, 0);
@@ -450,7 +449,7 @@ static void broken(struct sched *sched, struct channel *channel, const char *wha
     fault(sched, "sandbox %016" PRIx64 " broke the channel's protocol: %s", channel->sandbox, what);
     channel->gone = true;
     stop_reading(sched, channel);
-    tell_progress(sched, channel);
+    tell_progress(sched, channel, shelf_progress(channel->page));
     struct core_event *event = batch_add(sched, CORE_EV_REPLY);
     event->u.reply.sandbox = channel->sandbox;
     event->u.reply.status = BROKEN_STATUS;
@@ -482,6 +481,9 @@ static const char *header_wrong(const struct sched *sched, const struct header *
 
 static void on_result(struct sched *sched, struct channel *channel, const struct header *head, const uint8_t *body,
                       struct block *owner) {
+    if (channel->shelved && channel->shelf_seq - head->seq < CORE_AHEAD_MAX) {
+        return; /* it was taken from the shelf */
+    }
     const uint32_t bytes = head->length - 8;
     const bool msgpack = (head->flags & FLAG_MSGPACK) != 0;
     const bool error = (head->flags & (FLAG_FUNCTION_ERROR | FLAG_TOO_LARGE)) != 0;
@@ -505,10 +507,55 @@ static void on_result(struct sched *sched, struct channel *channel, const struct
     } else if ((head->flags & FLAG_FUNCTION_ERROR) != 0) {
         event->u.reply.status = CORE_REPLY_FUNCTION_ERROR;
     }
+    channel->answered_seq = head->seq;
     struct reply *reply = &sched->replies[event->tag];
     *reply = (struct reply){.at = body + 8, .bytes = bytes, .block = owner, .msgpack = msgpack};
     if (owner != NULL) {
         block_hold(owner);
+    }
+}
+
+/* Answers that lie on the shelf: those of calls that a long or deadly one stands before. Taken are those that are next in the
+ * channel's order; what was sent meanwhile is read there, and what comes twice is dropped by its seq. True: events were
+ * given whose answers lie in sched->shelf. */
+static bool take_shelf(struct sched *sched, struct channel *channel, uint32_t *progress) {
+    SCHED_ASSERT(BATCH - sched->batched >= EVENTS_A_SHELF);
+    uint32_t bytes = shelf_read(channel->page, sched->shelf, progress);
+    const uint8_t *at = sched->shelf;
+    bool any = false;
+    for (int i = 0; i < CORE_AHEAD_MAX && bytes >= HEADER_BYTES; i++) {
+        struct header head;
+        memcpy(&head, at, HEADER_BYTES);
+        if (head.kind != FRAME_RESULT || header_wrong(sched, &head) != NULL || bytes - HEADER_BYTES < head.length) {
+            break; /* its own loss: on the channel it will be ended for it */
+        }
+        const uint32_t ahead = head.seq - channel->answered_seq;
+        if (ahead == 1) {
+            on_result(sched, channel, &head, at + HEADER_BYTES, NULL);
+            if (channel->gone) {
+                break;
+            }
+            channel->shelved = any = true;
+            channel->shelf_seq = head.seq;
+        } else if (ahead - 1 < CORE_AHEAD_MAX) {
+            break; /* those before it lie unread in the channel */
+        }
+        at += HEADER_BYTES + head.length;
+        bytes -= HEADER_BYTES + head.length;
+    }
+    return any;
+}
+
+/* One at a time where a shelf has something: what its answers hold lies in sched->shelf until the next step. */
+void channel_tell_probed(struct sched *sched) {
+    bool shelf = false;
+    while (!shelf && sched->probed_channels != NO_INDEX && BATCH - sched->batched >= EVENTS_A_SHELF) {
+        struct channel *channel = sched->channels[sched->probed_channels];
+        sched->probed_channels = channel->probed_next;
+        channel->probed = false;
+        uint32_t progress;
+        shelf = take_shelf(sched, channel, &progress);
+        tell_progress(sched, channel, progress);
     }
 }
 
@@ -570,6 +617,7 @@ static void on_frame(struct sched *sched, struct channel *channel, const struct 
         }
         break;
     case FRAME_HANDBACK: {
+        channel->answered_seq = head->seq;
         struct core_event *event = batch_add(sched, CORE_EV_REPLY);
         event->u.reply = (struct core_reply_event){.sandbox = channel->sandbox, .seq = head->seq, .status = CORE_REPLY_HANDBACK};
         break;
@@ -702,6 +750,7 @@ void channel_hear_out(struct sched *sched, uint64_t sandbox) {
     if (!channel->gone && !channel->killed) {
         gone(sched, channel);
     }
+    batch_step(sched); /* another's shelf may be next */
 }
 
 /* ---- the end ---------------------------------------------------------------------------------------------------------- */
@@ -767,7 +816,7 @@ static void destroy(struct sched *sched, struct channel *channel) {
     block_release(channel->big);
     free(channel->stash);
     free(channel->tail);
-    (void)munmap((void *)(uintptr_t)channel->progress, PROGRESS_BYTES);
+    (void)munmap((void *)(uintptr_t)channel->page, SHELF_PAGE_BYTES);
     if (channel->output_fd >= 0) {
         unwatch(sched, channel->output_fd);
     }

@@ -3,7 +3,8 @@
  * One thread owns all of this (engine.h says which calls belong to it). Each file owns one kind of thing:
  *   reactor.c   the loop: epoll, commands, the core's step, actions, statistics
  *   client.c    listeners and client connections: bytes to requests, answers to bytes
- *   channel.c   sandboxes: frames in and out, their output pipes, the progress word, the kernel's usage figures
+ *   channel.c   sandboxes: frames in and out, their output pipes, the kernel's usage figures
+ *   shelf.c     the memory shared with a sandbox
  *   answer.c    what a caller is told: result, report, error map
  *   ticket.c    a call's other half: who asked, the payload, what the report needs
  *   names.c     what callers call functions, and what we call functions and accounts
@@ -26,6 +27,7 @@
 #include "journal.h"
 #include "mailbox.h"
 #include "rpc.h"
+#include "shelf.h"
 
 enum {
     BATCH = 1024,               /* core events between two steps */
@@ -127,7 +129,10 @@ struct channel {
     int pidfd;
     int cpu_fd;
     int memory_fd;
-    const volatile uint64_t *progress; /* the shared page */
+    const volatile uint64_t *page; /* shared with the sandbox: progress word and shelf */
+    uint32_t answered_seq;      /* of its last answer */
+    uint32_t shelf_seq;         /* of the last answer that was taken from its shelf, */
+    bool shelved;               /* if any was */
     uint32_t tier;
     uint32_t dirty_next;
     uint32_t dead_next;
@@ -246,6 +251,7 @@ struct sched {
     uint32_t batched;
     struct core_action actions[ACTIONS];
 
+    uint8_t shelf[SHELF_BYTES_MAX]; /* what was found on one; good until the next step */
     uint8_t *scratch;           /* where bytes are read first; good until the next read */
     uint8_t random[4096];
     uint32_t random_left;

@@ -22,7 +22,7 @@ struct rig_sandbox {
     bool started;
     int fd;                /* the stranger's end; -1: closed */
     int output;
-    volatile uint64_t *progress;
+    volatile uint64_t *progress; /* and the shelf behind it */
 };
 
 struct rig {
@@ -138,7 +138,7 @@ static inline void rig_close(struct rig_sandbox *sandbox) {
         close(sandbox->fd);
         close(sandbox->output);
         sandbox->fd = sandbox->output = -1;
-        SCHED_ASSERT(munmap((void *)(uintptr_t)sandbox->progress, 4096) == 0);
+        SCHED_ASSERT(munmap((void *)(uintptr_t)sandbox->progress, SHELF_PAGE_BYTES) == 0);
     }
 }
 
@@ -198,9 +198,9 @@ static inline void rig_start(struct rig *rig, struct rig_sandbox *sandbox) {
     SCHED_ASSERT(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0);
     SCHED_ASSERT(pipe2(pipes, O_CLOEXEC | O_NONBLOCK) == 0);
     const int page = memfd_create("progress", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    SCHED_ASSERT(page >= 0 && ftruncate(page, 4096) == 0);
+    SCHED_ASSERT(page >= 0 && ftruncate(page, SHELF_PAGE_BYTES) == 0);
     SCHED_ASSERT(fcntl(page, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0);
-    sandbox->progress = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, page, 0);
+    sandbox->progress = mmap(NULL, SHELF_PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, page, 0);
     SCHED_ASSERT(sandbox->progress != MAP_FAILED);
     struct sched_command start = rig_command(SCHED_CMD_SANDBOX_START);
     start.sandbox = sandbox->handle;
@@ -236,6 +236,19 @@ static inline void rig_frame(const struct rig_sandbox *sandbox, uint8_t kind, ui
     const struct rig_header head = {.length = (uint32_t)bytes, .kind = kind, .flags = flags, .seq = seq, .time_ns = time_ns};
     rig_write(sandbox->fd, &head, sizeof head);
     rig_write(sandbox->fd, body, bytes);
+}
+
+/* A result that waits for others. */
+static inline void rig_shelve(const struct rig_sandbox *sandbox, uint32_t seq, const char *payload) {
+    const uint32_t bytes = (uint32_t)strlen(payload);
+    const struct rig_header head = {.length = 8 + bytes, .kind = 16, .seq = seq, .time_ns = wall_ns()};
+    const uint64_t used = sandbox->progress[2];
+    uint8_t *at = (uint8_t *)(uintptr_t)sandbox->progress + SHELF_AT + used;
+    SCHED_ASSERT(SHELF_AT + used + sizeof head + 8 + bytes <= SHELF_PAGE_BYTES);
+    memcpy(at, &head, sizeof head);
+    memcpy(at + sizeof head, &head.time_ns, 8);
+    memcpy(at + sizeof head + 8, payload, bytes);
+    sandbox->progress[2] = used + sizeof head + 8 + bytes;
 }
 
 static inline void rig_ready(const struct rig_sandbox *sandbox) {

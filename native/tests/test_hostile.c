@@ -162,6 +162,75 @@ static void answered_calls_are_not_run_again_when_the_death_is_known_first(void)
     rig_free(&rig);
 }
 
+/* ---- the shelf -------------------------------------------------------------------------------------------------------- */
+
+static void nap_ms(long ms) {
+    const struct timespec time = {.tv_nsec = ms * 1000000};
+    nanosleep(&time, NULL);
+}
+
+static void answers_behind_a_long_call_are_taken_from_the_shelf(void) {
+    struct rig rig;
+    struct rig_sandbox *sandbox = queue_ahead(&rig, 4);
+    rig_shelve(sandbox, 2, "shelf-two");
+    rig_shelve(sandbox, 3, "shelf-three");
+    *sandbox->progress = 4; /* which now takes long */
+    for (int i = 0; i < 40 && !rig_heard(&rig, "shelf-three"); i++) {
+        nap_ms(1);
+        rig_turn(&rig);
+    }
+    SCHED_ASSERT(rig_heard(&rig, "shelf-two") && rig_heard(&rig, "shelf-three") && answers(&rig) == 3);
+    /* Then it sends what it had gathered: two of them are known. */
+    sandbox->progress[2] = 0;
+    sandbox->progress[1]++;
+    rig_result(sandbox, 0, 2, "shelf-two", 9);
+    rig_result(sandbox, 0, 3, "shelf-three", 11);
+    rig_result(sandbox, 0, 4, "four", 4);
+    rig_turn(&rig);
+    SCHED_ASSERT(rig_heard(&rig, "four") && answers(&rig) == 4 && rig.events[SCHED_EV_FAULT] == 0);
+    rig_free(&rig);
+}
+
+static void answers_of_a_dead_sandbox_are_taken_from_the_shelf(void) {
+    struct rig rig;
+    struct rig_sandbox *sandbox = queue_ahead(&rig, 4);
+    rig_result(sandbox, 0, 2, "sent-two", 8); /* and it dies before it takes it off the shelf */
+    rig_shelve(sandbox, 2, "sent-two");
+    rig_shelve(sandbox, 3, "shelf-three");
+    rig_shelve(sandbox, 4, "shelf-four");
+    *sandbox->progress = 5;
+    close(sandbox->fd);
+    sandbox->fd = -1;
+    rig_turn(&rig);
+    rig_reaped(&rig, sandbox->handle, CORE_CAUSE_SIGNAL, 11);
+    rig_turn(&rig);
+    SCHED_ASSERT(rig_heard(&rig, "sent-two") && rig_heard(&rig, "shelf-four") && rig_heard(&rig, "segmentation fault"));
+    SCHED_ASSERT(answers(&rig) == 5 && totals(&rig).calls == 0 && rig.events[SCHED_EV_FAULT] == 0);
+    rig_free(&rig);
+}
+
+static void a_shelf_of_rubbish_helps_nobody(void) {
+    struct rig rig;
+    struct rig_sandbox *sandbox = queue_ahead(&rig, 3);
+    uint64_t seed = 5;
+    for (int round = 0; round < 12; round++) {
+        for (size_t i = 1; i < SHELF_PAGE_BYTES / 8; i++) {
+            sandbox->progress[i] = random_next(&seed);
+        }
+        sandbox->progress[2] = round % 3 == 0 ? UINT64_MAX : random_below(&seed, SHELF_PAGE_BYTES);
+        *sandbox->progress = 2;
+        nap_ms(6);
+        rig_turn(&rig);
+    }
+    sandbox->progress[2] = 0;
+    for (uint32_t seq = 2; seq < 5; seq++) {
+        rig_result(sandbox, 0, seq, "honest", 6);
+    }
+    rig_turn(&rig);
+    SCHED_ASSERT(answers(&rig) >= 2 && rig_heard(&rig, "honest"));
+    rig_free(&rig);
+}
+
 static void an_answer_that_waits_unread_is_no_timeout(void) {
     struct rig_options options = rig_options();
     options.timeout_ms = 20;
@@ -170,8 +239,7 @@ static void an_answer_that_waits_unread_is_no_timeout(void) {
     rig_invoke(&rig, 1, "1", 1);
     const struct rig_sandbox *sandbox = rig_ready_sandbox(&rig);
     rig_result(sandbox, 0, 1, "in time", 7);
-    const struct timespec late = {.tv_nsec = 30000000}; /* the reactor is held up */
-    nanosleep(&late, NULL);
+    nap_ms(30); /* the reactor is held up */
     rig_turn(&rig);
     SCHED_ASSERT(rig_heard(&rig, "in time") && !rig_heard(&rig, "Timeout"));
     rig_free(&rig);
@@ -573,6 +641,9 @@ int main(void) {
     RUN(a_sandbox_is_started_once);
     RUN(adopting_opens_once);
     RUN(answered_calls_are_not_run_again_when_the_death_is_known_first);
+    RUN(answers_behind_a_long_call_are_taken_from_the_shelf);
+    RUN(answers_of_a_dead_sandbox_are_taken_from_the_shelf);
+    RUN(a_shelf_of_rubbish_helps_nobody);
     RUN(an_answer_that_waits_unread_is_no_timeout);
     RUN(a_sandbox_is_ready_once);
     RUN(empty_log_frames_are_not_free);
