@@ -659,6 +659,7 @@ static void on_function_switch(struct core *core, const struct core_function_eve
     /* What was learnt of the old code says little about the new. */
     function->run_known = false;
     function->run_ns = function->run_dev_ns = function->run_floor_ns = 0;
+    function->cpu_known = false;
     function->coming = 0;
     for (uint32_t s = function->state_heads[CORE_SB_STARTING]; s != NONE; s = core->sandboxes[s].next) {
         function->coming += core->sandboxes[s].revision == function->revision;

@@ -79,6 +79,8 @@ struct sandbox {
     uint64_t cpu_estimated_ns; /* charged from run times since the kernel was last asked */
     uint64_t cpu_unclaimed_ns; /* measured since the last answer */
     uint64_t usage_ns;      /* when the kernel was last asked */
+    uint64_t busy_from_ns;  /* BUSY: since when */
+    uint64_t busy_ns;       /* BUSY before that, since the kernel was last asked */
     uint64_t memory_peak_bytes;
 };
 
@@ -119,6 +121,9 @@ struct function {
     uint64_t run_ns;        /* moving average of run times */
     uint64_t run_dev_ns;    /* mean deviation, as TCP's RTO has it (RFC 6298) */
     uint64_t run_floor_ns;  /* age of a first call that is not answered yet: a lower bound before anything is known */
+    uint32_t overrun;       /* BUSY sandboxes whose first call takes unexpectedly long */
+    uint32_t cpu_share;     /* of the time its sandboxes are busy, how much they spend on a CPU: of CPU_SHARE_ONE, moving average */
+    bool cpu_known;
     uint64_t start_ns;      /* moving average of a sandbox's start */
     uint32_t state_heads[CORE_SB_STATES]; /* lists of sandboxes: BUSY is by backlog below instead */
     uint32_t busy_heads[CORE_AHEAD_MAX + 1]; /* by backlog, current revision */
@@ -169,6 +174,9 @@ struct core {
     uint32_t flush_head;
     uint32_t guaranteed_head;
     uint32_t wanting;          /* functions that wait for memory */
+    uint64_t window_from_ns;   /* CPU time of all sandboxes is added up since then */
+    uint64_t window_cpu_ns;
+    uint32_t cpu_load;         /* of the node, by sandboxes, in the window before: of CPU_SHARE_ONE */
     bool idle_appeared;        /* a sandbox became idle since they last looked for one to evict */
     uint32_t evicting;         /* sandboxes killed for their memory, not yet reaped */
     bool draining;
@@ -252,6 +260,8 @@ void sandbox_set_state(struct core *core, uint32_t sandbox, enum core_sandbox_st
 /* NONE: stale. */
 uint32_t sandbox_find(struct core *core, uint64_t handle);
 const char *pool_check(const struct core *core);
+
+enum { CPU_SHARE_ONE = 1024 };
 
 enum asked { ASKED_NOTHING = 0, ASKED_OVERRUN = 1, ASKED_TIMEOUT = 2 };
 

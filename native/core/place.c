@@ -9,12 +9,15 @@
  * behind it may be fed by queueing ahead either: else a busy sandbox would never give its unit back. Only calls within a
  * guarantee pass, since they take nothing from the shared part.
  *
- * Where: an idle sandbox; else ahead in the channel of the busy one with the least backlog, if that backlog ends before
+ * Where: an idle sandbox (for microsecond functions only while fewer are busy than there are processors); else ahead in the channel of the busy one with the least backlog, if that backlog ends before
  * a new sandbox could start and within the window; else a new sandbox, if the queue will not have drained by the time
  * it is there; else wait. */
 #include "internal.h"
 
 enum { EVICT_SERVED_MIN = 10 };
+
+/* Figures of the kernel older than this say nothing of now. */
+static const uint64_t CPU_STALE_NS = 1000ULL * 1000 * 1000;
 
 /* A function that could not be served while it had calls keeps its turn, but no more than a second of it (at weight 100): one
  * that was held back by its own limit must not shut out everybody else when the limit goes. */
@@ -282,7 +285,7 @@ void settle_vtime(struct core *core, uint32_t index, int64_t delta_ns) {
 }
 
 uint64_t expected_run_ns(const struct function *function) {
-    return max_u64(function->run_ns, function->run_floor_ns);
+    return function->run_known ? function->run_ns : function->run_floor_ns;
 }
 
 uint64_t expected_wait_ns(const struct core *core, uint32_t index) {
@@ -314,6 +317,30 @@ static uint32_t ahead_of(const struct core *core, const struct function *functio
     return function->busy_heads[backlog];
 }
 
+/* Microsecond functions are fed ahead; another process helps them only where a processor is left for it. */
+static bool is_small(const struct core *core, const struct function *function) {
+    return function->run_known && function->run_ns + 4 * function->run_dev_ns <= core->config.ahead_window_ns / 2;
+}
+
+/* Would another sandbox only compete with those there are? They spend their time on processors, and there is none left. A call
+ * that may not wait is not held to this: it runs or it is refused. */
+static bool only_competes(const struct core *core, const struct function *function, uint32_t working) {
+    enum { SOME = CPU_SHARE_ONE / 16, FULL_LOAD = CPU_SHARE_ONE * 4 / 5 };
+    const uint32_t cpus = core->config.cpus;
+    if (function->queue_timeout_ns == 0 || working < 2 * cpus) {
+        return false;
+    }
+    if (!function->cpu_known) {
+        return working >= 4 * cpus; /* the first answers will tell */
+    }
+    const uint64_t used = (uint64_t)function->cpu_share * working;
+    if (used >= (uint64_t)cpus * FULL_LOAD) {
+        return true; /* it has the node to itself */
+    }
+    const bool full = core->now_ns - core->window_from_ns < CPU_STALE_NS && core->cpu_load >= FULL_LOAD;
+    return full && (function->cpu_share >= SOME || used >= (uint64_t)cpus * CPU_SHARE_ONE / 2);
+}
+
 /* How many more sandboxes the waiting calls justify. Never a storm: calls that the living ones will have served before a
  * new one could start ask for none. */
 static bool wants_sandbox(const struct core *core, uint32_t index) {
@@ -333,10 +360,13 @@ static bool wants_sandbox(const struct core *core, uint32_t index) {
         return starting < 2 * core->config.cpus ||
                (uint64_t)waiting * run / (starting + 1) > function->start_ns;
     }
-    const uint64_t small = core->config.ahead_window_ns / 2;
-    if (function->run_known && run + 4 * function->run_dev_ns <= small) {
-        /* Microsecond functions are fed ahead; another process helps only where a processor is left for it. */
-        return starting == 0 && live < core->config.cpus;
+    /* One that is stuck in a call that takes unexpectedly long helps nobody who waits. */
+    const uint32_t working = live - function->overrun;
+    if (is_small(core, function)) {
+        return starting == 0 && working < core->config.cpus;
+    }
+    if (only_competes(core, function, working + starting)) {
+        return false;
     }
     return (uint64_t)waiting * run / (live + starting) > function->start_ns / 2 || run > function->start_ns;
 }
@@ -406,6 +436,14 @@ static enum placed place_head(struct core *core, uint32_t index, bool guaranteed
         return FULL;
     }
     const uint32_t idle = function->state_heads[CORE_SB_IDLE];
+    if (idle != NONE && is_small(core, function) && function->states[CORE_SB_BUSY] - function->overrun >= core->config.cpus) {
+        /* As many work as there are processors: one more would have to wait for one of them, and cost a wake-up each time. */
+        const uint32_t busy = ahead_of(core, function);
+        if (busy != NONE) {
+            sandbox_send(core, busy, queue_pop(core, index));
+            return PLACED;
+        }
+    }
     if (idle != NONE) {
         if (guaranteed_only && !meter_guaranteed(&core->meter, function->account)) {
             return PARK;

@@ -21,6 +21,9 @@ enum { ANSWER_GRACE_NS = 10 * 1000 * 1000 };
 
 enum { OVERRUN_NS_MIN = 5 * 1000 * 1000, RECALL_SLACK_NS = 1000 * 1000, VALID_SLACK_NS = 10 * 1000 * 1000 };
 
+enum { RUN_NOISE_NS = 20 * 1000, CPU_BUSY_NS_MIN = 200 * 1000 };
+static const uint64_t CPU_WINDOW_NS = 100 * 1000 * 1000;
+
 /* Two years of CPU time, which no sandbox lives to use: what is more is nonsense, and would overflow virtual time. */
 #define CPU_NS_MAX (1ULL << 56)
 
@@ -101,11 +104,25 @@ static void lru_del(struct core *core, uint32_t index) {
     }
 }
 
+/* It must be on no list, since its place there depends on this. */
+static void overrun_clear(struct core *core, struct sandbox *sandbox) {
+    if (sandbox->overrun) {
+        struct function *function = &core->functions[sandbox->function];
+        SCHED_ASSERT(function->overrun > 0);
+        function->overrun--;
+        sandbox->overrun = 0;
+    }
+}
+
 void sandbox_set_state(struct core *core, uint32_t index, enum core_sandbox_state state) {
     struct sandbox *sandbox = &core->sandboxes[index];
     struct function *function = &core->functions[sandbox->function];
     SCHED_ASSERT(sandbox->state != CORE_SB_FREE && state != CORE_SB_FREE);
     list_del(core, index);
+    if (sandbox->state == CORE_SB_BUSY) {
+        sandbox->busy_ns += core->now_ns - sandbox->busy_from_ns;
+    }
+    overrun_clear(core, sandbox);
     if (sandbox->state == CORE_SB_IDLE) {
         lru_del(core, index);
     }
@@ -214,7 +231,8 @@ void sandbox_send(struct core *core, uint32_t index, uint32_t c) {
     }
     if (sandbox->state == CORE_SB_IDLE) {
         SCHED_ASSERT(sandbox->charged && sandbox->backlog == 0);
-        sandbox->overrun = 0;
+        SCHED_ASSERT(!sandbox->overrun);
+        sandbox->busy_from_ns = core->now_ns;
         /* The list of busy ones goes by backlog, which must be right before the state is. */
         list_del(core, index);
         lru_del(core, index);
@@ -386,7 +404,13 @@ static uint64_t clamp_u64(uint64_t value, uint64_t low, uint64_t high) {
     return value < low ? low : value > high ? high : value;
 }
 
+/* On a busy machine a call of microseconds that loses its processor for a while seems to take milliseconds. One such call says
+ * little of the next, so what a single call can change is bounded: a function that has really become slower is known to be so
+ * after a dozen calls, and what waits behind them meanwhile is called back in time. */
 static void learn_run(struct function *function, uint64_t run_ns) {
+    if (function->run_known) {
+        run_ns = min_u64(run_ns, 4 * (function->run_ns + function->run_dev_ns) + RUN_NOISE_NS);
+    }
     if (!function->run_known) {
         function->run_known = true;
         function->run_ns = run_ns;
@@ -433,7 +457,7 @@ static void ring_pop(struct core *core, uint32_t index) {
     list_del(core, index);
     sandbox->head_seq++;
     sandbox->backlog--;
-    sandbox->overrun = 0;
+    overrun_clear(core, sandbox);
     list_add(core, index);
 }
 
@@ -517,6 +541,33 @@ void on_reply(struct core *core, const struct core_reply_event *event) {
     after_reply(core, index);
 }
 
+/* What the kernel's figure says of the function and of the node: is it processors that its calls wait for? */
+static void learn_cpu(struct core *core, struct sandbox *sandbox, uint64_t used_ns) {
+    struct function *function = &core->functions[sandbox->function];
+    uint64_t busy = sandbox->busy_ns;
+    sandbox->busy_ns = 0;
+    if (sandbox->state == CORE_SB_BUSY) {
+        busy += core->now_ns - sandbox->busy_from_ns;
+        sandbox->busy_from_ns = core->now_ns;
+    }
+    if (!sandbox->has_usage) {
+        return; /* its start is in the figure */
+    }
+    if (busy >= CPU_BUSY_NS_MIN) {
+        const uint64_t share = used_ns >= busy ? CPU_SHARE_ONE : used_ns * CPU_SHARE_ONE / busy;
+        function->cpu_share = function->cpu_known ? (uint32_t)((3 * (uint64_t)function->cpu_share + share) / 4) : (uint32_t)share;
+        function->cpu_known = true;
+    }
+    const uint64_t elapsed = core->now_ns - core->window_from_ns;
+    core->window_cpu_ns += used_ns;
+    if (elapsed >= CPU_WINDOW_NS) {
+        const uint64_t most = elapsed * core->config.cpus;
+        core->cpu_load = core->window_cpu_ns >= most ? CPU_SHARE_ONE : (uint32_t)(core->window_cpu_ns * CPU_SHARE_ONE / most);
+        core->window_from_ns = core->now_ns;
+        core->window_cpu_ns = 0;
+    }
+}
+
 void on_usage(struct core *core, const struct core_sandbox_event *event) {
     const uint32_t index = sandbox_find(core, event->handle);
     if (index == NONE) {
@@ -527,6 +578,7 @@ void on_usage(struct core *core, const struct core_sandbox_event *event) {
     const uint64_t cpu_ns = min_u64(event->cpu_ns, CPU_NS_MAX);
     const uint64_t delta = saturating_sub(cpu_ns, sandbox->cpu_ns);
     const int64_t correction = (int64_t)delta - (int64_t)sandbox->cpu_estimated_ns;
+    learn_cpu(core, sandbox, delta);
     if (sandbox->has_usage) {
         meter_cpu(&core->meter, function->account, correction);
         function->stats.cpu_ns = correction < 0 ? saturating_sub(function->stats.cpu_ns, (uint64_t)-correction)
@@ -744,6 +796,7 @@ void sandbox_timer_fired(struct core *core, uint32_t index) {
             if (sandbox->state == CORE_SB_BUSY && !sandbox->overrun) {
                 list_del(core, index);
                 sandbox->overrun = 1;
+                function->overrun++;
                 list_add(core, index);
             }
             function_ready(core, sandbox->function);
@@ -796,6 +849,7 @@ const char *pool_check(const struct core *core) {
         uint32_t in_flight = 0;
         uint32_t sandboxes = 0;
         uint32_t coming = 0;
+        uint32_t overrun = 0;
         for (unsigned state = CORE_SB_STARTING; state < CORE_SB_STATES; state++) {
             uint32_t found = 0;
             const uint32_t lists = state == CORE_SB_BUSY ? CORE_AHEAD_MAX + 1 : 1;
@@ -810,6 +864,7 @@ const char *pool_check(const struct core *core) {
                     if (sandbox->state != state || sandbox->function != i) {
                         return "pool: sandbox on a list of another state";
                     }
+                    overrun += sandbox->overrun;
                     coming += state == CORE_SB_STARTING && sandbox->revision == function->revision;
                     const char *broken = sandbox_check(core, function, s, &in_flight);
                     if (broken != NULL) {
@@ -825,7 +880,8 @@ const char *pool_check(const struct core *core) {
             }
             sandboxes += found;
         }
-        if (in_flight != function->in_flight || sandboxes != function->sandboxes || coming != function->coming) {
+        if (in_flight != function->in_flight || sandboxes != function->sandboxes || coming != function->coming ||
+            overrun != function->overrun) {
             return "pool: counts of a function";
         }
     }

@@ -62,6 +62,7 @@ class Node:
             "init_timeout_ns": 500 * MS,
             "idle_timeout_ns": 2 * S,
             "reap_timeout_ns": 100 * MS,
+            "cpus": 2,
         }
         values |= {name: value for name, value in changes.items() if name in values}
         rest = {name: value for name, value in changes.items() if name not in values}

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
-from tests.model.core_binding import AHEAD_MAX, Act, Action, Outcome, Resource, State, account_put, function_put
+from tests.model.core_binding import AHEAD_MAX, Act, Action, Ev, Event, Outcome, Resource, State, account_put, function_put
 from tests.model.machine import MS, SETTINGS, US, Node, NodeMachine, S
+from tests.sim.judge import Sandbox
 
 F = 1 << 32
 
@@ -82,7 +83,7 @@ def test_long_calls_never_queue_ahead() -> None:
 
 def test_calls_of_varying_length_are_judged_by_the_bad_ones() -> None:
     node = learnt(50 * US)
-    for run in (50 * US, 900 * US, 50 * US, 900 * US, 50 * US, 900 * US):
+    for run in [50 * US, 900 * US] * 12:
         node.invoke(F)
         (sandbox,) = node.sandboxes(State.BUSY)
         node.pass_time(run)
@@ -110,6 +111,63 @@ def test_microsecond_calls_get_no_more_sandboxes_than_cpus() -> None:
         for sandbox in node.sandboxes(State.STARTING):
             node.ready(sandbox)
     assert len(node.judge.sandboxes) == 2
+
+
+def test_a_call_that_lost_its_processor_starts_no_storm() -> None:
+    """5 µs as a rule; one call in forty seems to take 10 ms, as on a machine with more to do than processors."""
+    node = learnt(5 * US, cpus=2, starting_max=64)
+
+    def serve(sandboxes: list[Sandbox], run_ns: int) -> None:
+        for sandbox in sandboxes:
+            if sandbox.state is State.BUSY:
+                node.reply(sandbox, run_ns=run_ns)
+        for sandbox in node.sandboxes(State.STARTING):
+            node.ready(sandbox)
+        while len(node.judge.calls) < 40:
+            node.invoke(F)
+
+    serve([], 0)
+    for _ in range(20):
+        for _ in range(40):
+            node.pass_time(5 * US)
+            serve(node.sandboxes(State.BUSY), 5 * US)
+        unlucky, *others = node.sandboxes(State.BUSY)
+        for _ in range(10):
+            node.pass_time(MS)
+            serve(others, 5 * US)
+        serve([unlucky], 10 * MS)
+    assert len(node.judge.sandboxes) <= 4
+
+
+def test_what_has_really_become_slow_is_known_so_after_a_dozen_calls() -> None:
+    node = learnt(5 * US)
+    for _ in range(14):
+        node.invoke(F)
+        (sandbox,) = node.sandboxes(State.BUSY)
+        node.pass_time(20 * MS)
+        node.reply(sandbox, run_ns=20 * MS)
+    assert node.core.function(0, node.now).expected_run_ns > 4 * MS
+
+
+@pytest.mark.parametrize(("share", "most"), [(1.0, 8), (0.0, 64)], ids=["computes", "waits"])
+def test_calls_that_only_compete_for_processors_get_no_storm_of_sandboxes(share: float, most: int) -> None:
+    node = learnt(20 * MS, cpus=2, starting_max=64, ahead_max=1, sandboxes_max=64)
+    cpu: dict[int, float] = {}
+    for _ in range(40):
+        while len(node.judge.calls) < 60:
+            node.invoke(F)
+        for sandbox in node.sandboxes(State.STARTING):
+            node.ready(sandbox)
+        busy = node.sandboxes(State.BUSY)
+        each = min(1.0, 2 / len(busy)) * share  # two processors, shared alike
+        node.pass_time(20 * MS)
+        for sandbox in busy:
+            cpu[sandbox.handle] = cpu.get(sandbox.handle, 0.0) + each * 20 * MS
+            node.give(Event.of(Ev.USAGE, handle=sandbox.handle, cpu_ns=int(cpu[sandbox.handle]) + 1))
+            node.reply(sandbox, run_ns=20 * MS)
+    live = len(node.sandboxes(State.BUSY)) + len(node.sandboxes(State.IDLE))
+    assert live <= most
+    assert live >= min(most, 30)
 
 
 def test_a_burst_of_long_calls_gets_a_sandbox_each_up_to_starting_max() -> None:

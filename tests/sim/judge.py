@@ -53,7 +53,7 @@ class Settings:
     init_timeout_ns: int
     idle_timeout_ns: int
     reap_timeout_ns: int
-
+    cpus: int = 2
     late_ns: int = 0
 
     def of_core(self) -> dict[str, int]:
@@ -525,7 +525,9 @@ class Judge:
             self._want(action.valid_until_ns != 0, f"queued ahead for ever: {action}")
             idle = [s for s in function.sandboxes.values() if s.state is State.IDLE and not s.retiring]
             idle = [s for s in idle if s.revision == function.revision]
-            self._want(not idle, f"queued ahead beside an idle sandbox: {action} {idle}")
+            busy = sum(s.state is State.BUSY for s in function.sandboxes.values())
+            enough = busy >= self.settings.cpus  # one more process could only compete with these
+            self._want(not idle or enough, f"queued ahead beside an idle sandbox: {action} {idle}")
             self.ahead += 1
         if call.deadline_ns:
             self._want(call.deadline_ns + WHEEL_SLACK_NS + self.settings.late_ns >= self.now, f"sent past its deadline: {call}")

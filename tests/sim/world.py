@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -188,9 +188,9 @@ class World:
             "functions_max": 16,
             "accounts_max": 32,
             "cold_start_guess_ns": rng.choice([1 * MS, 15 * MS]),
-            "cpus": rng.choice([1, 2, 8]),
-            **self.settings.of_core(),
         }
+        self.settings = replace(self.settings, cpus=rng.choice([1, 2, 8]))
+        self.core_settings |= self.settings.of_core()
         self.core = Core(**self.core_settings)
         self.judge = Judge(self.core, self.settings, every=7)
         self.profiles: list[Profile] = []
