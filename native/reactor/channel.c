@@ -174,6 +174,15 @@ void channel_start(struct sched *sched, const struct sched_command *command, con
 
 /* ---- to the sandbox --------------------------------------------------------------------------------------------------- */
 
+/* The kernel is asked at the next sweep: a call may run for long before it answers. */
+static void note_used(struct sched *sched, struct channel *channel) {
+    if (!channel->used && channel->cpu_fd >= 0) {
+        channel->used = true;
+        channel->used_next = sched->used_channels;
+        sched->used_channels = index_of(channel);
+    }
+}
+
 void channel_send_call(struct sched *sched, const struct core_action *send, uint32_t index) {
     struct channel *channel = channel_find(sched, send->sandbox);
     struct ticket *ticket = &sched->tickets[index];
@@ -183,6 +192,7 @@ void channel_send_call(struct sched *sched, const struct core_action *send, uint
     ticket->seq = send->seq;
     ticket->sent_ns = sched->now_ns;
     channel->cookies[send->seq % CORE_AHEAD_MAX] = index;
+    note_used(sched, channel);
     const struct header head = {.length = REQUEST_ID_BYTES + ticket->ext_bytes + ticket->payload_bytes, .kind = FRAME_CALL,
                                 .flags = ticket->payload_msgpack ? FLAG_MSGPACK : 0, .extra = (uint16_t)ticket->ext_bytes,
                                 .seq = send->seq, .time_ns = send->valid_until_ns};
@@ -492,12 +502,13 @@ static void on_result(struct sched *sched, struct channel *channel, const struct
         return;
     }
     const struct ticket *ticket = channel_ticket(sched, channel, head->seq);
-    if (ticket != NULL && ticket->report) {
-        usage(sched, channel); /* just before its reply, so that the call gets what it used */
-    } else if (!channel->used && channel->cpu_fd >= 0) {
-        channel->used = true;
-        channel->used_next = sched->used_channels;
-        sched->used_channels = index_of(channel);
+    if ((ticket != NULL && ticket->report) || !channel->measured) {
+        /* Just before its reply, so that the call gets what it used; and for the first call of each sandbox, since the core wants
+         * to know early whether its function computes or waits. */
+        usage(sched, channel);
+        channel->measured = true;
+    } else {
+        note_used(sched, channel);
     }
     struct core_event *event = batch_add(sched, CORE_EV_REPLY);
     event->u.reply = (struct core_reply_event){.sandbox = channel->sandbox, .start_ns = head->time_ns, .end_ns = u64_at(body),
@@ -591,6 +602,7 @@ static void on_ready(struct sched *sched, struct channel *channel, uint64_t init
     event->u.sandbox.handle = channel->sandbox;
     event->u.sandbox.init_ns = init_ns;
     event->u.sandbox.tier = channel->tier;
+    usage(sched, channel); /* what starting cost, so that no call is charged for it */
     const struct sched_event ready = {.kind = SCHED_EV_READY, .sandbox = channel->sandbox, .function = channel->function,
                                       .value = init_ns};
     emit(sched, &ready, NULL, 0);

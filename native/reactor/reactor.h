@@ -139,6 +139,7 @@ struct channel {
     uint32_t used_next;         /* answered calls since the kernel was asked for its usage */
     uint32_t probed_next;
     bool used;
+    bool measured;              /* the kernel was asked at its first answer */
     bool probed;                /* the core wants its progress word */
     bool dirty;
     bool writing;
