@@ -54,6 +54,7 @@ __all__ = [
 ]
 
 ENV_PREFIX: Final = "SCHEDULER_"
+CLIENT_ENV_PREFIX: Final = "SCHEDULER_CLIENT_"
 CONFIG_ENV: Final = "SCHEDULER_CONFIG"
 DEFAULT_TENANT: Final = "default"
 NO_LIMIT: Final = 0x7FFFFFFF
@@ -82,6 +83,7 @@ class Kind(enum.Enum):
     PATH = "path"
     ADDRESS = "HOST:PORT"
     CHOICE = "one of"
+    FLAG = "true or false"
     UIDS = "user ids"
 
 
@@ -128,7 +130,7 @@ class Setting:
             return "none"
         if isinstance(value, tuple):
             return ", ".join(map(str, value)) or "none"
-        return str(value)
+        return str(value).lower() if isinstance(value, bool) else str(value)
 
     def bounds(self) -> str:
         """The bound in words, for messages and the manual."""
@@ -198,6 +200,15 @@ def _read_choice(setting: Setting, value: object) -> str:
     return str(value)
 
 
+def _read_flag(setting: Setting, value: object) -> bool:
+    words = {"true": True, "false": False}
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, str) or value.lower() not in words:
+        raise ValueError("is not true or false")
+    return words[value.lower()]
+
+
 def _read_uids(setting: Setting, value: object) -> tuple[int, ...]:
     items = value.split(",") if isinstance(value, str) else value
     if not isinstance(items, list | tuple):
@@ -219,6 +230,7 @@ _READERS: Final = {
     Kind.PATH: _read_path,
     Kind.ADDRESS: _read_address,
     Kind.CHOICE: _read_choice,
+    Kind.FLAG: _read_flag,
     Kind.UIDS: _read_uids,
 }
 
@@ -252,6 +264,13 @@ class Settings:
         Kind.ADDRESS, None, "TCP address of the protocol; needs token_file unless loopback", optional=True
     )
     token_file: Path | None = row(Kind.PATH, None, "hashed tokens with their tenants and rights", optional=True, reload=True)
+    tls_cert_file: Path | None = row(
+        Kind.PATH, None, "certificate (and chain) for TLS on TCP, PEM; read anew when it changes", optional=True
+    )
+    tls_key_file: Path | None = row(
+        Kind.PATH, None, "its private key, PEM without a passphrase, readable by no others", optional=True
+    )
+    tcp_plaintext: bool = row(Kind.FLAG, False, "serve TCP beyond loopback without TLS: tokens and payloads in the clear")
     metrics: Address | None = row(
         Kind.ADDRESS, Address("127.0.0.1", 9464), "address of /metrics, /healthz and /readyz", optional=True
     )
@@ -335,6 +354,16 @@ class Settings:
     events_bytes_max: int = row(Kind.INT, GIB, "bytes of all asynchronous events queued", 8 * MIB, 1 << 46)
 
     tenants: tuple[TenantSettings, ...] = ()
+
+    @property
+    def tls(self) -> bool:
+        """Whether TCP is encrypted."""
+        return self.tls_cert_file is not None and self.tls_key_file is not None
+
+    @property
+    def exposed(self) -> bool:
+        """Whether tokens and payloads pass other machines in the clear."""
+        return self.tcp is not None and not self.tcp.loopback and not self.tls
 
     @property
     def log_dir(self) -> Path:
@@ -489,6 +518,8 @@ def _resolved(settings: Settings, own_socket: bool) -> Settings:
         state_dir=state_dir,
         socket=socket,
         token_file=settings.token_file and settings.token_file.absolute(),
+        tls_cert_file=settings.tls_cert_file and settings.tls_cert_file.absolute(),
+        tls_key_file=settings.tls_key_file and settings.tls_key_file.absolute(),
         cgroup_root=settings.cgroup_root and settings.cgroup_root.absolute(),
     )
 
@@ -503,8 +534,7 @@ def _relations(settings: Settings) -> Iterator[str]:
         yield f"account_id: {settings.account_id!r} is not twelve digits"
     if not (settings.region.isascii() and settings.region.replace("-", "").isalnum()):
         yield f"region: {settings.region!r} is not made of letters, digits and -"
-    if settings.tcp is not None and not settings.tcp.loopback and settings.token_file is None:
-        yield f"tcp: {settings.tcp} can be reached from other machines, which needs token_file"
+    yield from _tcp_relations(settings)
     for low, high in (
         ("unreserved_concurrency_min", "concurrency_max"),
         ("queued_calls_max", "calls_max"),
@@ -516,11 +546,33 @@ def _relations(settings: Settings) -> Iterator[str]:
             yield f"{low}: {getattr(settings, low)} is more than {high}, which is {getattr(settings, high)}"
 
 
+def _tcp_relations(settings: Settings) -> Iterator[str]:
+    """Whatever can be reached from other machines needs tokens, and tokens need TLS, unless told otherwise in so many words."""
+    cert, key, tcp = settings.tls_cert_file, settings.tls_key_file, settings.tcp
+    if (cert is None) != (key is None):
+        given, missing = ("tls_cert_file", "tls_key_file") if key is None else ("tls_key_file", "tls_cert_file")
+        yield f"{given}: {str(cert or key)!r} needs {missing} beside it"
+    if tcp is None and settings.tls:
+        yield "tls_cert_file: is given but tcp is not, so nothing would be encrypted"
+    if tcp is None or tcp.loopback:
+        return
+    if settings.token_file is None:
+        yield f"tcp: {tcp} can be reached from other machines, which needs token_file"
+    if not settings.tls and not settings.tcp_plaintext:
+        yield (
+            f"tcp: {tcp} can be reached from other machines and would carry tokens in the clear: give tls_cert_file and "
+            "tls_key_file, or say tcp_plaintext = true"
+        )
+
+
 def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """A warning for each variable that looks like a setting and is none; the service logs them, since they have no effect."""
+    """A warning for each variable that looks like a setting and is none; the service logs them, since they have no effect.
+    The client's own variables (SCHEDULER_CLIENT_...) are not the service's business."""
     names = [setting.name for setting in SETTINGS]
     given = (
-        key.removeprefix(ENV_PREFIX).lower() for key in sorted(environ) if key.startswith(ENV_PREFIX) and key != CONFIG_ENV
+        key.removeprefix(ENV_PREFIX).lower()
+        for key in sorted(environ)
+        if key.startswith(ENV_PREFIX) and key != CONFIG_ENV and not key.startswith(CLIENT_ENV_PREFIX)
     )
     return tuple(
         f"variable {ENV_PREFIX}{name.upper()} has no effect: no setting is called {name}{_did_you_mean(name, names)}"

@@ -432,6 +432,10 @@ class Engine:
         if self._running:
             await self.post(stop())
 
+    async def wait_stopped(self) -> None:
+        """Returns once run() is through: the reactor has sent what it had, or gave it up."""
+        await self._finished.wait()
+
     # ---- commands ----
 
     async def post(self, *commands: Command) -> None:

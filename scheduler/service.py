@@ -58,6 +58,7 @@ from scheduler.messages import (
     Ready,
     Right,
     connection_adopt,
+    connection_close,
     core,
     stop_listening,
 )
@@ -74,6 +75,9 @@ from scheduler.statelock import lock_state
 from scheduler.store.events import SqliteEventQueue
 from scheduler.store.registry import SqliteRegistry
 from scheduler.store.sqlite import open_store
+from scheduler.tls import Certificate, TlsFront
+from scheduler.tls import listen as listen_tls
+from scheduler.tokens import TokenFileBroken
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -89,10 +93,12 @@ __all__ = ["Service", "engine_config", "run_service", "serve"]
 S_NS = 1_000_000_000
 MS_NS = 1_000_000
 DESCRIPTORS_OF_A_SANDBOX = 6
+DESCRIPTORS_OF_A_TLS_CLIENT = 3  # its own, and both ends of the pair to the engine
 DESCRIPTORS_SPARE = 512
 DRAIN_MARGIN_S = 0.5  # beyond the grace: the core's own timers have fired by then
 KILL_WAIT_S = 2.0  # after the grace: sandboxes are ended, their callers told
 LAG_PERIOD_S = 1.0
+TOKENS_PERIOD_S = 1.0
 COLLECT_PERIOD_S = 600.0
 EXIT_DONE, EXIT_BROKEN, EXIT_REFUSED = 0, 1, 3
 
@@ -145,6 +151,7 @@ class Service:
         self._accepting = False
         self._over = trio.Event()  # the service is to end
         self._engine: Engine | None = None
+        self._tls: TlsFront | None = None
 
     # ---- pieces that need others ----
 
@@ -181,6 +188,8 @@ class Service:
             async with trio.open_nursery() as inner:
                 await self._build(stack, inner)
                 await outer.start(self.engine.run)
+                if self._tls is not None:
+                    await outer.start(self._tls.run)
                 await self._open(inner)
                 await self._wait_ready()
                 self.log.info("ready", after_s=round(trio.current_time() - self._start_monotonic_s, 3))
@@ -195,6 +204,7 @@ class Service:
         await self._start_events(inner)
         inner.start_soon(self._pump)
         inner.start_soon(self._watch_lag)
+        inner.start_soon(self._watch_tokens)
         inner.start_soon(self._collect_code)
         if settings.metrics is not None:
             await self._open_console(settings.metrics, inner)
@@ -258,7 +268,32 @@ class Service:
         self._load()
         self.engine.listen_unix(str(settings.socket))
         if settings.tcp is not None:
-            self.tcp_port = self.engine.listen_tcp(settings.tcp.host, settings.tcp.port)
+            self.tcp_port = await self._listen_tcp(settings.tcp, stack)
+
+    async def _listen_tcp(self, address: Address, stack: AsyncExitStack) -> int:
+        """The port. With TLS the front listens and hands its connections to the engine."""
+        settings = self.settings
+        if settings.exposed:
+            self.log.warning("tcp", address=address, text="NO TLS: tokens, payloads and answers pass the network in the clear")
+        if settings.tls_cert_file is None or settings.tls_key_file is None:
+            return self.engine.listen_tcp(address.host, address.port)
+        certificate = Certificate(settings.tls_cert_file, settings.tls_key_file)
+        listeners = await listen_tls(address)
+        for listener in listeners:
+            stack.callback(listener.socket.close)
+
+        def report(text: str) -> None:
+            self.log.warning("tls", text=text)
+
+        self._tls = TlsFront(
+            listeners,
+            certificate,
+            adopt=lambda fd: self.post(connection_adopt(fd, Right.NONE)),
+            over=self.engine.wait_stopped,
+            connections_max=settings.connections_max,
+            report=report,
+        )
+        return int(listeners[0].socket.getsockname()[1])
 
     def _make_supervisor(self) -> None:
         settings = self.settings
@@ -333,6 +368,8 @@ class Service:
         if not self._draining:
             self._draining = True
             self.events.stop()
+            if self._tls is not None:
+                self._tls.stop_listening()
             self.log.info("draining", grace_s=grace_s)
             deadline = time.monotonic_ns() + int(grace_s * 1e9)
             await self.post(stop_listening(), core(Drain(deadline)))
@@ -423,6 +460,22 @@ class Service:
             due = trio.current_time() + LAG_PERIOD_S
             await trio.sleep_until(due)
             self._lag_s = trio.current_time() - due
+
+    async def _watch_tokens(self) -> None:
+        """Whose token is taken out of the file loses the connection too."""
+        told = ""
+        while True:
+            await trio.sleep(TOKENS_PERIOD_S)
+            try:
+                for connection in self.connections.revoked():
+                    self.log.info("token revoked", connection=connection)
+                    await self.post(connection_close(connection))
+            except TokenFileBroken as error:
+                if str(error) != told:
+                    self.log.error("tokens", text=f"{error.message}; the tokens read before stay in use")
+                told = str(error)
+            else:
+                told = ""
 
     async def _collect_code(self) -> None:
         while True:
@@ -534,7 +587,8 @@ class Service:
 
 def _raise_descriptor_limit(settings: Settings, log: Log) -> None:
     """As many descriptors as the settings may need; a warning where the system does not allow them."""
-    wanted = settings.connections_max + settings.sandboxes_max * DESCRIPTORS_OF_A_SANDBOX + DESCRIPTORS_SPARE
+    of_a_client = DESCRIPTORS_OF_A_TLS_CLIENT if settings.tls else 1
+    wanted = settings.connections_max * of_a_client + settings.sandboxes_max * DESCRIPTORS_OF_A_SANDBOX + DESCRIPTORS_SPARE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= wanted:
         return

@@ -125,6 +125,17 @@ def test_addresses(text, address):
         ({"account_id": "1"}, "flag --account-id: '1' is not 12 printable characters"),
         ({"region": "a b"}, "region: 'a b' is not made of letters"),
         ({"tcp": "0.0.0.0:7000"}, "tcp: 0.0.0.0:7000 can be reached from other machines, which needs token_file"),
+        (
+            {"tcp": "0.0.0.0:7000", "token_file": "t"},
+            "tcp: 0.0.0.0:7000 can be reached from other machines and would carry tokens in the clear: give tls_cert_file and "
+            "tls_key_file, or say tcp_plaintext = true",
+        ),
+        ({"tcp": "[::]:7000", "token_file": "t", "tcp_plaintext": "false"}, "would carry tokens in the clear"),
+        ({"tcp": "127.0.0.1:7000", "tls_cert_file": "/c"}, "tls_cert_file: '/c' needs tls_key_file beside it"),
+        ({"tcp": "127.0.0.1:7000", "tls_key_file": "/k"}, "tls_key_file: '/k' needs tls_cert_file beside it"),
+        ({"tls_cert_file": "/c", "tls_key_file": "/k"}, "tls_cert_file: is given but tcp is not"),
+        ({"tcp_plaintext": "maybe"}, "flag --tcp-plaintext: 'maybe' is not true or false"),
+        ({"tcp_plaintext": 1}, "flag --tcp-plaintext: 1 is not true or false"),
         ({"shells_ahead": 40}, "shells_ahead: 40 is more than shells_max, which is 32"),
         ({"concurrency_max": 50}, "unreserved_concurrency_min: 100 is more than concurrency_max, which is 50"),
         ({"socket": "/" + "s" * 107}, "is longer than a Unix socket's path can be, 107 bytes"),
@@ -136,9 +147,15 @@ def test_what_is_wrong_is_named_with_source_value_and_bound(flags, expected):
     assert expected in problems(flags)
 
 
-def test_a_reachable_address_with_tokens_is_fine():
-    assert load({"tcp": "0.0.0.0:7000", "token_file": "t"}).tcp == Address("0.0.0.0", 7000)
-    assert load({"tcp": "127.0.0.1:7000"}).token_file is None
+def test_a_reachable_address_needs_tokens_and_tls_or_an_explicit_word(toml):
+    far = {"tcp": "0.0.0.0:7000", "token_file": "t"}
+    encrypted = load({**far, "tls_cert_file": "c", "tls_key_file": "k"})
+    assert (encrypted.tls, encrypted.exposed) == (True, False)
+    assert encrypted.tls_key_file == Path.cwd() / "k"
+    for plain in (load({**far, "tcp_plaintext": "true"}), load(far, file=toml("tcp_plaintext = true\n"))):
+        assert (plain.tcp, plain.tls, plain.exposed) == (Address("0.0.0.0", 7000), False, True)
+    near = load({"tcp": "127.0.0.1:7000"})
+    assert (near.token_file, near.exposed) == (None, False)
 
 
 def test_all_problems_at_once_and_each_with_its_source(toml):
@@ -174,6 +191,7 @@ def test_tenants(toml):
 
 def test_unknown_variables_get_a_warning():
     environ = {"SCHEDULER_SOKET": "x", "SCHEDULER_SOCKET": "y", "SCHEDULER_CONFIG": "z", "PATH": ""}
+    environ["SCHEDULER_CLIENT_TOKEN_FILE"] = "a client's own"
     (warning,) = config.unknown_variables(environ)
     assert warning == "variable SCHEDULER_SOKET has no effect: no setting is called soket; did you mean socket?"
 

@@ -38,7 +38,6 @@ from scheduler.client.methods import (
     is_text,
     logs_request,
     next_chunk,
-    shown,
     take_received,
     without_none,
 )
@@ -58,9 +57,11 @@ from scheduler.errors import ProtocolFault, SchedulerError
 
 if TYPE_CHECKING:
     import os
+    import ssl
     from collections.abc import AsyncIterator, Callable, Mapping
     from types import TracebackType
 
+    from scheduler.client.tls import TlsSocket
     from scheduler.functions.pack import PackedCode
 
 __all__ = ["Client", "open_client"]
@@ -74,23 +75,25 @@ def open_client(
     target: str | os.PathLike[str] | tuple[str, int],
     *,
     token: str | None = None,
+    tls: bool | ssl.SSLContext = False,
     in_flight_max: int = IN_FLIGHT_MAX,
     reconnect_s: float = 0.0,
 ) -> Client:
     """A client for `async with`; it connects on entry and closes on exit.
 
     Args:
-        target: path of the Unix socket, `(host, port)`, or `"tcp://host:port"`.
+        target: path of the Unix socket, `(host, port)`, `"tcp://host:port"` or `"tls://host:port"`.
         token: what `hello` presents; TCP needs one unless the service says otherwise.
+        tls: encrypt a TCP connection; a context says whom to trust, True (and tls://) trusts the system's authorities.
         in_flight_max: calls on the connection at once; a call above that waits its turn, first come first served.
         reconnect_s: how long a call waits for a lost connection to come back. 0: the client does not reconnect and every
             later call raises ConnectionLost. Calls in flight when the connection breaks fail in any case.
 
     Raises (on entry):
-        CannotConnect: nobody listens there, or it may not be opened.
+        CannotConnect: nobody listens there, or it may not be opened, or TLS could not be agreed on.
         Unauthorized: the token is refused.
     """
-    return Client(address_of(target), token=token, in_flight_max=in_flight_max, reconnect_s=reconnect_s)
+    return Client(address_of(target, tls), token=token, in_flight_max=in_flight_max, reconnect_s=reconnect_s)
 
 
 class Client:
@@ -148,7 +151,7 @@ class Client:
     async def _connect(self, nursery: trio.Nursery) -> _Link:
         link = _Link(await _open_socket(self._address), self._address)
         nursery.start_soon(link.run)
-        if self._token is not None or not isinstance(self._address, str):
+        if self._token is not None or self._address.needs_hello:
             try:
                 (await link.call("hello", [hello_request(self._token)])).unwrap("hello")
             except BaseException:
@@ -398,7 +401,7 @@ class Client:
 class _Link:
     """One connected socket. It lives from `run` to `ended`; `reason` says why it ended."""
 
-    def __init__(self, sock: socket.socket, address: Address) -> None:
+    def __init__(self, sock: socket.socket | TlsSocket, address: Address) -> None:
         self.session: Session[trio.lowlevel.Task] = Session()
         self.reason: SchedulerError | None = None
         self.ended = trio.Event()
@@ -483,7 +486,7 @@ class _Link:
     async def _reader_ends(self, error: OSError) -> None:
         with trio.move_on_after(1.0):
             await trio.sleep_forever()
-        self.fail(ConnectionLost(f"the connection to {shown(self._address)} broke: {error.strerror or error}"))
+        self.fail(ConnectionLost(f"the connection to {self._address} broke: {error.strerror or error}"))
 
     async def _read(self) -> None:
         sock, feed, reschedule, value = self._sock, self.session.feed, trio.lowlevel.reschedule, outcome.Value
@@ -498,20 +501,46 @@ class _Link:
             except ProtocolFault as fault:
                 return self.fail(fault)
             except OSError as error:
-                return self.fail(ConnectionLost(f"the connection to {shown(self._address)} broke: {error.strerror or error}"))
+                return self.fail(ConnectionLost(f"the connection to {self._address} broke: {error.strerror or error}"))
             if not data:
-                return self.fail(ConnectionLost(f"the service at {shown(self._address)} closed the connection"))
+                return self.fail(ConnectionLost(f"the service at {self._address} closed the connection"))
 
 
-async def _open_socket(address: Address) -> socket.socket:
+async def _open_socket(address: Address) -> socket.socket | TlsSocket:
     """A connected, non-blocking socket. It is not trio's own, for trio's costs a checkpoint per send and receive."""
     try:
-        if isinstance(address, str):
-            stream = await trio.open_unix_socket(address)
+        if address.path:
+            stream = await trio.open_unix_socket(address.path)
         else:
-            stream = await trio.open_tcp_stream(*address)  # also sets TCP_NODELAY
+            stream = await trio.open_tcp_stream(address.host, address.port)  # also sets TCP_NODELAY
     except (OSError, ValueError) as error:
         raise cannot_connect(address, error) from error
     sock = socket.socket(fileno=stream.socket.detach())
     sock.setblocking(False)
-    return sock
+    if address.tls is None:
+        return sock
+    return await _shake_hands(sock, address)
+
+
+async def _shake_hands(sock: socket.socket, address: Address) -> TlsSocket:
+    import ssl  # here, and the module too: who connects to a Unix socket does not pay for them
+
+    from scheduler.client import tls
+
+    connection = tls.begin(sock, address)
+    try:
+        with trio.move_on_after(tls.HANDSHAKE_S):
+            while True:
+                try:
+                    connection.do_handshake()
+                    return tls.TlsSocket(connection)
+                except ssl.SSLWantReadError:
+                    await trio.lowlevel.wait_readable(connection)
+                except ssl.SSLWantWriteError:
+                    await trio.lowlevel.wait_writable(connection)
+        raise TimeoutError
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, OSError):
+            raise tls.failed(address, error) from error
+        raise

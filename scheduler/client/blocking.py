@@ -41,7 +41,6 @@ from scheduler.client.methods import (
     is_text,
     logs_request,
     next_chunk,
-    shown,
     take_received,
     without_none,
 )
@@ -60,9 +59,11 @@ from scheduler.client.session import RECEIVE_BYTES, Answer, ConnectionLost, Sess
 from scheduler.errors import ProtocolFault, SchedulerError
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
+    from scheduler.client.tls import TlsSocket
     from scheduler.functions.pack import PackedCode
 
 __all__ = ["BlockingClient"]
@@ -72,8 +73,9 @@ class BlockingClient:
     """Methods, arguments and errors are those of `Client`; every method may be called from many threads at once.
 
     Args:
-        target: path of the Unix socket, `(host, port)`, or `"tcp://host:port"`.
+        target: path of the Unix socket, `(host, port)`, `"tcp://host:port"` or `"tls://host:port"`.
         token: what `hello` presents; TCP needs one unless the service says otherwise.
+        tls: encrypt a TCP connection; a context says whom to trust, True (and tls://) trusts the system's authorities.
         timeout_s: how long one call waits for its answer before it is given up with TimeoutError; None: for ever.
         in_flight_max: calls on the connection at once; a thread above that waits.
         reconnect: open the connection anew for the next call after it was lost. Calls in flight at that moment fail in any
@@ -88,13 +90,14 @@ class BlockingClient:
         target: str | os.PathLike[str] | tuple[str, int],
         *,
         token: str | None = None,
+        tls: bool | ssl.SSLContext = False,
         timeout_s: float | None = None,
         in_flight_max: int = 10_000,
         reconnect: bool = False,
     ) -> None:
         if in_flight_max < 1:
             raise ValueError(f"in_flight_max is {in_flight_max}, at least 1 is needed")
-        self._address = address_of(target)
+        self._address = address_of(target, tls)
         self._token = token
         self._timeout_s = timeout_s
         self._in_flight_max = in_flight_max
@@ -313,7 +316,7 @@ class _Link:
         self._lock = threading.Lock()
         self._slots = threading.BoundedSemaphore(in_flight_max)
         self._session: Session[_Call] = Session()
-        self._sock: socket.socket | None = None
+        self._sock: socket.socket | TlsSocket | None = None
         self._wakeup = -1  # eventfd: the leader must poll for writing too, or the link has failed
         self._leader = False
         self._successor: _Link | None = None
@@ -337,7 +340,7 @@ class _Link:
                 raise cannot_connect(self._address, error) from error
             self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             self._sock = sock
-            if self._token is not None or not isinstance(self._address, str):
+            if self._token is not None or self._address.needs_hello:
                 try:
                     self.call("hello", [hello_request(self._token)], timeout_s).unwrap("hello")
                 except BaseException as error:
@@ -504,7 +507,7 @@ class _Link:
         except ProtocolFault as fault:
             self.fail(fault)
         except OSError as error:
-            self.fail(ConnectionLost(f"the connection to {shown(self._address)} broke: {error.strerror or error}"))
+            self.fail(ConnectionLost(f"the connection to {self._address} broke: {error.strerror or error}"))
         except (
             BaseException
         ):  # Ctrl-C in the middle of answers: some may be lost, so the others' threads must not wait for them
@@ -512,7 +515,7 @@ class _Link:
             raise
         else:
             if not data:
-                self.fail(ConnectionLost(f"the service at {shown(self._address)} closed the connection"))
+                self.fail(ConnectionLost(f"the service at {self._address} closed the connection"))
 
     def _flush(self) -> None:
         """Sends what is queued as far as the kernel takes it; the leader does the rest. Under `_lock`."""
@@ -537,16 +540,20 @@ class _Link:
                 raise
 
 
-def _open_socket(address: Address, timeout_s: float | None) -> socket.socket:
-    if isinstance(address, str):
+def _open_socket(address: Address, timeout_s: float | None) -> socket.socket | TlsSocket:
+    if address.path:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            sock.connect(address)
+            sock.connect(address.path)
         except BaseException:
             sock.close()
             raise
     else:
-        sock = socket.create_connection(address, timeout_s)
+        sock = socket.create_connection((address.host, address.port), timeout_s)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if address.tls is not None:
+            from scheduler.client.tls import shake_hands
+
+            return shake_hands(sock, address, timeout_s)
     sock.setblocking(False)
     return sock

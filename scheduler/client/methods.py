@@ -7,6 +7,7 @@ What must not live here: sockets, tasks, threads.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from scheduler import __version__
@@ -15,11 +16,13 @@ from scheduler.errors import BadAnswer, SchedulerError
 from scheduler.limits import LIST_PAGE_MAX
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
 
 __all__ = [
     "CONFIGURATION_KEYS",
     "UPLOAD_CHUNK_BYTES",
+    "Address",
     "address_of",
     "cannot_connect",
     "configuration",
@@ -29,7 +32,6 @@ __all__ = [
     "is_text",
     "logs_request",
     "next_chunk",
-    "shown",
     "take_received",
     "without_none",
 ]
@@ -55,27 +57,54 @@ CONFIGURATION_KEYS: Final = (
     "description",
 )
 
-Address = str | tuple[str, int]
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the service is: the path of its Unix socket, or host and port, where `tls` encrypts if there is one."""
+
+    path: str = ""
+    host: str = ""
+    port: int = 0
+    tls: ssl.SSLContext | None = None
+
+    @property
+    def needs_hello(self) -> bool:
+        """A Unix socket's peer is known by the kernel."""
+        return not self.path
+
+    def __str__(self) -> str:
+        if self.path:
+            return self.path
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'tls' if self.tls else 'tcp'}://{host}:{self.port}"
 
 
-def address_of(target: str | os.PathLike[str] | tuple[str, int]) -> Address:
-    """A path of a Unix socket, `(host, port)`, or `"tcp://host:port"`. ValueError: none of them."""
+def address_of(target: str | os.PathLike[str] | tuple[str, int], tls: bool | ssl.SSLContext = False) -> Address:
+    """A path of a Unix socket, `(host, port)`, `"tcp://host:port"` or `"tls://host:port"`, with TLS where the target or `tls`
+    says so. ValueError: none of them, or TLS on a Unix socket."""
     if isinstance(target, tuple):
         host, port = target
-        return host, int(port)
+        return _tcp(host, int(port), tls)
     text = os.fspath(target)
-    if not text.startswith("tcp://"):
+    scheme, _, rest = text.rpartition("://")
+    if scheme not in ("tcp", "tls"):
         if not text:
             raise ValueError("the socket's path is empty")
-        return text
-    host, colon, port_text = text.removeprefix("tcp://").rpartition(":")
-    if not colon or not host or not port_text.isdecimal() or not 0 < int(port_text) < 65536:
-        raise ValueError(f"{text!r} is not tcp://HOST:PORT")
-    return host.strip("[]"), int(port_text)
+        if tls:
+            raise ValueError(f"TLS goes with tcp://HOST:PORT or tls://HOST:PORT, not with the Unix socket {text!r}")
+        return Address(path=text)
+    host, colon, port_text = rest.rpartition(":")
+    if not colon or not host or not (port_text.isascii() and port_text.isdigit()) or not 0 < int(port_text) < 65536:
+        raise ValueError(f"{text!r} is not {scheme}://HOST:PORT")
+    return _tcp(host.removeprefix("[").removesuffix("]"), int(port_text), tls or scheme == "tls")
 
 
-def shown(address: Address) -> str:
-    return address if isinstance(address, str) else f"tcp://{address[0]}:{address[1]}"
+def _tcp(host: str, port: int, tls: bool | ssl.SSLContext) -> Address:
+    if tls is False:
+        return Address(host=host, port=port)
+    from scheduler.client.tls import context_of  # half of a program's start, where it is not needed
+
+    return Address(host=host, port=port, tls=context_of(tls))
 
 
 def is_text(payload: Any) -> bool:
@@ -140,4 +169,4 @@ def take_received(answer: Any, offset: int, size: int) -> tuple[int, bool]:
 
 def cannot_connect(address: Address, error: Exception) -> SchedulerError:
     why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return CannotConnect(f"cannot connect to {shown(address)}: {why}")
+    return CannotConnect(f"cannot connect to {address}: {why}")

@@ -1,51 +1,30 @@
 """Who is at the other end of a connection, and what they may do.
 
-Law of this file: tokens and rights. It reads the token file and nothing else, and answers questions; closing and granting is
-the caller's. Tokens are random texts of our own making (`secrets.token_urlsafe(32)`), so one round of SHA-256 keeps them as
-safe in the file as a slow hash would; a password would need more. Every row is compared, each in constant time, so that the
-time taken tells nothing.
-
-The token file is TOML:
-
-    [[tokens]]
-    name = "deploy from ci"        # for the log
-    sha256 = "5e88..."             # of the token's text, hex
-    tenant = "acme"                # its functions only; left out: all
-    rights = ["invoke", "deploy"]
+Law of this file: tokens and rights. It asks the token file (scheduler/tokens.py has its format) and answers questions; closing
+and granting is the caller's. Every row is compared, each in constant time, so that the time taken tells nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import hmac
 import os
-import re
-import stat
-import tomllib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from scheduler.errors import SchedulerError, Unauthorized
+from scheduler.errors import Unauthorized
 from scheduler.messages import Right
+from scheduler.tokens import TokenFileBroken, TokenRow, digest, rows_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import trio
 
-__all__ = ["BAD_TOKENS_MAX", "TOKENS_MAX", "Connection", "Connections", "Grant", "TokenFile", "TokenFileBroken"]
+__all__ = ["BAD_TOKENS_MAX", "Connection", "Connections", "Grant", "TokenFile"]
 
 BAD_TOKENS_MAX = 3
-TOKENS_MAX = 10_000
-TOKEN_FILE_BYTES_MAX = 8 * 1024 * 1024
-_HEX = re.compile(r"[0-9a-f]{64}")
 _RIGHTS = {"invoke": Right.INVOKE, "deploy": Right.DEPLOY, "admin": Right.ADMIN}
-
-
-class TokenFileBroken(SchedulerError):
-    """The token file cannot be used; the message says which row and why."""
-
-    type = "BadRequest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,34 +34,14 @@ class Grant:
     name: str
     rights: Right
     tenant: str | None = None
+    sha256: str = ""  # of the token; none was needed where it is empty
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
-    digest: bytes
-    grant: Grant
-
-
-def _row(number: int, row: object) -> _Token:
-    where = f"token file, token {number}"
-    if not isinstance(row, dict):
-        raise TokenFileBroken(f"{where}: is no table")
-    unknown = set(row) - {"name", "sha256", "tenant", "rights"}
-    if unknown:
-        raise TokenFileBroken(f"{where}: no such key: {', '.join(sorted(unknown))}")
-    digest, rights, tenant = row.get("sha256"), row.get("rights"), row.get("tenant")
-    if not isinstance(digest, str) or not _HEX.fullmatch(digest):
-        raise TokenFileBroken(f"{where}: sha256 is not 64 lower-case hex digits")
-    if not isinstance(rights, list) or not rights or any(right not in _RIGHTS for right in rights):
-        raise TokenFileBroken(f"{where}: rights is not a list of {', '.join(_RIGHTS)}")
-    if tenant is not None and (not isinstance(tenant, str) or not tenant):
-        raise TokenFileBroken(f"{where}: tenant is not a name")
+def _grant(row: TokenRow) -> Grant:
     granted = Right.NONE
-    for right in rights:
+    for right in row.rights:
         granted |= _RIGHTS[right]
-    if tenant is not None and Right.ADMIN in granted:
-        raise TokenFileBroken(f"{where}: a tenant's token cannot have the right admin, which is over all tenants")
-    return _Token(bytes.fromhex(digest), Grant(str(row.get("name", f"token {number}")), granted, tenant))
+    return Grant(row.name, granted, row.tenant, row.sha256)
 
 
 class TokenFile:
@@ -90,7 +49,8 @@ class TokenFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._tokens: tuple[_Token, ...] = ()
+        self._grants: tuple[Grant, ...] = ()
+        self.changes = 0
         self._seen: tuple[int, int, int] | None = None
         self.refresh()
 
@@ -102,31 +62,22 @@ class TokenFile:
                 seen = (info.st_ino, info.st_mtime_ns, info.st_size)
                 if seen == self._seen:
                     return
-                if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                    raise TokenFileBroken(f"token file {self._path}: others than its owner may write to it")
-                if info.st_size > TOKEN_FILE_BYTES_MAX:
-                    raise TokenFileBroken(
-                        f"token file {self._path}: has {info.st_size} bytes, the limit is {TOKEN_FILE_BYTES_MAX}"
-                    )
-                content = tomllib.load(file)
+                rows = rows_of(self._path, file)
         except OSError as error:
             raise TokenFileBroken(f"token file {self._path}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise TokenFileBroken(f"token file {self._path}: is not TOML: {error}") from None
-        rows = content.pop("tokens", [])
-        if content or not isinstance(rows, list):
-            raise TokenFileBroken(f"token file {self._path}: must hold [[tokens]] and nothing else")
-        if len(rows) > TOKENS_MAX:
-            raise TokenFileBroken(f"token file {self._path}: has {len(rows)} tokens, the limit is {TOKENS_MAX}")
-        self._tokens = tuple(_row(number, row) for number, row in enumerate(rows, 1))
+        self._grants = tuple(map(_grant, rows))
         self._seen = seen
+        self.changes += 1
+
+    def grants(self) -> frozenset[Grant]:
+        return frozenset(self._grants)
 
     def find(self, token: str) -> Grant | None:
-        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        given = digest(token).encode()
         found: Grant | None = None
-        for row in self._tokens:
-            if hmac.compare_digest(row.digest, digest):
-                found = row.grant
+        for grant in self._grants:
+            if hmac.compare_digest(grant.sha256.encode(), given):
+                found = grant
         return found
 
 
@@ -139,6 +90,7 @@ class Connection:
     peer_uid: int
     rights: Right
     tenant: str | None = None
+    grant: Grant | None = None  # what its token gave it
     bad_tokens: int = 0
     waits: set[trio.CancelScope] = field(default_factory=set)  # of methods that are pointless once it has closed
 
@@ -150,6 +102,7 @@ class Connections:
     def __init__(self, tokens: TokenFile | None) -> None:
         self._tokens = tokens
         self._by_id: dict[int, Connection] = {}
+        self._changes = tokens.changes if tokens is not None else 0  # of the token file, that open connections were held to
         self.bad_tokens_total = 0
 
     def __len__(self) -> int:
@@ -175,13 +128,26 @@ class Connections:
             return self._granted(connection, Grant("local", rights))
         grant = None
         if self._tokens is not None:
-            self._tokens.refresh()
+            with contextlib.suppress(TokenFileBroken):  # what was known before counts; the watch over the file says so
+                self._tokens.refresh()
             grant = self._tokens.find(token)
         if grant is None:
             connection.bad_tokens += 1
             self.bad_tokens_total += 1
             raise Unauthorized("token: is not valid" if self._tokens else "token: this service has no token file")
         return self._granted(connection, grant)
+
+    def revoked(self) -> list[int]:
+        """Connections whose token has gone from the file, or was changed in it, since the last time: they are to be closed.
+        TokenFileBroken: it cannot be read; what was known before counts."""
+        if self._tokens is None:
+            return []
+        self._tokens.refresh()
+        if self._tokens.changes == self._changes:
+            return []
+        self._changes = self._tokens.changes
+        good = self._tokens.grants()
+        return [c.id for c in self._by_id.values() if c.grant is not None and c.grant not in good]
 
     @staticmethod
     def exhausted(connection: Connection) -> bool:
@@ -191,5 +157,6 @@ class Connections:
     def _granted(connection: Connection, grant: Grant) -> Grant:
         connection.rights = grant.rights
         connection.tenant = grant.tenant
+        connection.grant = grant if grant.sha256 else None
         connection.bad_tokens = 0
         return grant

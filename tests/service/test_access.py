@@ -7,9 +7,10 @@ import os
 
 import pytest
 
-from scheduler.control.access import BAD_TOKENS_MAX, Connections, TokenFile, TokenFileBroken
+from scheduler.control.access import BAD_TOKENS_MAX, Connections, TokenFile
 from scheduler.errors import Unauthorized
 from scheduler.messages import Right
+from scheduler.tokens import TokenFileBroken
 
 
 def digest(token):
