@@ -157,7 +157,7 @@ struct error {
 };
 
 static const char *resource_name(uint16_t resource) {
-    static const char *const names[CORE_RESOURCES] = {"concurrency", "memory_mb", "queued_calls", "queued_bytes", "rate", "cpu"};
+    static const char *const names[CORE_RESOURCES] = {"concurrency", "memory", "queued_calls", "queued_bytes", "rate", "cpu"};
     return resource < CORE_RESOURCES ? names[resource] : "unknown";
 }
 
