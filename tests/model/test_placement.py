@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
 from tests.model.core_binding import AHEAD_MAX, Act, Action, Ev, Event, Outcome, Resource, State, account_put, function_put
 from tests.model.machine import MS, SETTINGS, US, Node, NodeMachine, S
-from tests.sim.judge import Sandbox
+
+if TYPE_CHECKING:
+    from tests.sim.judge import Sandbox
 
 F = 1 << 32
 
