@@ -1,0 +1,31 @@
+"""docs/promises.md names the tests that enforce each promise: they have to exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMED = re.findall(r"`((?:tests|native)/[\w/.]+)(?:::(\w+))?`", (ROOT / "docs/promises.md").read_text())
+ROWS = [
+    line for line in (ROOT / "docs/promises.md").read_text().splitlines() if line.startswith("| ") and "enforced by" not in line
+]
+
+
+def test_every_promise_names_a_test() -> None:
+    assert len(ROWS) > 20
+    for row in ROWS:
+        assert re.search(r"`(tests|native)/", row), row
+
+
+@pytest.mark.parametrize(("path", "name"), NAMED)
+def test_the_named_test_exists(path: str, name: str) -> None:
+    text = (ROOT / path).read_text()
+    if not name:
+        return
+    if path.endswith(".c"):
+        assert f"RUN({name});" in text
+    else:
+        assert re.search(rf"^(?:async )?def {name}\(|^class {name}\b|^{name} = ", text, re.MULTILINE), f"{path} has no {name}"
