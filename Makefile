@@ -92,9 +92,10 @@ $(OUT)/fuzz_%: $(OUT)/fuzz/fuzz_%.o $(REPLAY) $(OUT)/libengine.a
 LINK_test_no_alloc = -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=free
 -include $(wildcard build/strict/*/*.d $(OUT)/*/*.d build/bench/*/*.d)
 
-tsan: ## the rings under ThreadSanitizer
-	@$(MAKE) -s --no-print-directory SAN=thread build/thread/test_mailbox
+tsan: ## the rings, and the engine with all its threads, under ThreadSanitizer
+	@$(MAKE) -s --no-print-directory SAN=thread build/thread/test_mailbox build/thread/test_threads
 	@build/thread/test_mailbox
+	@build/thread/test_threads
 
 bench-core: build/bench/bench_core ## speed of the core alone, on virtual time
 	@$<

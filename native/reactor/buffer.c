@@ -176,7 +176,8 @@ int64_t output_send(struct chunk_pool *pool, struct output *output, int fd, uint
             asked += part;
         }
         const struct msghdr message = {.msg_iov = iov, .msg_iovlen = count};
-        const ssize_t sent = sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        const ssize_t sent = count == 1 ? send(fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL | MSG_DONTWAIT)
+                                        : sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (sent < 0) {
             if (errno == EINTR) {
                 continue;

@@ -429,6 +429,8 @@ void channel_probe(struct sched *sched, uint64_t sandbox) {
 static void stop_reading(struct sched *sched, struct channel *channel) {
     (void)epoll_ctl(sched->epfd, EPOLL_CTL_DEL, channel->fd, NULL);
     output_drop(&sched->chunks, &channel->output);
+    block_release(channel->big); /* half an answer, which would hold its memory until the process is reaped */
+    channel->big = NULL;
 }
 
 static bool take_shelf(struct sched *sched, struct channel *channel, uint32_t *progress);
@@ -497,7 +499,9 @@ static void on_result(struct sched *sched, struct channel *channel, const struct
     const uint32_t bytes = head->length - 8;
     const bool msgpack = (head->flags & FLAG_MSGPACK) != 0;
     const bool error = (head->flags & (FLAG_FUNCTION_ERROR | FLAG_TOO_LARGE)) != 0;
-    if (msgpack && (error || !pack_check(body + 8, bytes))) {
+    /* A large one was looked at as it came. */
+    const bool whole = !msgpack || (owner != NULL ? channel->pack.at == bytes : pack_check(body + 8, bytes));
+    if (!whole || (msgpack && error)) {
         broken(sched, channel, "a result that is not one MessagePack value");
         return;
     }
@@ -666,6 +670,7 @@ static bool keep(struct sched *sched, struct channel *channel, const uint8_t *at
     }
     memcpy(channel->big->data, at, bytes);
     channel->big_have = bytes;
+    channel->pack = (struct pack_scan){0};
     return true;
 }
 
@@ -699,19 +704,35 @@ static ssize_t receive(struct sched *sched, struct channel *channel, uint8_t *at
     return got < 0 ? 0 : got;
 }
 
+/* false: it was ended. */
+static bool look_at_big(struct sched *sched, struct channel *channel, const struct header *head) {
+    if (head->kind != FRAME_RESULT || (head->flags & FLAG_MSGPACK) == 0 || channel->big_have < HEADER_BYTES + 8) {
+        return true;
+    }
+    const uint8_t *body = channel->big->data + HEADER_BYTES + 8;
+    const enum pack_verdict verdict = pack_scan(&channel->pack, body, channel->big_have - HEADER_BYTES - 8, head->length - 8);
+    if (verdict == PACK_BROKEN) {
+        broken(sched, channel, "a result that is not one MessagePack value");
+    }
+    return verdict != PACK_BROKEN;
+}
+
 static uint32_t read_big(struct sched *sched, struct channel *channel) {
     struct block *big = channel->big;
     const uint32_t left = big->capacity - channel->big_have;
     const uint32_t max = sched->share_large_bytes;
     const uint32_t got = (uint32_t)receive(sched, channel, big->data + channel->big_have, left < max ? left : max);
     channel->big_have += got;
-    if (channel->big_have < big->capacity || channel->gone) {
+    if (got == 0 || channel->gone) {
+        return got;
+    }
+    struct header head;
+    memcpy(&head, big->data, HEADER_BYTES);
+    if (!look_at_big(sched, channel, &head) || channel->big_have < big->capacity) {
         return got;
     }
     channel->big = NULL;
     channel->big_have = 0;
-    struct header head;
-    memcpy(&head, big->data, HEADER_BYTES);
     on_frame(sched, channel, &head, big->data + HEADER_BYTES, big);
     block_release(big);
     return got;

@@ -1,9 +1,30 @@
-/* pack.h: writes MessagePack into room that the caller has made sure of. Each function returns where the next byte goes. */
+/* pack.h: writes MessagePack into room that the caller has made sure of (each function returns where the next byte goes), and
+ * checks what others wrote. */
 #ifndef SCHED_PACK_H
 #define SCHED_PACK_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+
+#include "rpc.h"
+
+enum pack_verdict { PACK_MORE = 0, PACK_WHOLE = 1, PACK_BROKEN = 2 };
+
+/* Zero it to begin. */
+struct pack_scan {
+    size_t at;                        /* everything before is well-formed */
+    uint32_t depth;
+    bool begun;
+    uint32_t left[RPC_DEPTH_MAX + 1]; /* values still to come, by depth */
+};
+
+/* One whole value of exactly `size` bytes (below 4 GiB), nested at most RPC_DEPTH_MAX deep, with nothing behind it, of which the first
+ * `have` bytes are there. MORE: call again with more of them. Cost: O(bytes not looked at before). */
+enum pack_verdict pack_scan(struct pack_scan *scan, const uint8_t *in, size_t have, size_t size);
+/* All of it at once. */
+bool pack_check(const uint8_t *in, size_t size);
 
 /* Most bytes that the head of anything takes. */
 enum { PACK_HEAD_MAX = 9 };

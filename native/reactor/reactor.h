@@ -26,6 +26,7 @@
 #include "engine.h"
 #include "journal.h"
 #include "mailbox.h"
+#include "pack.h"
 #include "rpc.h"
 #include "shelf.h"
 
@@ -155,6 +156,7 @@ struct channel {
     uint32_t stash_capacity;
     struct block *big;
     uint32_t big_have;
+    struct pack_scan pack;      /* of the answer in `big`, if it is MessagePack */
     uint32_t cookies[CORE_AHEAD_MAX]; /* ticket by seq; NO_INDEX */
     uint64_t log_credit_bytes;  /* output it may still give before it is hushed for a while */
     uint64_t log_credit_ns;
@@ -363,9 +365,5 @@ void info_put(struct sched *sched, uint64_t function, const uint8_t *blob, size_
 void info_drop(struct sched *sched, uint64_t function);
 void account_name_put(struct sched *sched, uint16_t index, const uint8_t *text, size_t size);
 const char *account_name(const struct sched *sched, uint16_t index, char buffer[24]);
-
-/* pack.c */
-/* One whole MessagePack value of exactly `size` bytes, nested at most RPC_DEPTH_MAX deep, with nothing behind it. */
-bool pack_check(const uint8_t *in, size_t size);
 
 #endif

@@ -265,6 +265,35 @@ static void a_sandbox_is_ready_once(void) {
     }
 }
 
+/* Looked at as it comes, so that 6 MB of small values hold nobody up; the verdict is the same. */
+static void a_large_messagepack_answer_is_one_value_or_none(void) {
+    enum { VALUES = 60000 };
+    for (int broken = 0; broken < 3; broken++) {
+        struct rig rig;
+        rig_init(&rig);
+        rig_invoke(&rig, 1, "1", 1);
+        const struct rig_sandbox *sandbox = rig_ready_sandbox(&rig);
+        static uint8_t frame[24 + 8 + 3 + VALUES];
+        const struct rig_header head = {.length = 8 + 3 + VALUES, .kind = 16, .flags = 1, .seq = 1, .time_ns = wall_ns()};
+        memcpy(frame, &head, sizeof head);
+        memcpy(frame + 24, &head.time_ns, 8);
+        memset(frame + 32, 7, sizeof frame - 32);
+        (void)pack_array(frame + 32, VALUES - (broken == 2 ? 1 : 0)); /* 2: something lies behind the value */
+        frame[35 + VALUES / 2] = broken == 1 ? 0xc1 : 7;
+        for (size_t sent = 0; sent < sizeof frame && sandbox->fd >= 0;) {
+            const size_t part = sizeof frame - sent < 7000 ? sizeof frame - sent : 7000;
+            rig_write(sandbox->fd, frame + sent, part);
+            sent += part;
+            rig_turn(&rig);
+        }
+        rig_turn(&rig);
+        SCHED_ASSERT(rig.events[SCHED_EV_FAULT] == (broken > 0));
+        SCHED_ASSERT(broken > 0 ? rig_heard(&rig, "SandboxDied") : memmem(rig.heard, rig.heard_bytes, frame + 32, 3 + VALUES) != NULL);
+        SCHED_ASSERT(rig.sched->payload_bytes == 0);
+        rig_free(&rig);
+    }
+}
+
 static void empty_log_frames_are_not_free(void) {
     struct rig rig;
     rig_init(&rig);
@@ -646,6 +675,7 @@ int main(void) {
     RUN(a_shelf_of_rubbish_helps_nobody);
     RUN(an_answer_that_waits_unread_is_no_timeout);
     RUN(a_sandbox_is_ready_once);
+    RUN(a_large_messagepack_answer_is_one_value_or_none);
     RUN(empty_log_frames_are_not_free);
     RUN(an_old_init_error_is_forgotten);
     RUN(an_id_in_flight_is_not_given_twice);
