@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import trio
 
 from scheduler._native._core import ffi, lib
-from scheduler.errors import Internal
+from scheduler.errors import Internal, SchedulerError, Unavailable
 from scheduler.messages import NO_LIMIT as _NO_LIMIT
 from scheduler.messages import NO_LIMIT_64 as _NO_LIMIT_64
 from scheduler.messages import (
@@ -65,7 +65,7 @@ from scheduler.messages import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Engine", "EngineError", "EngineStalled", "histogram_bounds", "render_log"]
+__all__ = ["CannotListen", "Engine", "EngineError", "EngineStalled", "histogram_bounds", "render_log"]
 
 ABI = 1
 if lib.SCHED_ABI != ABI:  # pragma: no cover - a developer's tree that was not rebuilt
@@ -81,6 +81,10 @@ FDS = 6
 
 class EngineError(Internal):
     """The engine could not be made or asked."""
+
+
+class CannotListen(Unavailable):
+    """A socket or an address could not be had: taken, not allowed, or not there. It is not our bug."""
 
 
 class EngineStalled(EngineError):
@@ -328,9 +332,9 @@ def _native_config(config: EngineConfig) -> Any:
     return raw
 
 
-def _check(result: int, doing: str) -> None:
+def _check(result: int, doing: str, error: type[SchedulerError] = EngineError) -> None:
     if result < 0:
-        raise EngineError(f"{doing}: {os.strerror(-result)}")
+        raise error(f"{doing}: {os.strerror(-result)}")
 
 
 class Engine:
@@ -377,13 +381,13 @@ class Engine:
     # ---- listening ----
 
     def listen_unix(self, path: str) -> None:
-        """Before run(). EngineError: a live service holds the path, or it cannot be bound."""
-        _check(lib.sched_listen_unix(self._sched, os.fsencode(path)), f"socket {path}")
+        """Before run(). CannotListen: a live service holds the path, or it cannot be bound."""
+        _check(lib.sched_listen_unix(self._sched, os.fsencode(path)), f"socket {path}", CannotListen)
 
     def listen_tcp(self, host: str, port: int) -> int:
-        """Before run(). host: a numeric address; port 0 asks for any. Returns the port that was bound."""
+        """Before run(). host: a numeric address; port 0 asks for any. Returns the port that was bound. CannotListen."""
         bound = ffi.new("uint16_t *", port)
-        _check(lib.sched_listen_tcp(self._sched, host.encode(), bound), f"address {host}:{port}")
+        _check(lib.sched_listen_tcp(self._sched, host.encode(), bound), f"address {host}:{port}", CannotListen)
         return int(bound[0])
 
     def preload(self, commands: Iterable[Command]) -> None:

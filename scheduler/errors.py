@@ -17,6 +17,7 @@ the module and write `errors.Cancelled`.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -200,17 +201,20 @@ class Throttled(SchedulerError):
         return text
 
     def __str__(self) -> str:
-        # Whatever sentence the service chose, the line names who refused, what, and when to come back.
+        # Whatever sentence the service chose, the line names who refused, what, and when to come back: each thing once, in
+        # whatever words the sentence has it.
         line = super().__str__()
+        used = f"{self.current} of {self.limit}" if self.current is not None and self.limit is not None else ""
+        retry = f"retry after {self.retry_after_ms} ms" if self.retry_after_ms is not None else ""
         missing = [
             text
-            for text in (
-                f"account {self.account}" if self.account is not None else "",
-                f"resource {self.resource}" if self.resource is not None else "",
-                f"{self.current} of {self.limit} in use" if self.current is not None and self.limit is not None else "",
-                f"retry after {self.retry_after_ms} ms" if self.retry_after_ms is not None else "",
+            for words, text in (
+                (self.account, f"account {self.account}"),
+                (self.resource, f"resource {self.resource}"),
+                (used, f"{used} in use"),
+                (retry, retry),
             )
-            if text and text not in line
+            if words and not _says(line, words)
         ]
         return one_line(f"{line} [{', '.join(missing)}]") if missing else line
 
@@ -325,6 +329,11 @@ def from_wire(error: object) -> SchedulerError:
     if known is None and isinstance(wire_type, str) and wire_type:
         made.type = wire_type
     return made
+
+
+def _says(line: str, words: str) -> bool:
+    """Whether `words` stand in the line as words of their own: "cpu" is not said by "cpus", nor "0 of 1" by "10 of 1"."""
+    return re.search(rf"(?<![\w:]){re.escape(words)}(?!\w)", line) is not None
 
 
 def _described(error: SchedulerError) -> str:

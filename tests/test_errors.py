@@ -85,6 +85,14 @@ def test_a_throttle_names_who_what_and_when():
         assert line.count("tenant:acme") == 1
 
 
+def test_a_throttle_says_each_thing_once():
+    sentence = "function:hello: concurrency at its limit, 0 of 0; retry after 12 ms"
+    told = errors.Throttled(sentence, account="function:hello", resource="concurrency", current=0, limit=0, retry_after_ms=12)
+    assert str(told) == f"Throttled: {sentence}"
+    other = errors.Throttled("10 of 10 cpus", account="node", resource="cpu", current=0, limit=1, retry_after_ms=2)
+    assert str(other) == "Throttled: 10 of 10 cpus [account node, resource cpu, 0 of 1 in use, retry after 2 ms]"
+
+
 def test_a_function_error_is_told_by_lambdas_object():
     assert str(errors.FunctionError(payload=FULL["payload"])) == "FunctionError: ValueError: no"
     assert str(errors.InitFailed(payload={"errorMessage": "x"})) == "InitFailed: x"

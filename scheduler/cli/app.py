@@ -16,6 +16,7 @@ import click
 from scheduler import __version__
 from scheduler.cli.common import (
     EXIT_USAGE,
+    CommandGroup,
     emit_json,
     error_line,
     shared_of,
@@ -34,16 +35,19 @@ COMMANDS: Final = {
     "invoke": ("invoke", "Run a function and print its answer."),
     "list": ("functions", "List the functions."),
     "describe": ("functions", "Show one function: configuration, versions, limits, figures."),
+    "update": ("update", "Change a function's configuration."),
     "remove": ("functions", "Remove a function."),
     "logs": ("logs", "Print what a function logged."),
     "top": ("top", "Watch accounts and functions at work."),
     "bench": ("bench", "Measure one function from this client."),
+    "drain": ("drain", "Let running calls finish, then end the service."),
+    "token": ("token", "Make, list and revoke the tokens of the service's token file."),
     "doctor": ("doctor", "Tell what this machine can isolate, meter and encrypt."),
     "completion": ("completion", "Print the script that completes commands and names in a shell."),
 }
 
 
-class Commands(click.Group):
+class Commands(CommandGroup):
     """Imports a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -78,17 +82,6 @@ class Commands(click.Group):
     def main(self, args: Any = None, **_: Any) -> NoReturn:  # type: ignore[override]
         """Click's own way to end would print our errors as tracebacks."""
         raise SystemExit(run(list(args) if args is not None else None))
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            import difflib
-
-            close = difflib.get_close_matches(args[0], COMMANDS, n=1) if args else []
-            if close and "did you mean" not in error.message.lower():
-                raise click.UsageError(f"{error.message} Did you mean {close[0]!r}?", ctx=ctx) from None
-            raise
 
 
 @click.group(

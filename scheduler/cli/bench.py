@@ -242,7 +242,8 @@ def bench_command(
     shared.name = name
     data = read_payload(payload)
     slots = in_flight or (64 if rate is None else 10_000)
-    tally = trio.run(_measure, shared.target(), shared.token(), name, data, slots, duration, calls, rate)
+    target = shared.target()
+    tally = trio.run(_measure, target, shared.access(target), name, data, slots, duration, calls, rate)
     if shared.as_json:
         kind = "closed" if rate is None else "open"
         emit_json({"function": name, "loop": kind, "in_flight": slots, "rate": rate, **tally.as_map()})
@@ -254,7 +255,7 @@ def bench_command(
 
 async def _measure(
     target: str,
-    token: str | None,
+    access: dict[str, Any],
     name: str,
     payload: bytes,
     slots: int,
@@ -267,7 +268,7 @@ async def _measure(
     from scheduler.client.aio import open_client
 
     tally = Tally()
-    async with open_client(target, token=token, in_flight_max=slots) as client:
+    async with open_client(target, **access, in_flight_max=slots) as client:
         await client.invoke(name, payload)  # a function that fails ends it here; and the first cold start is not measured
         start = time.perf_counter()
         end = start + duration_s

@@ -35,6 +35,7 @@ __all__ = [
     "EXIT_REFUSED",
     "EXIT_USAGE",
     "Command",
+    "CommandGroup",
     "Shared",
     "connected",
     "emit_json",
@@ -43,6 +44,7 @@ __all__ = [
     "function_argument",
     "json_option",
     "note",
+    "reason",
     "shared_options",
     "stderr_console",
     "stdout_console",
@@ -54,6 +56,7 @@ EXIT_REFUSED: Final = 3
 
 SOCKET_ENV: Final = "SCHEDULER_SOCKET"
 TOKEN_FILE_ENV: Final = "SCHEDULER_CLIENT_TOKEN_FILE"
+TLS_CA_ENV: Final = "SCHEDULER_CLIENT_TLS_CA_FILE"
 PLAIN_WIDTH: Final = 10_000  # no terminal: nothing is cut and nothing wrapped, for a script reads it
 
 F = TypeVar("F", bound="Callable[..., Any]")
@@ -65,6 +68,8 @@ class Shared:
 
     socket: str | None = None
     token_file: str | None = None
+    tls: bool = False
+    tls_ca: str | None = None
     as_json: bool = False
     name: str | None = None  # the function the command is about, for the next step of an error
 
@@ -97,7 +102,23 @@ class Shared:
         try:
             return Path(path).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise click.UsageError(f"--token-file {path}: cannot be read: {error}") from error
+            raise click.UsageError(f"--token-file {path}: cannot be read: {reason(error)}") from error
+
+    def access(self, target: str) -> dict[str, Any]:
+        """How a client is to present and protect itself there: its arguments `token` and `tls`."""
+        encrypted = self.tls or self.tls_ca is not None or target.startswith("tls://")
+        if not encrypted:
+            return {"token": self.token()}
+        ca_file = self.tls_ca or os.environ.get(TLS_CA_ENV)
+        if not ca_file:
+            return {"token": self.token(), "tls": True}
+        from scheduler.client.tls import trusting
+
+        try:
+            return {"token": self.token(), "tls": trusting(ca_file)}
+        except OSError as error:  # an ssl.SSLError is one
+            why = "holds no certificate in PEM" if hasattr(error, "reason") else f"cannot be read: {reason(error)}"
+            raise click.UsageError(f"--tls-ca {ca_file}: {why}") from error
 
 
 def default_sockets() -> tuple[Path, ...]:
@@ -110,6 +131,11 @@ def default_sockets() -> tuple[Path, ...]:
     )
 
 
+def reason(error: Exception) -> str:
+    """What the system says, without its number and the path, which the line names already."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 def shared_of(context: click.Context) -> Shared:
     return context.ensure_object(Shared)
 
@@ -119,8 +145,9 @@ def connected(context: click.Context, **options: Any) -> BlockingClient:
     from scheduler.client.blocking import BlockingClient
 
     shared = shared_of(context)
+    target = shared.target()
     try:
-        return BlockingClient(shared.target(), token=shared.token(), **options)
+        return BlockingClient(target, **shared.access(target), **options)
     except ValueError as error:
         raise click.UsageError(f"--socket: {error}") from error
 
@@ -143,9 +170,23 @@ json_option = click.option(
 
 
 def shared_options(command: F) -> F:
-    """`--socket`, `--token-file` and `--json` on the group and on each command that talks to the service."""
+    """`--socket`, `--json` and how to be let in, on the group and on each command that talks to the service."""
     for option in (
         json_option,
+        click.option(
+            "--tls-ca",
+            metavar="FILE",
+            expose_value=False,
+            callback=_store("tls_ca"),
+            help=f"Trust the authorities in this PEM file and no others; implies --tls. Also {TLS_CA_ENV}.",
+        ),
+        click.option(
+            "--tls",
+            is_flag=True,
+            expose_value=False,
+            callback=_store("tls"),
+            help="Encrypt the TCP connection, as tls://HOST:PORT does.",
+        ),
         click.option(
             "--token-file",
             metavar="FILE",
@@ -159,8 +200,8 @@ def shared_options(command: F) -> F:
             expose_value=False,
             is_eager=True,
             callback=_store("socket"),
-            help=f"The service's Unix socket, or tcp://HOST:PORT. Also {SOCKET_ENV}; else ./state, the user's runtime "
-            "directory and /run/scheduler are searched.",
+            help=f"The service's Unix socket, or tcp:// or tls://HOST:PORT. Also {SOCKET_ENV}; else ./state, the user's "
+            "runtime directory and /run/scheduler are searched.",
         ),
     ):
         command = option(command)
@@ -178,7 +219,7 @@ def complete_function(context: click.Context, _: click.Parameter, incomplete: st
     if target is None:
         return []
     try:
-        with BlockingClient(target, token=shared.token(), timeout_s=1.0) as client:
+        with BlockingClient(target, **shared.access(target), timeout_s=1.0) as client:
             functions = [function for function in client.list() if function.name.startswith(incomplete)]
     except (SchedulerError, TimeoutError, ValueError, click.ClickException):
         return []
@@ -193,7 +234,7 @@ def function_argument(command: F) -> F:
 # -- help
 
 
-class Command(click.Command):
+class WithExamples(click.Command):
     """A command whose help ends in examples: pairs of a purpose and a line to type."""
 
     def __init__(self, *args: Any, examples: Sequence[tuple[str, str]] = (), **kwargs: Any) -> None:
@@ -207,6 +248,25 @@ class Command(click.Command):
             for purpose, line in self.examples:
                 formatter.write(f"  # {purpose}\n  {line}\n" if purpose else f"  {line}\n")
         super().format_epilog(ctx, formatter)
+
+
+class Command(WithExamples):
+    """One command."""
+
+
+class CommandGroup(WithExamples, click.Group):
+    """A family of commands under one name, with a guess where a name is mistyped."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            close = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1) if args else []
+            if close and "did you mean" not in error.message.lower():
+                raise click.UsageError(f"{error.message} Did you mean {close[0]!r}?", ctx=ctx) from None
+            raise
 
 
 # -- output
@@ -245,6 +305,7 @@ def note(text: str) -> None:
 
 # What to do about an error, by its type. `{name}`: the function, where the command has one.
 NEXT_STEPS: Final = {
+    "TlsFailed": "the right --tls-ca FILE; or tcp://HOST:PORT if it speaks no TLS",
     "CannotConnect": "is it running? scheduler serve --state-dir state",
     "ConnectionLost": "look at the service's own log",
     "ProtocolFault": "is this socket the service's? scheduler invoke --socket PATH",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from scheduler.cli.app import COMMANDS, cli
-from scheduler.cli.common import Command, default_sockets
+from scheduler.cli.common import WithExamples, default_sockets
 from scheduler.cli.serve import ServeCommand
 from scheduler.config import SETTINGS
 
@@ -69,21 +69,24 @@ def _page() -> Iterator[str]:
     yield "| 2 | the command line, a local file or a setting is wrong; nothing was sent |"
     yield "| 3 | the service refused (throttled, not found, not allowed, …) or cannot be reached |"
     yield "| 130 | interrupted by Ctrl-C |"
-    for name in COMMANDS:
-        yield ""
-        yield from _command(name)
-
-
-def _command(name: str) -> Iterator[str]:
     context = click.Context(cli, info_name="scheduler")
-    command = cli.get_command(context, name)
-    assert isinstance(command, Command)
-    usage = " ".join(command.collect_usage_pieces(click.Context(command, info_name=name, parent=context)))
-    yield f"## scheduler {name}"
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        assert command is not None
+        yield from _command(name, command, context)
+
+
+def _command(name: str, command: click.Command, parent: click.Context) -> Iterator[str]:
+    context = click.Context(command, info_name=name, parent=parent)
+    usage = " ".join(command.collect_usage_pieces(context))
+    path = context.command_path
     yield ""
-    yield f"    scheduler {name} {usage}"
+    yield f"## {path}"
+    yield ""
+    yield f"    {path} {usage}"
     yield ""
     yield from _prose(command.help or "")
+    assert isinstance(command, WithExamples)
     yield ""
     shared = {param.name for param in cli.params}
     settings = {setting.name for setting in SETTINGS} if isinstance(command, ServeCommand) else set()
@@ -105,6 +108,9 @@ def _command(name: str) -> Iterator[str]:
             yield f"# {purpose}"
         yield line
     yield "```"
+    if isinstance(command, click.Group):
+        for inner, subcommand in command.commands.items():
+            yield from _command(inner, subcommand, context)
 
 
 def _prose(text: str) -> Iterator[str]:

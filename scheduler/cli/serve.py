@@ -64,6 +64,8 @@ def _option(setting: Setting) -> click.Option:
     metavar = {Kind.INT: "N", Kind.PATH: "PATH", Kind.ADDRESS: "HOST:PORT", Kind.UIDS: "UID,..."}.get(setting.kind, "TEXT")
     if setting.kind is Kind.CHOICE:
         metavar = "|".join(setting.choices)
+    if setting.kind is Kind.FLAG:  # given alone it means true
+        return click.Option([setting.flag], metavar="[true|false]", is_flag=False, flag_value="true", help=text)
     return click.Option([setting.flag], metavar=metavar, help=text)
 
 
@@ -129,7 +131,8 @@ def _listeners(settings: Settings, service: Service) -> dict[str, str]:
     """What listens where; the ports are those the kernel gave."""
     found = {"socket": str(settings.socket)}
     if settings.tcp is not None:
-        found["tcp"] = str(Address(settings.tcp.host, service.tcp_port or settings.tcp.port))
+        scheme = "tls" if settings.tls else "tcp"
+        found["tcp"] = f"{scheme}://{Address(settings.tcp.host, service.tcp_port or settings.tcp.port)}"
     if settings.metrics is not None:
         found["metrics"] = f"http://{Address(settings.metrics.host, service.metrics_port or settings.metrics.port)}/metrics"
     return found
@@ -145,8 +148,10 @@ def _banner(settings: Settings, service: Service) -> None:
 
     from scheduler.cli.common import default_sockets
 
-    rows = {
-        **_listeners(settings, service),
+    rows = _listeners(settings, service)
+    if settings.exposed:
+        rows["tcp"] += "  IN THE CLEAR: whoever is on the way reads tokens, payloads and answers"
+    rows |= {
         "state": str(settings.state_dir),
         "isolation": _isolation(service),
         "runtimes": ", ".join(service.runtimes) or "none",

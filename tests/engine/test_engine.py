@@ -12,7 +12,7 @@ import msgpack
 import pytest
 import trio
 
-from scheduler.engine import Engine, EngineError, histogram_bounds, render_log
+from scheduler.engine import CannotListen, Engine, EngineError, histogram_bounds, render_log
 from scheduler.messages import (
     NO_ACCOUNT,
     NO_LIMIT,
@@ -315,8 +315,9 @@ def test_a_socket_in_use_is_refused_and_a_dead_one_replaced(tmp_path):
     path = str(tmp_path / "s")
     with Engine(SMALL) as first, Engine(SMALL) as second:
         first.listen_unix(path)
-        with pytest.raises(EngineError, match="in use"):
+        with pytest.raises(CannotListen, match="in use") as refused:
             second.listen_unix(path)
+        assert refused.value.type == "Unavailable"
     dead = socket.socket(socket.AF_UNIX)
     dead.bind(str(tmp_path / "d"))
     dead.close()

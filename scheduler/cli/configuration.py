@@ -1,0 +1,121 @@
+"""What `deploy` and `update` share: the options of a function's configuration, and telling what a change changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from scheduler.cli.text import size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from scheduler.client.model import FunctionDescription
+
+__all__ = ["COMPARED", "changes", "configuration_options", "print_rows", "read_environment"]
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+
+def _count_or_none(_: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
+    """`--reserved-concurrency`: a count, or the word none."""
+    if value is None or value == "none":
+        return value
+    if not value.isdecimal():
+        raise click.BadParameter(f"{value!r} is no whole number and not none", param=param)
+    return int(value)
+
+
+# One for each key of a configuration, but the handler (where it is looked for differs) and the tenant (it is fixed).
+OPTIONS: Final = (
+    click.option("--runtime", metavar="R", help="Which Python runs it, as python3.11; else the service's own choice."),
+    click.option("--memory", "memory_mb", type=int, metavar="MB", help="128 to 10,240; new functions get 128."),
+    click.option("--timeout", "timeout_s", type=int, metavar="S", help="1 to 900 seconds; new functions get 3."),
+    click.option("--ephemeral-storage", "ephemeral_storage_mb", type=int, metavar="MB", help="Size of /tmp, 512 to 10,240."),
+    click.option(
+        "--env", "pairs", multiple=True, metavar="K=V", help="A variable of the environment; repeat it for more. Replaces all."
+    ),
+    click.option("--no-env", is_flag=True, help="Take all variables of the environment away."),
+    click.option(
+        "--reserved-concurrency",
+        callback=_count_or_none,
+        metavar="N",
+        help="Calls that may run at once, kept free for this function; 0 stops it, none takes the reservation away.",
+    ),
+    click.option("--weight", type=click.IntRange(1), metavar="W", help="Share of CPU time among the tenant's functions; 100."),
+    click.option(
+        "--queue-timeout",
+        "queue_timeout_ms",
+        type=click.IntRange(0),
+        metavar="MS",
+        help="How long a call may wait to start; 0 refuses at once, as Lambda does.",
+    ),
+    click.option("--description", metavar="TEXT", help="What it is for."),
+)
+
+
+def configuration_options(command: F) -> F:
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def read_environment(pairs: tuple[str, ...], none: bool) -> dict[str, str] | None:
+    """`K=V` pairs to a map; None: it stays as it is. UsageError names the pair that is none, or the key that comes twice."""
+    if none and pairs:
+        raise click.UsageError("--env and --no-env exclude each other")
+    if not pairs:
+        return {} if none else None
+    environment: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise click.UsageError(f"--env {pair!r} is not KEY=VALUE")
+        if key in environment:
+            raise click.UsageError(f"--env {key} is given twice: {environment[key]!r} and {value!r}")
+        environment[key] = value
+    return environment
+
+
+# What a summary compares: label, attribute, how it is shown.
+COMPARED: Final = (
+    ("handler", "handler", str),
+    ("runtime", "runtime", str),
+    ("memory", "memory_mb", lambda value: f"{value} MB"),
+    ("timeout", "timeout_s", lambda value: f"{value:g} s"),
+    ("/tmp", "ephemeral_storage_mb", lambda value: f"{value} MB"),
+    ("concurrency", "reserved_concurrency", lambda value: "shared" if value is None else f"{value} reserved"),
+    ("weight", "weight", lambda value: f"{value:g}"),
+    ("queue timeout", "queue_timeout_ms", lambda value: f"{value} ms"),
+    ("tenant", "tenant", str),
+    ("description", "description", lambda value: value or "none"),
+)
+
+
+def changes(before: FunctionDescription, after: FunctionDescription) -> list[tuple[str, str]]:
+    """Label and text of each thing that differs."""
+    rows = [
+        (label, f"{show(getattr(before, key))} → {show(getattr(after, key))}")
+        for label, key, show in COMPARED
+        if getattr(before, key) != getattr(after, key)
+    ]
+    if before.environment != after.environment:
+        rows.append(("environment", _environment_change(before.environment, after.environment)))
+    if before.code_sha256 != after.code_sha256:
+        old, new = (f"{it.code_sha256[:12]} ({size(it.code_size)})" for it in (before, after))
+        rows.append(("code", f"{old} → {new}"))
+    return rows or [("", "nothing changed")]
+
+
+def print_rows(rows: list[tuple[str, str]]) -> None:
+    width = max(len(label) for label, _ in rows)
+    for label, text in rows:
+        click.echo(f"  {label:<{width}}  {text}" if label else f"  {text}")
+
+
+def _environment_change(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    """Keys alone: values may be secrets, and this goes into the logs of whoever deploys."""
+    marks = [(f"+{key}" if key not in old else f"-{key}") for key in sorted(old.keys() ^ new.keys())]
+    marks += [f"{key} changed" for key in sorted(old.keys() & new.keys()) if old[key] != new[key]]
+    return ", ".join(marks)
