@@ -190,6 +190,10 @@ class Catalog:
             for version, entry in function.versions.items():
                 yield name, version, entry.handle
 
+    def runtimes(self) -> set[str]:
+        """Those that some version of a function needs."""
+        return {entry.serving.config.runtime for known in self._functions.values() for entry in known.versions.values()}
+
     # ---- node ----
 
     def start(self) -> list[Command]:

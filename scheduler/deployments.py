@@ -6,8 +6,8 @@ different functions do not wait for each other.
 
 A function that has sandboxes gets one of the new revision first, while the old ones serve; the traffic moves when that one
 is ready, has failed, or STAGE_NEED_S passed without the core even asking for it (no memory left beside the old ones). So
-the first call of the new code is no cold start. A new revision whose init fails takes the traffic all the same, as in
-Lambda: callers must learn of it.
+the first call of the new code is no cold start. Likewise a runtime that no function used before is started first. A new
+revision whose init fails takes the traffic all the same, as in Lambda: callers must learn of it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Deployments"]
 
 STAGE_NEED_S = 1.0
+WAKE_S_MAX = 5.0
 
 
 @dataclass(slots=True)
@@ -44,7 +45,8 @@ class _Turn:
 
 
 class Deployments:
-    """alive: whether a function has sandboxes. stage_max_s: how long a staged sandbox may take."""
+    """alive: whether a function has sandboxes. stage_max_s: how long a staged sandbox may take. wake: starts a runtime's
+    process and waits for it, that many seconds at most. use: told which runtimes are in use after each change."""
 
     def __init__(
         self,
@@ -53,11 +55,15 @@ class Deployments:
         post: Callable[..., Awaitable[None]],
         alive: Callable[[int], bool],
         stage_max_s: float,
+        wake: Callable[[str, float], Awaitable[None]],
+        use: Callable[[set[str]], None],
     ) -> None:
         self._catalog = catalog
         self._post = post
         self._alive = alive
         self._stage_max_s = stage_max_s
+        self._wake = wake
+        self._use = use
         self._stages: dict[tuple[int, int], _Stage] = {}
         self._turns: defaultdict[str, _Turn] = defaultdict(_Turn)
 
@@ -77,16 +83,19 @@ class Deployments:
     async def apply(self, spec: FunctionSpec) -> None:
         """Returns when calls that arrive now run the new code. Inside turn(). Raises what Catalog.put() raises."""
         latest = spec.latest
+        await self._wake(latest.config.runtime, WAKE_S_MAX)
         handle = self._catalog.handle(latest.name)
         serving = self._catalog.serving(handle) if handle is not None else None
         if handle is not None and serving is not None and serving.revision != latest.revision and self._alive(handle):
             await self._stage(handle, spec)
         await self._post(*self._catalog.put(spec))
+        self._use(self._catalog.runtimes())
 
     async def remove(self, name: str) -> None:
         """Calls that arrive now find nothing. Inside turn()."""
         if self._catalog.handle(name, LATEST) is not None:
             await self._post(*self._catalog.remove(name))
+            self._use(self._catalog.runtimes())
 
     async def _stage(self, handle: int, spec: FunctionSpec) -> None:
         key = (handle, spec.latest.revision)

@@ -178,7 +178,10 @@ class Service:
             return "draining"
         if not self._accepting:
             return "starting"
-        return None if self.supervisor.ready else "no shell is ready"
+        if self.supervisor.launcher is None:
+            return "the launcher is being started again"
+        lacking = self.pool.lacking()
+        return f"no shell of {', '.join(lacking)} can be had yet" if lacking else None
 
     # ---- life ----
 
@@ -247,6 +250,8 @@ class Service:
             post=self.engine.post,
             alive=self.supervisor.alive,
             stage_max_s=settings.init_timeout_ms / 1000 + 1,
+            wake=self.pool.wake,
+            use=self._use_runtimes,
         )
         self.methods = Methods(
             settings=settings,
@@ -308,6 +313,7 @@ class Service:
             cgroup_root=str(settings.cgroup_root) if settings.cgroup_root is not None else None,
         )
         self.pool = ShellPool(self.runtimes, ahead=settings.shells_ahead, most=settings.shells_max, report=report)
+        self._use_runtimes(set())
         self.supervisor = Supervisor(
             pool=self.pool,
             post=self.post,
@@ -329,6 +335,13 @@ class Service:
                 self.log.error("function left out", function=version.name, error=str(error))
                 continue
             self.engine.preload(commands)
+        self._use_runtimes(self.catalog.runtimes())
+
+    def _use_runtimes(self, deployed: set[str]) -> None:
+        """Those that functions need are kept warm, and the one that a function without one will get."""
+        auto = self.settings.runtime_default == "auto"
+        default = next(iter(self.runtimes), None) if auto else self.settings.runtime_default
+        self.pool.use(deployed | {default} if default is not None else deployed)
 
     async def _open_console(self, address: Address, nursery: trio.Nursery) -> None:
         listeners = await http.listen(address)

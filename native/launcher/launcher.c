@@ -60,6 +60,9 @@ static void handle(struct launcher *launcher, const struct request *request, con
     case REQUEST_KILL:
         slot_ask_kill(launcher, request->shell);
         break;
+    case REQUEST_REST:
+        zygote_rest(launcher, request->runtime);
+        break;
     default: /* from outside: any number may come */
         launcher_warn("a request of an unknown kind was ignored");
         break;

@@ -61,6 +61,7 @@ struct zygote {
     unsigned orders;                /* sent and not answered */
     uint32_t queue_head, queue_tail; /* slots that wait for room */
     bool ready;
+    bool resting;                   /* it was told to end, for nobody needs it now */
     int32_t error;                  /* why it could not start */
     char step[PROTOCOL_STEP_BYTES];
 };
@@ -94,10 +95,12 @@ int launcher_run(const struct options *options, struct cgroups *groups);
 /* ---- zygotes.c ---- */
 
 void zygotes_init(struct launcher *launcher);
-/* Remembers a runtime and starts its zygote. 0 or -errno. */
+/* Remembers a runtime; its zygote starts with the first shell. 0 or -errno. */
 int zygote_declare(struct launcher *launcher, uint32_t runtime, const char *text, unsigned bytes, unsigned strings);
-/* Puts a slot into the queue of its runtime; starts the zygote again if it has died. 0 or -errno. */
+/* Puts a slot into the queue of its runtime; starts the zygote if it does not run. 0 or -errno. */
 int zygote_enqueue(struct launcher *launcher, uint32_t slot);
+/* Ends the zygote, unless shells are under way; sandboxes that it made live on. */
+void zygote_rest(struct launcher *launcher, uint32_t runtime);
 /* Something can be read from the zygote, or it has gone. */
 void zygote_readable(struct launcher *launcher, uint32_t runtime);
 /* Its process was reaped. */

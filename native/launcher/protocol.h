@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 enum {
-    PROTOCOL_VERSION = 1,
+    PROTOCOL_VERSION = 2,
     PROTOCOL_TEXT_BYTES_MAX = 16384, /* of one request: a runtime's list of mounts is the longest */
     PROTOCOL_STRINGS_MAX = 160,
     PROTOCOL_STEP_BYTES = 48,        /* a step's name, NUL-terminated */
@@ -31,7 +31,8 @@ enum request_kind {
     REQUEST_RUNTIME = 1,    /* runtime; strings: name, executable, runtime package directory, then (source, target) of each mount */
     REQUEST_SHELL = 2,      /* runtime, token */
     REQUEST_SPECIALISE = 3, /* shell, memory_mb, ephemeral_storage_mb; strings: code_dir, layers_dir (may be empty) */
-    REQUEST_KILL = 4        /* shell */
+    REQUEST_KILL = 4,       /* shell */
+    REQUEST_REST = 5        /* runtime: end its process; the next shell starts another. Not heeded while shells are under way */
 };
 
 struct request {

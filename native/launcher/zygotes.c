@@ -122,6 +122,7 @@ static int start(struct launcher *launcher, uint32_t runtime) {
     zygote->pid = pid;
     zygote->fd = pair[0];
     zygote->ready = false;
+    zygote->resting = false;
     zygote->orders = 0;
     zygote->error = 0;
     zygote->step[0] = '\0';
@@ -145,7 +146,7 @@ int zygote_declare(struct launcher *launcher, uint32_t runtime, const char *text
     }
     zygote->text = copy;
     zygote->count = (unsigned)count;
-    return start(launcher, runtime);
+    return 0;
 }
 
 static void send_orders(struct launcher *launcher, struct zygote *zygote) {
@@ -190,6 +191,19 @@ int zygote_enqueue(struct launcher *launcher, uint32_t slot) {
     return 0;
 }
 
+void zygote_rest(struct launcher *launcher, uint32_t runtime) {
+    if (runtime >= PROTOCOL_RUNTIMES_MAX) {
+        return;
+    }
+    struct zygote *zygote = &launcher->zygotes[runtime];
+    if (zygote->pid == 0 || zygote->orders > 0 || zygote->queue_head != NO_SLOT) {
+        return;
+    }
+    zygote->resting = true;
+    kill(zygote->pid, SIGKILL);
+    wire_close(&zygote->fd);
+}
+
 void zygote_readable(struct launcher *launcher, uint32_t runtime) {
     struct zygote *zygote = &launcher->zygotes[runtime];
     for (;;) {
@@ -229,6 +243,14 @@ void zygote_died(struct launcher *launcher, uint32_t runtime) {
     wire_close(&zygote->fd);
     zygote->pid = 0;
     zygote->orders = 0;
+    if (zygote->resting && !launcher->stopping) {
+        zygote->resting = false;
+        /* Asked for again while it was ending. */
+        if (zygote->queue_head == NO_SLOT || start(launcher, runtime) == 0) {
+            send_orders(launcher, zygote);
+            return;
+        }
+    }
     zygote->queue_head = zygote->queue_tail = NO_SLOT;
     const int32_t error = zygote->error != 0 ? zygote->error : ECHILD;
     const char *step = zygote->error != 0 ? zygote->step : "runtime process";

@@ -254,9 +254,7 @@ class Launcher:
 
     async def shell(self, runtime: str) -> Shell:
         """A new shell. LaunchFailed: it could not be made. ValueError: no such runtime was declared."""
-        index = self._runtimes.get(runtime)
-        if index is None:
-            raise ValueError(f"runtime is {runtime!r}, declared are: {', '.join(self._runtimes)}")
+        index = self._index(runtime)
         token = next(self._tokens)
         waiting = self._shells[token] = _Waiting()
         try:
@@ -298,6 +296,19 @@ class Launcher:
         """SIGKILL to the whole sandbox. Exited follows. An id that is dead already, or a dead launcher, is no error."""
         if not self._dead.is_set():
             self._post(encode(RequestKind.KILL, shell=shell_id))
+
+    def rest(self, runtime: str) -> None:
+        """Ends the runtime's process, whose sandboxes live on; the next shell() starts it again. Not heeded while shells of it
+        are being made. A dead launcher is no error. ValueError: no such runtime was declared."""
+        index = self._index(runtime)
+        if not self._dead.is_set():
+            self._post(encode(RequestKind.REST, runtime=index))
+
+    def _index(self, runtime: str) -> int:
+        index = self._runtimes.get(runtime)
+        if index is None:
+            raise ValueError(f"runtime is {runtime!r}, declared are: {', '.join(self._runtimes)}")
+        return index
 
     async def wait_dead(self) -> str:
         """Returns when the launcher has died, with the reason; every sandbox died with it."""
@@ -498,7 +509,8 @@ def _to_stderr(text: str) -> None:
 async def open_launcher(
     config: LauncherConfig, runtimes: Iterable[Runtime], *, report: Callable[[str], None] = _to_stderr
 ) -> AsyncIterator[Launcher]:
-    """Starts a launcher with a process for each runtime; ends it and every sandbox at the end of the block.
+    """Starts a launcher that knows the runtimes, whose processes start with their first shell; ends it and every sandbox at
+    the end of the block.
 
     report: text that the operator should see. LaunchFailed: this machine, or this user, cannot isolate or limit; its hint says
     what to do.

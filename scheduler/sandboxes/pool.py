@@ -5,6 +5,9 @@ The launcher makes shells, scheduler/sandboxes/supervisor.py uses them up. The d
 
 How many: as many as will be asked for while one is being born, doubled, and never fewer than `ahead`. Births of a runtime run
 one after the other, since one zygote makes them, and two at once on a busy machine only hurt the calls that run.
+
+Only runtimes in use (use()) are kept warm. Any other starts when it is asked for, and REST_AFTER_S after its last use its
+shells and its process are ended.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 5.0
 SAFETY = 2.0
 SHED_PERIOD_S = 5.0  # a surplus of shells shrinks by one in this time
+REST_AFTER_S = 300.0  # a runtime that no function uses any more is let go after this
 
 
 class ShellSource(Protocol):
@@ -40,6 +44,8 @@ class ShellSource(Protocol):
     async def shell(self, runtime: str) -> Shell: ...
 
     def kill(self, shell_id: int) -> None: ...
+
+    def rest(self, runtime: str) -> None: ...
 
 
 @dataclass(slots=True)
@@ -90,6 +96,9 @@ class _Waiter:
 @dataclass(slots=True)
 class _Shelf:
     runtime: str
+    in_use: bool = False
+    able: bool = False  # the last birth of this launcher's life went well
+    last_used_s: float = -math.inf  # it was in use, or asked for
     ready: deque[Shell] = field(default_factory=deque)
     waiters: deque[_Waiter] = field(default_factory=deque)
     handed: dict[int, _Waiter] = field(default_factory=dict)  # by shell: given, but its taker has not run yet
@@ -101,6 +110,9 @@ class _Shelf:
 
     def poke(self) -> None:
         self.poked.set()
+
+    def idle(self, now_s: float) -> bool:
+        return not self.in_use and not self.waiters and now_s - self.last_used_s >= REST_AFTER_S
 
     def deliver(self, shell: Shell) -> None:
         if self.waiters:
@@ -133,8 +145,8 @@ class _Shelf:
 
 
 class ShellPool:
-    """At least `ahead` and at most `most` shells of each runtime. refill() works for one launcher's life; between two lives
-    those who ask wait. report: text for the log."""
+    """At least `ahead` and at most `most` shells of each runtime in use. refill() works for one launcher's life; between two
+    lives those who ask wait. report: text for the log."""
 
     def __init__(self, runtimes: Iterable[str], *, ahead: int, most: int, report: Callable[[str], None]) -> None:
         self._shelves = {runtime: _Shelf(runtime) for runtime in runtimes}
@@ -149,8 +161,41 @@ class ShellPool:
 
     @property
     def ready(self) -> bool:
-        """A cold call of any runtime would find a shell."""
-        return bool(self._shelves) and all(shelf.ready for shelf in self._shelves.values())
+        """A cold call of any runtime in use would run: its shells are there, or are being born without trouble."""
+        return not self.lacking()
+
+    def lacking(self) -> list[str]:
+        """Runtimes in use of which no shell can be had: none was born yet, or the last birth failed."""
+        return [shelf.runtime for shelf in self._shelves.values() if shelf.in_use and not (shelf.able or shelf.ready)]
+
+    def use(self, runtimes: Iterable[str]) -> None:
+        """Exactly these are in use from now on; names that are not offered here are passed over."""
+        names = set(runtimes)
+        now_s = trio.current_time()
+        for shelf in self._shelves.values():
+            if shelf.in_use and shelf.runtime not in names:
+                shelf.last_used_s = now_s
+            shelf.in_use = shelf.runtime in names
+            shelf.poke()
+
+    async def wake(self, runtime: str, within_s: float) -> None:
+        """Returns once a shell of the runtime was born, or its birth failed, or the time is over, so that its first call need
+        not wait for the runtime's process. It counts as used now; use() makes it stay."""
+        shelf = self._shelves.get(runtime)
+        if shelf is None:
+            return
+        shelf.last_used_s = trio.current_time()
+        failed = shelf.failed
+        shelf.poke()
+        with trio.move_on_after(within_s):
+            while not (shelf.able or shelf.ready) and shelf.failed == failed:
+                await self.wait_changed()
+
+    def resize(self, *, ahead: int, most: int) -> None:
+        """New bounds; shelves follow at their own pace."""
+        self._ahead, self._most = ahead, most
+        for shelf in self._shelves.values():
+            shelf.poke()
 
     async def wait_changed(self) -> None:
         """Until a shell was born or died."""
@@ -162,7 +207,7 @@ class ShellPool:
             PoolStats(
                 runtime=shelf.runtime,
                 ready=len(shelf.ready),
-                target=shelf.demand.target(now, ahead=self._ahead, most=self._most),
+                target=self._target(shelf, now),
                 waiting=len(shelf.waiters),
                 born=shelf.born,
                 died=shelf.died,
@@ -172,13 +217,21 @@ class ShellPool:
             for shelf in self._shelves.values()
         ]
 
+    def _target(self, shelf: _Shelf, now_s: float) -> int:
+        if shelf.idle(now_s):
+            return 0
+        target = shelf.demand.target(now_s, ahead=self._ahead, most=self._most)
+        # Whether a shell can be had is only known by having one.
+        return target if shelf.able else max(1, target)
+
     async def take(self, runtime: str) -> Shell:
         """The oldest shell, or the next one to be born. Its descriptors are the caller's. Unavailable: no such runtime here."""
         shelf = self._shelves.get(runtime)
         if shelf is None:
             known = ", ".join(sorted(self._shelves)) or "none"
             raise Unavailable(f"runtime {runtime} is not available here; there are: {known}")
-        shelf.demand.asked(trio.current_time())
+        shelf.last_used_s = trio.current_time()
+        shelf.demand.asked(shelf.last_used_s)
         shelf.poke()
         if shelf.ready:
             return shelf.ready.popleft()
@@ -206,6 +259,7 @@ class ShellPool:
     def lost(self) -> None:
         """The launcher died and every shell with it."""
         for shelf in self._shelves.values():
+            shelf.able = False
             for shell_id in [*shelf.handed, *(shell.id for shell in shelf.ready)]:
                 shelf.drop(shell_id)
 
@@ -217,28 +271,48 @@ class ShellPool:
 
     async def _refill(self, shelf: _Shelf, source: ShellSource) -> None:
         backoff_s = BACKOFF_FIRST_S
+        awake = False  # the runtime's process was started in this launcher's life
         while True:
-            target = shelf.demand.target(trio.current_time(), ahead=self._ahead, most=self._most)
-            if shelf.waiters or len(shelf.ready) < target:
-                begun = trio.current_time()
+            now_s = trio.current_time()
+            if shelf.waiters or len(shelf.ready) < self._target(shelf, now_s):
+                awake = True
                 try:
                     shell = await source.shell(shelf.runtime)
                 except LaunchFailed as error:
                     shelf.failed += 1
+                    shelf.able = False
+                    self._tell()
                     self._report(f"a shell of {shelf.runtime} could not be made, next try in {backoff_s:g} s: {error}")
                     await trio.sleep(backoff_s)
                     backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
                     continue
                 backoff_s = BACKOFF_FIRST_S
+                shelf.able = True
                 shelf.born += 1
-                shelf.demand.born(trio.current_time() - begun)
+                shelf.demand.born(trio.current_time() - now_s)
                 shelf.deliver(shell)
                 self._tell()
                 continue
             shelf.poked = trio.Event()
+            if shelf.idle(now_s):
+                if awake:
+                    self._rest(shelf, source)
+                    awake = False
+                await shelf.poked.wait()
+                continue
             with trio.move_on_after(SHED_PERIOD_S) as quiet:
                 await shelf.poked.wait()
-            if quiet.cancelled_caught and len(shelf.ready) > target:
-                surplus = shelf.ready.popleft()
-                source.kill(surplus.id)
-                surplus.close()
+            if quiet.cancelled_caught and len(shelf.ready) > self._target(shelf, trio.current_time()):
+                self._shed(shelf, source)
+
+    def _shed(self, shelf: _Shelf, source: ShellSource) -> None:
+        surplus = shelf.ready.popleft()
+        source.kill(surplus.id)
+        surplus.close()
+
+    def _rest(self, shelf: _Shelf, source: ShellSource) -> None:
+        """Nothing of the runtime stays but its sandboxes at work."""
+        shelf.able = False
+        while shelf.ready:
+            self._shed(shelf, source)
+        source.rest(shelf.runtime)

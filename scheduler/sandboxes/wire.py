@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 FDS_MAX: Final = 12
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 TEXT_BYTES_MAX: Final = 16384
 RUNTIMES_MAX: Final = 16
 SLOTS_MAX: Final = 4096
@@ -84,6 +84,7 @@ class RequestKind(Enum):
     SHELL = 2
     SPECIALISE = 3
     KILL = 4
+    REST = 5
 
 
 class NoticeKind(Enum):

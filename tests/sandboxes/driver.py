@@ -17,13 +17,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import trio
 
 from scheduler.sandboxes.launcher import Exited, Launcher, LauncherConfig, Shell, Specialisation, open_launcher
 from scheduler.sandboxes.runtimes import Runtime, default_runtime, find_runtimes, probe
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 __all__ = [
     "FUNCTION",
@@ -42,6 +43,7 @@ __all__ = [
     "public_runtime",
     "runtimes",
     "text_of",
+    "until",
     "write_function",
 ]
 
@@ -227,6 +229,14 @@ def text_of(path: str | Path) -> str:
             return file.read()
     except FileNotFoundError:
         return ""
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    with trio.move_on_after(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 - no event tells of another process' end
+            await trio.sleep(0.002)
+        return
+    pytest.fail(f"{what}: not after {PATIENCE_S:g} s")
 
 
 def gone(pid: int) -> bool:

@@ -31,11 +31,12 @@ from tests.sandboxes.driver import (
     public_directory,
     public_runtime,
     text_of,
+    until,
     write_function,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 pytestmark = [
     pytest.mark.slow,
@@ -106,14 +107,6 @@ def running_service(directory: Path, isolation: str = "auto") -> Iterator[Victim
         service.wait()
         assert service.stdout is not None
         service.stdout.close()
-
-
-async def until(condition: Callable[[], bool], what: str) -> None:
-    with trio.move_on_after(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - no event tells of another process' end
-            await trio.sleep(0.002)
-        return
-    pytest.fail(f"{what}: not after {PATIENCE_S:g} s")
 
 
 async def test_kill_of_the_service_leaves_nothing(tmp_path: Path) -> None:

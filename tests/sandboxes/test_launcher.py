@@ -34,9 +34,11 @@ from tests.sandboxes.driver import (
     own_runtime,
     runtimes,
     text_of,
+    until,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
     from pathlib import Path
 
 pytestmark = [
@@ -245,6 +247,36 @@ def processes_of(launcher: module.Launcher) -> list[int]:
     """Below the launcher proper: runtime processes, sandboxes, and what those have started."""
     (inner,) = children(launcher.pid)
     return below(inner)
+
+
+async def test_a_runtime_s_process_starts_with_its_first_shell_and_rests_when_told(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    name = own_runtime().name
+    async with launched(tmp_path, warnings=warnings) as made:
+        assert processes_of(made.launcher) == []
+        sandbox = await made.sandbox()
+        assert len(processes_of(made.launcher)) == 3  # the zygote, the sandbox's init and worker
+        made.launcher.rest(name)
+        shells = [made.launcher.shell(name) for _ in range(4)]  # asked for while it ends
+        with trio.fail_after(PATIENCE_S):
+            async with trio.open_nursery() as nursery:
+                for shell in shells:
+                    nursery.start_soon(collect, shell, made.shells)
+        assert await sandbox.run("result = 3") == 3, "its sandboxes live on"
+        for shell in made.shells[1:]:
+            made.launcher.kill(shell.id)
+            await made.launcher.exits.receive()
+        made.launcher.rest(name)
+        made.launcher.rest(name)
+        await until(lambda: len(processes_of(made.launcher)) == 2, "the zygote has ended")
+        assert await (await made.sandbox()).run("result = 4") == 4
+        with pytest.raises(ValueError, match="runtime is 'cobol'"):
+            made.launcher.rest("cobol")
+    assert warnings == [], "what was asked for is no fault"
+
+
+async def collect(shell: Awaitable[module.Shell], into: list[module.Shell]) -> None:
+    into.append(await shell)
 
 
 async def test_kill_of_the_dead_and_the_unknown_is_no_error(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from scheduler.errors import Unavailable
 from scheduler.sandboxes.launcher import LaunchFailed, Shell
-from scheduler.sandboxes.pool import Demand, ShellPool
+from scheduler.sandboxes.pool import REST_AFTER_S, Demand, ShellPool
 
 
 class Source:
@@ -22,6 +22,7 @@ class Source:
         self.birth_s = birth_s
         self.made = []
         self.killed = []
+        self.rested = []
         self.fail = 0
 
     async def shell(self, runtime):
@@ -35,6 +36,9 @@ class Source:
 
     def kill(self, shell_id):
         self.killed.append(shell_id)
+
+    def rest(self, runtime):
+        self.rested.append(runtime)
 
 
 def closed(shell):
@@ -54,11 +58,16 @@ def source():
             os.close(shell.channel_fd)
 
 
-def pool(ahead=2, most=8):
+def pool(ahead=2, most=8, use=("py",), runtimes=("py",)):
     reports = []
-    made = ShellPool(["py"], ahead=ahead, most=most, report=reports.append)
+    made = ShellPool(runtimes, ahead=ahead, most=most, report=reports.append)
+    made.use(use)
     made.reports = reports
     return made
+
+
+def births(source, runtime):
+    return sum(shell.runtime == runtime for shell in source.made)
 
 
 async def test_shells_are_there_before_they_are_asked_for(source, autojump_clock, nursery):
@@ -185,6 +194,99 @@ async def test_demand_raises_the_shelf_and_quiet_lowers_it(source, autojump_cloc
     stats = shells.stats()[0]
     assert (stats.target, stats.ready) == (1, 1)
     assert source.killed, "what was too many is ended"
+    nursery.cancel_scope.cancel()
+
+
+async def test_only_what_is_in_use_is_kept_warm(source, autojump_clock, nursery):
+    shells = pool(runtimes=("py", "other"))
+    assert shells.lacking() == ["py"]
+    nursery.start_soon(shells.refill, source)
+    await trio.sleep(1)
+    assert shells.ready
+    assert (births(source, "py"), births(source, "other")) == (2, 0)
+    shells.use({"py", "other", "unheard of"})
+    assert shells.lacking() == ["other"]
+    await trio.sleep(1)
+    assert shells.ready
+    assert births(source, "other") == 2
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_runtime_that_nobody_uses_any_more_is_let_go_after_a_while(source, autojump_clock, nursery):
+    shells = pool(runtimes=("py", "other"), use=("py", "other"))
+    nursery.start_soon(shells.refill, source)
+    await trio.sleep(1)
+    shells.use({"py"})
+    await trio.sleep(REST_AFTER_S - 10)
+    assert source.rested == []
+    assert [s.ready for s in shells.stats()] == [2, 2], "somebody may deploy to it again"
+    await trio.sleep(20)
+    assert source.rested == ["other"], "once"
+    others = [shell for shell in source.made if shell.runtime == "other"]
+    assert {shell.id for shell in others} <= set(source.killed)
+    assert all(closed(shell) for shell in others)
+    assert [(s.ready, s.target) for s in shells.stats()] == [(2, 2), (0, 0)]
+    assert shells.ready
+    before = trio.current_time()
+    (await shells.take("other")).close()
+    assert trio.current_time() - before == pytest.approx(source.birth_s), "the first need starts it again"
+    await trio.sleep(3 * REST_AFTER_S)
+    assert source.rested == ["other", "other"]
+    nursery.cancel_scope.cancel()
+
+
+async def test_waking_waits_for_the_first_shell_and_no_longer_than_told(source, autojump_clock, nursery):
+    shells = pool(runtimes=("py", "other"))
+    nursery.start_soon(shells.refill, source)
+    await trio.sleep(1)
+    begun = trio.current_time()
+    await shells.wake("other", 5)
+    assert trio.current_time() - begun == pytest.approx(source.birth_s)
+    begun = trio.current_time()
+    await shells.wake("other", 5)
+    await shells.wake("unheard of", 5)
+    assert trio.current_time() == begun, "it is awake"
+    nursery.cancel_scope.cancel()
+
+
+async def test_waking_ends_with_a_failure_or_the_time(source, autojump_clock, nursery):
+    source.fail = 10
+    shells = pool(use=())
+    nursery.start_soon(shells.refill, source)
+    begun = trio.current_time()
+    await shells.wake("py", 5)
+    assert trio.current_time() - begun == pytest.approx(source.birth_s)
+    source.birth_s = 60
+    begun = trio.current_time()
+    await shells.wake("py", 5)
+    assert trio.current_time() - begun <= 5
+    assert shells.ready, "nobody uses it"
+    shells.use({"py"})
+    assert shells.lacking() == ["py"]
+    nursery.cancel_scope.cancel()
+
+
+async def test_with_none_ahead_one_birth_shows_that_it_works(source, autojump_clock, nursery):
+    shells = pool(ahead=0)
+    nursery.start_soon(shells.refill, source)
+    await trio.sleep(1)
+    assert shells.ready
+    await trio.sleep(60)
+    assert shells.ready
+    assert (births(source, "py"), shells.stats()[0].ready) == (1, 0), "it is not kept"
+    nursery.cancel_scope.cancel()
+
+
+async def test_new_bounds_are_followed(source, autojump_clock, nursery):
+    shells = pool(ahead=1)
+    nursery.start_soon(shells.refill, source)
+    await trio.sleep(1)
+    shells.resize(ahead=4, most=8)
+    await trio.sleep(1)
+    assert shells.stats()[0].ready == 4
+    shells.resize(ahead=1, most=8)
+    await trio.sleep(60)
+    assert shells.stats()[0].ready == 1
     nursery.cancel_scope.cancel()
 
 

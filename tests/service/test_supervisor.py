@@ -59,6 +59,7 @@ class World:
         self.launchers = []
         self.orders = {1: Order("f", "1", "py", Specialisation("/code", 128, 512), {"function_name": "f"})}
         self.pool = ShellPool(["py"], ahead=1, most=4, report=self.reports.append)
+        self.pool.use(["py"])
         self.supervisor = Supervisor(
             pool=self.pool,
             post=self.post,
