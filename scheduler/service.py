@@ -231,8 +231,8 @@ class Service:
         _raise_descriptor_limit(settings, self.log)
         tokens = TokenFile(settings.token_file) if settings.token_file is not None else None
         self.connections = Connections(tokens)
-        # Interpreters are asked what they are before there is any thread.
-        self.runtimes = await trio.to_thread.run_sync(find_runtimes)
+        # Not in a thread: there is to be none before the launcher is started.
+        self.runtimes = find_runtimes(memory=settings.state_dir / "runtimes.json")
         self._make_supervisor()
         await inner.start(self.supervisor.run)
         store = await stack.enter_async_context(open_store(settings.store_path))

@@ -1,7 +1,8 @@
 """Which Python interpreters this machine offers as runtimes, and what of the file system each has to see.
 
 Law of this file: it looks and describes; it starts nothing but the interpreters themselves, once, to ask them what they are.
-A runtime is data, so a test or a configuration can make its own.
+A runtime is data, so a test or a configuration can make its own. What an interpreter said may be kept in a file: it holds for
+as long as the interpreter's file, and every file it had mapped, is the same.
 
 Names are Lambda's: `python3.11`, `python3.12`, `python3.13`. The one the service itself runs on is the default, and is always
 there; others are found on PATH and among the versions that pyenv keeps.
@@ -9,13 +10,14 @@ there; others are found on PATH and among the versions that pyenv keeps.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,6 +26,7 @@ __all__ = ["BASE_PATHS", "SUPPORTED", "Runtime", "default_runtime", "find_runtim
 
 SUPPORTED: Final = ((3, 11), (3, 12), (3, 13))
 PROBE_TIMEOUT_S: Final = 20
+MEMORY_FORMAT: Final = 1
 
 # What every dynamically linked program on Linux may need, and a shell. Missing ones are skipped, symbolic links are copied as
 # links. Nothing below /home, /root, /srv, /var or /usr/local, and of /etc only what is public.
@@ -103,8 +106,30 @@ def _needed(prefix: str, executable: str, mapped: Iterable[str]) -> tuple[str, .
     return _outermost(wanted)
 
 
-def probe(executable: str) -> Runtime | None:
-    """Asks an interpreter what it is. None: it does not run, or is of a version that is not served."""
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What an interpreter said of itself. mapped: files of its libraries."""
+
+    executable: str
+    prefix: str
+    version: tuple[int, int, int]
+    mapped: tuple[str, ...]
+
+    def runtime(self) -> Runtime | None:
+        major, minor, _ = self.version
+        if (major, minor) not in SUPPORTED:
+            return None
+        base = os.path.realpath(self.executable)
+        return Runtime(
+            name=f"python{major}.{minor}",
+            executable=base,
+            version=self.version,
+            paths=_needed(self.prefix, base, [*self.mapped, base]),
+        )
+
+
+def _ask(executable: str) -> _Said | None:
+    """None: it does not run."""
     try:
         answer = subprocess.run(
             [executable, "-I", "-S", "-c", _PROBE],
@@ -117,15 +142,75 @@ def probe(executable: str) -> Runtime | None:
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
     major, minor, micro = found["version"]
-    if (major, minor) not in SUPPORTED:
-        return None
-    base = os.path.realpath(found["executable"])
-    return Runtime(
-        name=f"python{major}.{minor}",
-        executable=base,
-        version=(major, minor, micro),
-        paths=_needed(found["prefix"], base, [*found["mapped"], base]),
-    )
+    return _Said(found["executable"], found["prefix"], (major, minor, micro), tuple(found["mapped"]))
+
+
+def probe(executable: str) -> Runtime | None:
+    """Asks an interpreter what it is. None: it does not run, or is of a version that is not served."""
+    said = _ask(executable)
+    return said.runtime() if said is not None else None
+
+
+class _Memory:
+    """What interpreters said, in a file of the service's own. A file that cannot be read or written is as none: then they
+    are asked, which costs a tenth of a second each."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._kept: dict[str, Any] = {}
+        self._changed = False
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads(path.read_bytes()) if path is not None else {}
+            if isinstance(found, dict) and found.get("format") == MEMORY_FORMAT and isinstance(found.get("said"), dict):
+                self._kept = found["said"]
+
+    def probe(self, executable: str) -> Runtime | None:
+        real = os.path.realpath(executable)
+        said = self._recall(real)
+        if said is None:
+            said = _ask(executable)
+            # A script starts an interpreter of its own choice, today this one, tomorrow another.
+            if said is not None and _is_program(real):
+                stamps = {path: _stamp(path) for path in (real, said.executable, *said.mapped)}
+                self._kept[real] = {"stamps": stamps, **{name: getattr(said, name) for name in _Said.__slots__}}
+                self._changed = True
+        return said.runtime() if said is not None else None
+
+    def _recall(self, real: str) -> _Said | None:
+        try:
+            kept = self._kept[real]
+            if any(_stamp(path) != stamp for path, stamp in kept["stamps"].items()):
+                return None
+            major, minor, micro = kept["version"]
+            return _Said(str(kept["executable"]), str(kept["prefix"]), (major, minor, micro), tuple(kept["mapped"]))
+        except (LookupError, TypeError, ValueError, AttributeError):  # not what we wrote
+            return None
+
+    def keep(self) -> None:
+        """Writes what was learnt, if anything was."""
+        if self._path is None or not self._changed:
+            return
+        beside = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        with contextlib.suppress(OSError):
+            beside.write_text(json.dumps({"format": MEMORY_FORMAT, "said": self._kept}))
+            beside.replace(self._path)
+
+
+def _stamp(path: str) -> list[int]:
+    """That of another file, or of another version of it, differs; of none it is empty."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return []
+    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
+
+
+def _is_program(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) == b"\x7fELF"
+    except OSError:
+        return False
 
 
 def default_runtime() -> str:
@@ -139,33 +224,42 @@ def _candidates() -> Iterable[str]:
     for directory in os.environ.get("PATH", os.defpath).split(os.pathsep):
         for name in names:
             yield os.path.join(directory, name)
-    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     for major, minor in SUPPORTED:
-        for path in sorted(versions.glob(f"{major}.{minor}.*/bin/python{major}.{minor}")):
+        for path in sorted((_pyenv() / "versions").glob(f"{major}.{minor}.*/bin/python{major}.{minor}")):
             yield str(path)
 
 
-def find_runtimes(extra: Mapping[str, str] | None = None) -> dict[str, Runtime]:
-    """By name, the service's own first. extra: name -> executable, which goes before what is found.
+def _pyenv() -> Path:
+    return Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+
+
+def find_runtimes(extra: Mapping[str, str] | None = None, *, memory: Path | None = None) -> dict[str, Runtime]:
+    """By name, the service's own first. extra: name -> executable, which goes before what is found. memory: a file that keeps
+    what interpreters said; its directory must exist.
 
     ValueError: an `extra` interpreter is not what its name says.
     """
+    known = _Memory(memory)
     runtimes: dict[str, Runtime] = {}
     for name, executable in (extra or {}).items():
-        runtime = probe(executable)
+        runtime = known.probe(executable)
         if runtime is None or runtime.name != name:
             raise ValueError(f"runtime {name}: {executable} is {runtime.name if runtime else 'not a Python that is served'}")
         runtimes[name] = runtime
     tried: set[str] = set()
+    shims = str(_pyenv() / "shims")
     for candidate in _candidates():
         real = os.path.realpath(candidate)
         if real in tried or not os.access(real, os.X_OK):
             continue
+        if os.path.dirname(candidate) == shims:
+            continue  # scripts of pyenv, slow ones, that start what is found among its versions
         tried.add(real)
         if os.path.basename(candidate) in runtimes:
             continue
-        runtime = probe(candidate)
+        runtime = known.probe(candidate)
         if runtime is not None:
             runtimes.setdefault(runtime.name, runtime)
+    known.keep()
     own = default_runtime()
     return {name: runtimes[name] for name in sorted(runtimes, key=lambda name: (name != own, name))}

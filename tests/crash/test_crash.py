@@ -148,7 +148,7 @@ def test_a_killed_service_leaves_nothing_and_starts_again_within_two_seconds(ser
     with served.raw() as raw:
         error, result = raw.invoke("echo", b"2")
         assert (error, result[0]) == (None, b"2")
-    assert time.monotonic() - begun < 2.0 + 1.0, "2 s, and what starting a Python costs on a busy machine"
+    assert time.monotonic() - begun < 2.0
     assert served.stop() == 0
     assert not os.path.exists(served.socket)
     assert not any(Path(group).exists() for group in groups), "a start cleans what a crash left, an end what it made"
