@@ -2,9 +2,7 @@
  *
  * The other end is a stranger. A frame's length is checked before anything is kept for it, its kind before anything is done; what
  * it claims of calls is left to the core, which ends whoever answers out of turn. Whatever breaks the rules ends the sandbox: the
- * core is told the progress word first, so that no call that may have run is run again.
- *
- * A sandbox that writes more log than its credit allows is not read for a while: it slows itself and nobody else. */
+ * core is told the progress word first, so that no call that may have run is run again. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -35,10 +33,6 @@ enum {
     REFER_BYTES_MIN = 16 * 1024,    /* larger payloads are not copied into the output queue */
     EVENTS_A_SHELF = 2 * CORE_AHEAD_MAX + 8, /* a reply and a look at the usage for each call, and what goes with them */
     BROKEN_STATUS = 99,             /* a status no sandbox can mean: the core ends it for its protocol */
-    LOG_CREDIT_MAX = 4 << 20,       /* bytes of log at once */
-    LOG_CREDIT_PER_MS = 64 * 1024,  /* and 64 MB/s after that */
-    LOG_FRAME_COST = 256,           /* what an empty one takes of it: its work is that of so many bytes */
-    OUTPUT_READ_MAX = 64 * 1024,
     SWEEP_A_TURN = 32,              /* usage files read in one turn */
     LAST_READS_MAX = 64             /* of what a dead one left in its socket */
 };
@@ -74,27 +68,22 @@ struct ticket *channel_ticket(struct sched *sched, const struct channel *channel
     return ticket->live && ticket->sandbox == channel->sandbox && ticket->seq == seq ? ticket : NULL;
 }
 
-static uint32_t index_of(const struct channel *channel) {
-    return (uint32_t)channel->sandbox;
-}
-
 static void dirty(struct sched *sched, struct channel *channel) {
     if (!channel->dirty && !channel->killed && !channel->gone) {
         channel->dirty = true;
         channel->dirty_next = sched->dirty_channels;
-        sched->dirty_channels = index_of(channel);
+        sched->dirty_channels = channel_index(channel);
     }
 }
 
-/* Tells epoll what we want of it now. */
-static void rewatch(struct sched *sched, struct channel *channel, bool reading, bool writing) {
+void channel_rewatch(struct sched *sched, struct channel *channel, bool reading, bool writing) {
     if (channel->reading == reading && channel->writing == writing) {
         return;
     }
     channel->reading = reading;
     channel->writing = writing;
     (void)watch(sched, EPOLL_CTL_MOD, channel->fd, (reading ? EPOLLIN : 0U) | (writing ? EPOLLOUT : 0U), SOURCE_CHANNEL,
-                index_of(channel));
+                channel_index(channel));
 }
 
 /* ---- beginning -------------------------------------------------------------------------------------------------------- */
@@ -179,7 +168,7 @@ static void note_used(struct sched *sched, struct channel *channel) {
     if (!channel->used && channel->cpu_fd >= 0) {
         channel->used = true;
         channel->used_next = sched->used_channels;
-        sched->used_channels = index_of(channel);
+        sched->used_channels = channel_index(channel);
     }
 }
 
@@ -234,129 +223,7 @@ void channel_flush_all(struct sched *sched) {
         if (sent < 0 && sent != -EAGAIN) {
             output_drop(&sched->chunks, &channel->output); /* it died: reading will tell */
         }
-        rewatch(sched, channel, channel->reading, channel->output.bytes > 0);
-    }
-}
-
-/* ---- logs ------------------------------------------------------------------------------------------------------------- */
-
-static void hush(struct sched *sched, struct channel *channel) {
-    if (channel->hushed || channel->gone || channel->killed) {
-        return;
-    }
-    channel->hushed = true;
-    channel->hushed_next = sched->hushed_channels;
-    sched->hushed_channels = index_of(channel);
-    rewatch(sched, channel, false, channel->writing);
-    if (channel->output_fd >= 0) {
-        (void)watch(sched, EPOLL_CTL_MOD, channel->output_fd, 0, SOURCE_OUTPUT, index_of(channel));
-    }
-}
-
-static void refill(struct sched *sched, struct channel *channel) {
-    const uint64_t ms = (sched->now_ns - channel->log_credit_ns) / 1000000;
-    if (ms > 0) {
-        const uint64_t credit = channel->log_credit_bytes + (ms < 1000 ? ms : 1000) * LOG_CREDIT_PER_MS;
-        channel->log_credit_bytes = credit < LOG_CREDIT_MAX ? credit : LOG_CREDIT_MAX;
-        channel->log_credit_ns = sched->now_ns;
-    }
-}
-
-/* Those that have credit again are read again. */
-static void unhush(struct sched *sched) {
-    uint32_t *link = &sched->hushed_channels;
-    while (*link != NO_INDEX) {
-        struct channel *channel = sched->channels[*link];
-        refill(sched, channel);
-        if (!channel->gone && !channel->killed && channel->log_credit_bytes < LOG_CREDIT_MAX / 4) {
-            link = &channel->hushed_next;
-            continue;
-        }
-        *link = channel->hushed_next;
-        channel->hushed = false;
-        if (!channel->gone && !channel->killed) {
-            rewatch(sched, channel, true, channel->writing);
-            if (channel->output_fd >= 0) {
-                (void)watch(sched, EPOLL_CTL_MOD, channel->output_fd, EPOLLIN, SOURCE_OUTPUT, index_of(channel));
-            }
-        }
-    }
-}
-
-static void keep_tail(struct channel *channel, uint32_t seq, const uint8_t *at, size_t bytes) {
-    if (channel->tail == NULL) {
-        channel->tail = malloc(TAIL_BYTES);
-        if (channel->tail == NULL) {
-            return;
-        }
-    }
-    if (channel->tail_seq != seq) {
-        channel->tail_seq = seq;
-        channel->tail_bytes = 0;
-    }
-    const size_t skip = bytes > TAIL_BYTES ? bytes - TAIL_BYTES : 0;
-    uint64_t end = channel->tail_bytes + skip;
-    for (size_t i = skip; i < bytes; i++) {
-        channel->tail[end++ % TAIL_BYTES] = at[i];
-    }
-    /* Kept below 2^32 with its place in the ring. */
-    channel->tail_bytes = end > UINT32_MAX / 2 ? (uint32_t)(end % TAIL_BYTES) + TAIL_BYTES : (uint32_t)end;
-}
-
-static void log_bytes(struct sched *sched, struct channel *channel, uint32_t seq, const uint8_t *at, size_t bytes) {
-    refill(sched, channel);
-    const uint64_t cost = bytes + LOG_FRAME_COST;
-    channel->log_credit_bytes -= cost < channel->log_credit_bytes ? cost : channel->log_credit_bytes;
-    if (channel->log_credit_bytes == 0) {
-        hush(sched, channel);
-    }
-    const struct function_info *info = info_of(sched, channel->function);
-    struct ticket *ticket = channel_ticket(sched, channel, seq);
-    struct journal_record record = {.kind = JOURNAL_LOG, .sandbox = channel->sandbox};
-    if (ticket != NULL) {
-        memcpy(record.request_id, ticket->request_id, 16);
-        if (ticket->log_tail) {
-            keep_tail(channel, seq, at, bytes);
-        }
-    }
-    if (info == NULL || info->journal == NULL) {
-        return;
-    }
-    if (ticket != NULL && !ticket->logged_start) {
-        struct journal_record start = record;
-        start.kind = JOURNAL_START;
-        journal_add(&sched->journal, info->journal, &start, info->version, strlen(info->version), NULL, 0);
-        ticket->logged_start = true;
-    }
-    while (bytes > 0) {
-        const size_t part = bytes < JOURNAL_LOG_BYTES_MAX ? bytes : JOURNAL_LOG_BYTES_MAX;
-        journal_add(&sched->journal, info->journal, &record, at, part, NULL, 0);
-        at += part;
-        bytes -= part;
-    }
-}
-
-/* What C code and child processes wrote to descriptors 1 and 2. false: the pipe is at its end. */
-static bool read_output(struct sched *sched, struct channel *channel) {
-    if (channel->output_fd < 0) {
-        return false;
-    }
-    const ssize_t got = read(channel->output_fd, sched->scratch, OUTPUT_READ_MAX);
-    if (got > 0) {
-        log_bytes(sched, channel, shelf_progress(channel->page), sched->scratch, (size_t)got);
-        return true;
-    }
-    if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
-        unwatch(sched, channel->output_fd);
-        channel->output_fd = -1;
-    }
-    return false;
-}
-
-void channel_output_ready(struct sched *sched, uint32_t index) {
-    struct channel *channel = sched->channels[index];
-    if (channel != NULL && !channel->freed) {
-        (void)read_output(sched, channel);
+        channel_rewatch(sched, channel, channel->reading, channel->output.bytes > 0);
     }
 }
 
@@ -422,7 +289,7 @@ void channel_probe(struct sched *sched, uint64_t sandbox) {
     if (channel != NULL && !channel->probed) {
         channel->probed = true;
         channel->probed_next = sched->probed_channels;
-        sched->probed_channels = index_of(channel);
+        sched->probed_channels = channel_index(channel);
     }
 }
 
@@ -442,7 +309,7 @@ static void gone(struct sched *sched, struct channel *channel) {
     if (BATCH - sched->batched < EVENTS_A_SHELF) {
         batch_step(sched);
     }
-    (void)read_output(sched, channel); /* its last words, before the call's END */
+    (void)logs_read_output(sched, channel); /* its last words, before the call's END */
     uint32_t progress;
     (void)take_shelf(sched, channel, &progress);
     channel->gone = channel->closed = true;
@@ -619,7 +486,7 @@ static void on_frame(struct sched *sched, struct channel *channel, const struct 
         on_result(sched, channel, head, body, owner);
         break;
     case FRAME_LOG:
-        log_bytes(sched, channel, head->seq, body, head->length);
+        logs_take(sched, channel, head->seq, body, head->length);
         break;
     case FRAME_READY:
     case FRAME_INIT_ERROR:
@@ -812,7 +679,7 @@ void channel_freed(struct sched *sched, uint64_t sandbox) {
     if (channel != NULL && !channel->freed) {
         channel->freed = true;
         channel->dead_next = sched->dead_channels;
-        sched->dead_channels = index_of(channel);
+        sched->dead_channels = channel_index(channel);
     }
     const struct sched_event event = {.kind = SCHED_EV_FREED, .sandbox = sandbox};
     emit(sched, &event, NULL, 0);
@@ -820,7 +687,7 @@ void channel_freed(struct sched *sched, uint64_t sandbox) {
 
 static void unlink_from(struct sched *sched, uint32_t *link, const struct channel *channel, size_t next_at) {
     while (*link != NO_INDEX) {
-        if (*link == index_of(channel)) {
+        if (*link == channel_index(channel)) {
             memcpy(link, (const uint8_t *)channel + next_at, sizeof *link);
             return;
         }
@@ -842,7 +709,7 @@ static void destroy(struct sched *sched, struct channel *channel) {
     if (channel->dirty) {
         unlink_from(sched, &sched->dirty_channels, channel, offsetof(struct channel, dirty_next));
     }
-    for (int i = 0; i < 16 && read_output(sched, channel); i++) {
+    for (int i = 0; i < 16 && logs_read_output(sched, channel); i++) {
         /* what it wrote last; 1 MB is enough of a dead one's words */
     }
     output_drop(&sched->chunks, &channel->output);
@@ -856,13 +723,13 @@ static void destroy(struct sched *sched, struct channel *channel) {
     unwatch(sched, channel->fd);
     const int32_t fds[6] = {channel->pidfd, channel->cpu_fd, channel->memory_fd, -1, -1, -1};
     close_all(fds);
-    sched->channels[index_of(channel)] = NULL;
+    sched->channels[channel_index(channel)] = NULL;
     free(channel);
 }
 
 void channel_end_turn(struct sched *sched) {
     if (sched->hushed_channels != NO_INDEX) {
-        unhush(sched);
+        logs_unhush(sched);
     }
     while (sched->dead_channels != NO_INDEX) {
         struct channel *channel = sched->channels[sched->dead_channels];

@@ -1,4 +1,4 @@
-/* client.c: listeners and client connections.
+/* client.c: client connections: bytes to requests, answers to bytes.
  *
  * A connection's life:   open ──► closing (flush what is owed, then close) ──► dead (closed at the turn's end)
  *
@@ -13,222 +13,19 @@
  *
  * Whoever stops in the middle of something is closed: with half a frame (slow links get time for what they bring), with answers
  * it does not read, without a hello. Nobody can be left holding a place or memory by saying nothing more. */
-#include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "pack.h"
 #include "reactor.h"
 
-enum { BACKLOG = 4096, ACCEPTS_A_TURN = 64 };
-
 static const uint64_t MS = 1000 * 1000;
 static const uint64_t SECOND = 1000ULL * 1000 * 1000;
-static const uint64_t ACCEPT_PAUSE_NS = 100ULL * 1000 * 1000;
-static const uint64_t ACCEPT_FAULT_NS = 10ULL * 1000 * 1000 * 1000; /* complaints about the same, at most so often */
-
-/* ---- listeners ------------------------------------------------------------------------------------------------------- */
-
-static bool somebody_listens(const struct sockaddr_un *address) {
-    const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0) {
-        return true;
-    }
-    const bool alive = connect(fd, (const struct sockaddr *)address, sizeof *address) == 0 || errno == EAGAIN;
-    close(fd);
-    return alive;
-}
-
-int client_listen_unix(struct sched *sched, const char *path) {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    if (strlen(path) >= sizeof address.sun_path) {
-        return -ENAMETOOLONG;
-    }
-    if (sched->unix_fd >= 0) {
-        return -EBUSY;
-    }
-    snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
-    const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0) {
-        return -errno;
-    }
-    struct stat info;
-    if (lstat(path, &info) == 0) {
-        if (!S_ISSOCK(info.st_mode)) {
-            close(fd);
-            return -EEXIST;
-        }
-        if (somebody_listens(&address)) {
-            close(fd);
-            return -EADDRINUSE;
-        }
-        (void)unlink(path);
-    }
-    /* The mode is right from the first moment: whoever could connect between bind and chmod would be in. */
-    const mode_t before = umask(0117);
-    const int bound = bind(fd, (const struct sockaddr *)&address, sizeof address);
-    const int why = errno;
-    umask(before);
-    if (bound != 0 || listen(fd, BACKLOG) != 0) {
-        const int reason = bound != 0 ? why : errno;
-        close(fd);
-        return -reason;
-    }
-    if (!watch(sched, EPOLL_CTL_ADD, fd, EPOLLIN, SOURCE_UNIX, 0)) {
-        const int reason = errno;
-        (void)unlink(path);
-        close(fd);
-        return -reason;
-    }
-    sched->unix_fd = fd;
-    snprintf(sched->unix_path, sizeof sched->unix_path, "%s", path);
-    return 0;
-}
-
-int client_listen_tcp(struct sched *sched, const char *host, uint16_t *port) {
-    union {
-        struct sockaddr any;
-        struct sockaddr_in v4;
-        struct sockaddr_in6 v6;
-    } address = {0};
-    socklen_t size = sizeof address.v4;
-    if (inet_pton(AF_INET, host, &address.v4.sin_addr) == 1) {
-        address.v4.sin_family = AF_INET;
-        address.v4.sin_port = htons(*port);
-    } else if (inet_pton(AF_INET6, host, &address.v6.sin6_addr) == 1) {
-        address.v6.sin6_family = AF_INET6;
-        address.v6.sin6_port = htons(*port);
-        size = sizeof address.v6;
-    } else {
-        return -EINVAL;
-    }
-    if (sched->tcp_fd >= 0) {
-        return -EBUSY;
-    }
-    const int fd = socket(address.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0) {
-        return -errno;
-    }
-    const int yes = 1;
-    if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) != 0 || bind(fd, &address.any, size) != 0 ||
-        listen(fd, BACKLOG) != 0 || getsockname(fd, &address.any, &size) != 0 ||
-        !watch(sched, EPOLL_CTL_ADD, fd, EPOLLIN, SOURCE_TCP, 0)) {
-        const int why = errno;
-        close(fd);
-        return -why;
-    }
-    *port = ntohs(address.any.sa_family == AF_INET ? address.v4.sin_port : address.v6.sin6_port);
-    sched->tcp_fd = fd;
-    return 0;
-}
-
-void client_stop_listening(struct sched *sched) {
-    if (sched->unix_fd >= 0) {
-        (void)unlink(sched->unix_path);
-        close(sched->unix_fd);
-        sched->unix_fd = -1;
-    }
-    if (sched->tcp_fd >= 0) {
-        close(sched->tcp_fd);
-        sched->tcp_fd = -1;
-    }
-}
-
-static bool uid_allowed(const struct sched *sched, uint32_t uid) {
-    if (uid == 0 || uid == geteuid()) {
-        return true;
-    }
-    for (uint32_t i = 0; i < sched->config.allowed_uids_count && i < 16; i++) {
-        if (sched->config.allowed_uids[i] == uid) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Epoll tells of a connection that waits until it is accepted: where that cannot be, it must not be asked. */
-static void listen_for(struct sched *sched, uint32_t events) {
-    if (sched->unix_fd >= 0) {
-        (void)watch(sched, EPOLL_CTL_MOD, sched->unix_fd, events, SOURCE_UNIX, 0);
-    }
-    if (sched->tcp_fd >= 0) {
-        (void)watch(sched, EPOLL_CTL_MOD, sched->tcp_fd, events, SOURCE_TCP, 0);
-    }
-}
-
-static void accept_later(struct sched *sched, const char *why) {
-    if (sched->accepting) {
-        sched->accepting = false;
-        listen_for(sched, 0);
-    }
-    sched->accept_again_ns = sched->now_ns + ACCEPT_PAUSE_NS;
-    if (why != NULL && (sched->accept_fault_ns == 0 || sched->now_ns - sched->accept_fault_ns >= ACCEPT_FAULT_NS)) {
-        sched->accept_fault_ns = sched->now_ns;
-        fault(sched, "connections cannot be accepted: %s; trying again each 100 ms", why);
-    }
-}
-
-void client_accept_again(struct sched *sched) {
-    sched->accepting = true;
-    listen_for(sched, EPOLLIN);
-}
-
-static void greet(struct sched *sched, int fd, bool tcp) {
-    uint32_t uid = UINT32_MAX;
-    uint32_t rights = 0;
-    if (tcp) {
-        const int yes = 1;
-        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-    } else {
-        struct ucred peer = {0};
-        socklen_t size = sizeof peer;
-        if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0) {
-            uid = peer.uid;
-        }
-        rights = uid_allowed(sched, uid) ? SCHED_RIGHT_ALL : 0;
-    }
-    const uint64_t id = client_add(sched, fd, tcp, uid, rights);
-    if (id == 0) {
-        return;
-    }
-    const struct sched_event event = {.kind = SCHED_EV_OPENED, .connection = id, .flags = tcp, .value = uid};
-    emit(sched, &event, NULL, 0);
-    if (!tcp && rights == 0) {
-        struct client *client = client_find(sched, id);
-        answer_error(sched, client, 0, "Unauthorized", "uid %u may not use this socket; see the setting allowed_uids", uid);
-        client->closing = true;
-    }
-}
-
-void client_accept(struct sched *sched, int listen_fd, bool tcp) {
-    for (int i = 0; i < ACCEPTS_A_TURN; i++) {
-        if (slow_side_behind(sched)) {
-            accept_later(sched, NULL); /* each connection is two events for it: let it catch up first */
-            return;
-        }
-        const int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (fd >= 0) {
-            greet(sched, fd, tcp);
-        } else if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
-            sched->stats.refused_connections++;
-            accept_later(sched, strerror(errno));
-            return;
-        } else if (errno != ECONNABORTED && errno != EINTR) {
-            return;
-        }
-    }
-}
 
 /* ---- connections ----------------------------------------------------------------------------------------------------- */
 
@@ -238,7 +35,7 @@ uint64_t client_id(const struct sched *sched, const struct client *client) {
 
 struct client *client_find(struct sched *sched, uint64_t connection) {
     const uint32_t index = (uint32_t)connection;
-    if (index >= sched->config.connections_max || sched->clients[index].fd < 0 ||
+    if (index >= sched->clients_used || sched->clients[index].fd < 0 ||
         sched->clients[index].generation != (uint32_t)(connection >> 32)) {
         return NULL;
     }
@@ -258,13 +55,18 @@ static void refuse_connection(struct sched *sched, int fd) {
 }
 
 uint64_t client_add(struct sched *sched, int fd, bool tcp, uint32_t uid, uint32_t rights) {
-    const uint32_t index = sched->client_free;
+    const bool fresh = sched->client_free == NO_INDEX && sched->clients_used < sched->config.connections_max;
+    const uint32_t index = fresh ? sched->clients_used : sched->client_free;
     if (index == NO_INDEX || !watch(sched, EPOLL_CTL_ADD, fd, EPOLLIN, SOURCE_CLIENT, index)) {
         refuse_connection(sched, fd);
         return 0;
     }
     struct client *client = &sched->clients[index];
-    sched->client_free = client->next;
+    if (fresh) {
+        sched->clients_used++; /* memory is touched only as far as it is needed */
+    } else {
+        sched->client_free = client->next;
+    }
     const uint32_t generation = client->generation == UINT32_MAX ? 1 : client->generation + 1;
     *client = (struct client){.fd = fd, .generation = generation, .next = NO_INDEX, .tcp = tcp, .uid = uid, .rights = rights,
                               .reading = true, .tickets = NO_INDEX, .opened_ns = sched->now_ns};
@@ -424,7 +226,6 @@ static void cancel(struct sched *sched, struct client *client, uint32_t msgid) {
         return; /* answered meanwhile */
     }
     const uint64_t call = sched->tickets[index].call;
-    SCHED_ASSERT(call != 0);
     batch_add(sched, CORE_EV_CANCEL)->u.cancel.call = call;
 }
 
@@ -785,7 +586,7 @@ static void look_at(struct sched *sched, struct client *client) {
 }
 
 void client_sweep(struct sched *sched) {
-    for (uint32_t i = 0; i < sched->config.connections_max && sched->clients_open > 0; i++) {
+    for (uint32_t i = 0; i < sched->clients_used && sched->clients_open > 0; i++) {
         struct client *client = &sched->clients[i];
         if (client->fd >= 0 && !client->dead) {
             look_at(sched, client);
@@ -833,7 +634,7 @@ void client_end_turn(struct sched *sched) {
 }
 
 bool client_all_quiet(const struct sched *sched) {
-    for (uint32_t i = 0; i < sched->config.connections_max; i++) {
+    for (uint32_t i = 0; i < sched->clients_used; i++) {
         const struct client *client = &sched->clients[i];
         if (client->fd >= 0 && !client->dead && client->output.bytes > 0) {
             return false;
@@ -843,7 +644,7 @@ bool client_all_quiet(const struct sched *sched) {
 }
 
 void client_free_all(struct sched *sched) {
-    for (uint32_t i = 0; sched->clients != NULL && i < sched->config.connections_max; i++) {
+    for (uint32_t i = 0; sched->clients != NULL && i < sched->clients_used; i++) {
         struct client *client = &sched->clients[i];
         if (client->fd >= 0) {
             drop_partial(client);

@@ -4,8 +4,6 @@
  * what it says; send what is owed, sandboxes first since they have work to do with it; close what died. The work of a turn is
  * bounded in items and bytes per source, so nobody's flood is everybody's delay. */
 #include <errno.h>
-#include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,19 +13,10 @@
 
 #include "reactor.h"
 
-enum { COMMANDS_A_TURN = 256, STATS_CHUNK_MAX = 32, BLOB_BYTES_MAX = 64 << 20 };
-
 static const uint64_t MS = 1000 * 1000;
 static const uint64_t SWEEP_NS = 100 * 1000 * 1000;
 static const uint64_t SLOW_SWEEP_NS = 1000 * 1000 * 1000;
 static const uint64_t HUSH_NS = 2 * 1000 * 1000;
-static const uint64_t STOP_FLUSH_NS = 2000ULL * 1000 * 1000; /* how long unsent answers may keep a stop */
-
-struct posted {
-    struct sched_command command;
-    uint8_t *blob;
-    size_t blob_bytes;
-};
 
 uint64_t clock_ns(void) {
     struct timespec now;
@@ -43,85 +32,6 @@ bool watch(struct sched *sched, int op, int fd, uint32_t events, enum source sou
 void unwatch(struct sched *sched, int fd) {
     (void)epoll_ctl(sched->epfd, EPOLL_CTL_DEL, fd, NULL);
     close(fd);
-}
-
-/* ---- events to the slow side ------------------------------------------------------------------------------------------ */
-
-static void push_waiting(struct sched *sched) {
-    while (sched->waiting_head != NULL && mailbox_push(&sched->events, &sched->waiting_head->event)) {
-        struct waiting_event *first = sched->waiting_head;
-        sched->waiting_head = first->next;
-        if (sched->waiting_head == NULL) {
-            sched->waiting_tail = NULL;
-        }
-        sched->stats.events_waiting--;
-        sched->told = true;
-        free(first);
-    }
-}
-
-/* A blob carries the counter it is in before its bytes, so that sched_event_free() needs nothing but the event. */
-struct blob {
-    _Atomic uint64_t *counter;
-    uint64_t bytes;
-    uint8_t data[];
-};
-
-static struct blob *blob_of(uint8_t *data) {
-    return (struct blob *)(void *)(data - offsetof(struct blob, data));
-}
-
-uint8_t *blob_new(struct sched *sched, size_t bytes) {
-    struct blob *blob = malloc(sizeof *blob + bytes);
-    SCHED_ASSERT(blob != NULL && bytes <= UINT32_MAX); /* as in emit_blob(): better to end than to lose it */
-    blob->counter = &sched->event_bytes;
-    blob->bytes = bytes;
-    atomic_fetch_add_explicit(blob->counter, bytes, memory_order_relaxed);
-    return blob->data;
-}
-
-void emit_blob(struct sched *sched, const struct sched_event *event, uint8_t *blob, size_t bytes) {
-    struct sched_event copy = *event;
-    copy.blob = blob;
-    copy.blob_bytes = (uint32_t)bytes;
-    sched->stats.events++;
-    if (sched->waiting_head == NULL && mailbox_push(&sched->events, &copy)) {
-        sched->told = true;
-        return;
-    }
-    struct waiting_event *waiting = malloc(sizeof *waiting);
-    SCHED_ASSERT(waiting != NULL); /* an event lost is a sandbox lost: better to end than to go on so */
-    *waiting = (struct waiting_event){.event = copy};
-    if (sched->waiting_tail != NULL) {
-        sched->waiting_tail->next = waiting;
-    } else {
-        sched->waiting_head = waiting;
-    }
-    sched->waiting_tail = waiting;
-    sched->stats.events_waiting++;
-}
-
-void emit(struct sched *sched, const struct sched_event *event, const uint8_t *blob, size_t blob_bytes) {
-    uint8_t *copy = NULL;
-    if (blob_bytes > 0) {
-        copy = blob_new(sched, blob_bytes);
-        memcpy(copy, blob, blob_bytes);
-    }
-    emit_blob(sched, event, copy, blob_bytes);
-}
-
-bool slow_side_behind(const struct sched *sched) {
-    return sched->waiting_head != NULL || atomic_load_explicit(&sched->event_bytes, memory_order_relaxed) > EVENT_BYTES_MAX;
-}
-
-void fault(struct sched *sched, const char *format, ...) {
-    char text[512];
-    va_list arguments;
-    va_start(arguments, format);
-    const int size = vsnprintf(text, sizeof text, format, arguments);
-    va_end(arguments);
-    const struct sched_event event = {.kind = SCHED_EV_FAULT};
-    emit(sched, &event, (const uint8_t *)text, size < 0 ? 0 : (size_t)size < sizeof text ? (size_t)size : sizeof text - 1);
 }
 
 /* ---- the core's step -------------------------------------------------------------------------------------------------- */
@@ -223,173 +133,6 @@ void batch_step(struct sched *sched) {
     }
 }
 
-/* ---- commands --------------------------------------------------------------------------------------------------------- */
-
-static void send_stats(struct sched *sched, const struct sched_command *command) {
-    const uint32_t first = command->u32s[0];
-    const uint32_t count = command->u32s[1] < STATS_CHUNK_MAX ? command->u32s[1] : STATS_CHUNK_MAX;
-    const uint32_t accounts_max = first == 0 ? sched->config.core.accounts_max : 0; /* all of them with the first chunk */
-    struct sched_stats head = {.now_ns = sched->now_ns};
-    core_totals(sched->core, &head.totals);
-    sched->stats.commands = sched->commands_done;
-    sched->stats.payload_bytes = sched->payload_bytes;
-    sched->stats.connections = sched->clients_open;
-    sched->stats.log_bytes = sched->journal.bytes;
-    sched->stats.log_bytes_dropped = journal_lost(&sched->journal);
-    struct timespec cpu;
-    if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu) == 0) {
-        sched->stats.cpu_ns = (uint64_t)cpu.tv_sec * 1000000000ULL + (uint64_t)cpu.tv_nsec;
-    }
-    head.loop = sched->stats;
-    if (first == 0) {
-        sched->stats.turn_ns_max = 0;
-    }
-    struct core_account_stats account;
-    for (uint32_t i = 0; i < accounts_max; i++) {
-        head.accounts += core_account_stats(sched->core, (uint16_t)i, &account);
-    }
-    uint32_t next = first;
-    for (; next < sched->config.core.functions_max && head.functions < count; next++) {
-        head.functions += sched->functions[next].handle != 0;
-    }
-    uint32_t more = next;
-    while (more < sched->config.core.functions_max && sched->functions[more].handle == 0) {
-        more++;
-    }
-    head.functions_next = more < sched->config.core.functions_max ? more : 0;
-    const size_t bytes = sizeof head + head.accounts * sizeof account + head.functions * sizeof(struct core_function_stats);
-    /* Filled where it will lie: a function's counters are 41 kB, and copies of them would be most of what a scrape costs. */
-    uint8_t *blob = blob_new(sched, bytes);
-    uint8_t *at = blob + sizeof head;
-    uint32_t given = 0;
-    for (uint32_t i = 0; i < accounts_max && given < head.accounts; i++) {
-        if (core_account_stats(sched->core, (uint16_t)i, &account)) {
-            memcpy(at, &account, sizeof account);
-            at += sizeof account;
-            given++;
-        }
-    }
-    head.functions = 0;
-    for (uint32_t i = first; i < next; i++) {
-        if (sched->functions[i].handle != 0 &&
-            core_function_stats(sched->core, i, sched->now_ns, (struct core_function_stats *)(void *)at)) {
-            at += sizeof(struct core_function_stats);
-            head.functions++;
-        }
-    }
-    memcpy(blob, &head, sizeof head);
-    const struct sched_event event = {.kind = SCHED_EV_STATS, .tag = command->tag};
-    emit_blob(sched, &event, blob, (size_t)(at - blob));
-}
-
-static void adopt(struct sched *sched, const struct sched_command *command) {
-    const uint64_t id = client_add(sched, command->fds[0], true, UINT32_MAX, command->u32s[0]);
-    struct client *client = client_find(sched, id);
-    if (client != NULL) {
-        client->tenant = command->u32s[1];
-    }
-    const struct sched_event event = {.kind = SCHED_EV_OPENED, .connection = id, .tag = command->tag, .flags = 3,
-                                      .value = UINT32_MAX};
-    emit(sched, &event, NULL, 0);
-}
-
-/* Everything else is the reactor's own to give: a call it has no ticket for, a sandbox that is ready without a channel. */
-static bool may_be_posted(uint32_t kind) {
-    switch ((enum core_event_kind)kind) {
-    case CORE_EV_TICK: case CORE_EV_ACCOUNT_PUT: case CORE_EV_ACCOUNT_REMOVE: case CORE_EV_FUNCTION_PUT:
-    case CORE_EV_FUNCTION_SWITCH: case CORE_EV_FUNCTION_REMOVE: case CORE_EV_SANDBOX_WANT: case CORE_EV_SANDBOX_REAPED:
-    case CORE_EV_SANDBOX_USAGE: case CORE_EV_DRAIN: case CORE_EV_SANDBOX_RETIRE:
-        return true;
-    case CORE_EV_INVOKE: case CORE_EV_CANCEL: case CORE_EV_REPLY: case CORE_EV_SANDBOX_READY: case CORE_EV_SANDBOX_INIT_FAILED:
-    case CORE_EV_SANDBOX_GONE: case CORE_EV_PROGRESS:
-        return false;
-    }
-    return false;
-}
-
-static void give_core(struct sched *sched, const struct core_event *given, const uint8_t *blob, size_t blob_bytes) {
-    if (!may_be_posted(given->kind)) {
-        fault(sched, "core event %u is the reactor's own to give: ignored", given->kind);
-        return;
-    }
-    if (given->kind == CORE_EV_ACCOUNT_PUT) {
-        account_name_put(sched, given->u.account.index, blob, blob_bytes);
-    } else if (given->kind == CORE_EV_SANDBOX_REAPED) {
-        channel_hear_out(sched, given->u.sandbox.handle);
-    }
-    batch_add(sched, (enum core_event_kind)given->kind)->u = given->u;
-}
-
-static void carry_out(struct sched *sched, const struct sched_command *command, const uint8_t *blob, size_t blob_bytes) {
-    struct client *client;
-    switch ((enum sched_command_kind)command->kind) {
-    case SCHED_CMD_CORE:
-        give_core(sched, &command->core, blob, blob_bytes);
-        break;
-    case SCHED_CMD_NAME_PUT:
-        if (!names_put(sched, (const char *)blob, blob_bytes, command->function)) {
-            fault(sched, "no memory for a function's name");
-        }
-        break;
-    case SCHED_CMD_NAME_REMOVE:
-        names_remove(sched, (const char *)blob, blob_bytes);
-        break;
-    case SCHED_CMD_FUNCTION_INFO:
-        info_put(sched, command->function, blob, blob_bytes, command->u32s);
-        break;
-    case SCHED_CMD_SANDBOX_START:
-        batch_step(sched); /* the core's word on this sandbox must be up to date */
-        channel_start(sched, command, blob, blob_bytes);
-        break;
-    case SCHED_CMD_RESPOND:
-        client = client_find(sched, command->connection);
-        if (client != NULL && !client->dead) {
-            answer_respond(sched, client, command->msgid, (command->flags & 1) != 0, blob, blob_bytes);
-        }
-        break;
-    case SCHED_CMD_CONNECTION_GRANT:
-        client = client_find(sched, command->connection);
-        if (client != NULL) {
-            client->rights = command->u32s[0];
-            client->tenant = command->u32s[1];
-        }
-        break;
-    case SCHED_CMD_CONNECTION_CLOSE:
-        client = client_find(sched, command->connection);
-        if (client != NULL) {
-            client->closing = true;
-            client_dirty(sched, client);
-        }
-        break;
-    case SCHED_CMD_CONNECTION_ADOPT:
-        adopt(sched, command);
-        break;
-    case SCHED_CMD_STATS:
-        batch_step(sched);
-        send_stats(sched, command);
-        break;
-    case SCHED_CMD_STOP_LISTENING:
-        client_stop_listening(sched);
-        break;
-    case SCHED_CMD_STOP:
-        sched->stopping = true;
-        sched->stop_by_ns = sched->now_ns + STOP_FLUSH_NS;
-        break;
-    }
-}
-
-static uint32_t run_commands(struct sched *sched) {
-    uint32_t done = 0;
-    struct posted posted;
-    while (done < COMMANDS_A_TURN && mailbox_pop(&sched->commands, &posted)) {
-        carry_out(sched, &posted.command, posted.blob, posted.blob_bytes);
-        free(posted.blob);
-        done++;
-    }
-    sched->commands_done += done;
-    return done;
-}
-
 /* ---- the turn --------------------------------------------------------------------------------------------------------- */
 
 static uint64_t min_of(uint64_t a, uint64_t b) {
@@ -422,7 +165,7 @@ static void sweep(struct sched *sched) {
     }
     channel_sweep(sched);
     if (!sched->accepting && sched->now_ns >= sched->accept_again_ns) {
-        client_accept_again(sched);
+        listen_again(sched);
     }
     if (sched->now_ns - sched->slow_sweep_ns >= SLOW_SWEEP_NS) {
         sched->slow_sweep_ns = sched->now_ns;
@@ -470,10 +213,10 @@ static void dispatch_ready(struct sched *sched, const struct epoll_event *ready)
         mailbox_wake(&sched->commands);
         break;
     case SOURCE_UNIX:
-        client_accept(sched, sched->unix_fd, false);
+        listen_accept(sched, sched->unix_fd, false);
         break;
     case SOURCE_TCP:
-        client_accept(sched, sched->tcp_fd, true);
+        listen_accept(sched, sched->tcp_fd, true);
         break;
     case SOURCE_CLIENT:
         client_ready(sched, index, ready->events);
@@ -482,7 +225,7 @@ static void dispatch_ready(struct sched *sched, const struct epoll_event *ready)
         channel_ready(sched, index, ready->events);
         break;
     case SOURCE_OUTPUT:
-        channel_output_ready(sched, index);
+        logs_ready(sched, index);
         break;
     }
 }
@@ -556,7 +299,7 @@ int sched_turn(struct sched *sched, int timeout_ms) {
     }
     if (sched->stopping && (client_all_quiet(sched) || sched->now_ns >= sched->stop_by_ns)) {
         journal_flush(&sched->journal);
-        client_stop_listening(sched);
+        listen_stop(sched);
         sched->stopped = true;
         return -1;
     }
@@ -570,57 +313,6 @@ int sched_run(struct sched *sched) {
         status = sched_turn(sched, -1);
     } while (status >= 0);
     return status == -1 ? 0 : status;
-}
-
-/* ---- from the other thread -------------------------------------------------------------------------------------------- */
-
-bool sched_post(struct sched *sched, const struct sched_command *command, const uint8_t *blob, size_t blob_bytes) {
-    SCHED_ASSERT(blob_bytes <= BLOB_BYTES_MAX);
-    struct posted posted = {.command = *command};
-    if (blob_bytes > 0) {
-        posted.blob = malloc(blob_bytes);
-        if (posted.blob == NULL) {
-            return false;
-        }
-        memcpy(posted.blob, blob, blob_bytes);
-        posted.blob_bytes = blob_bytes;
-    }
-    if (!mailbox_push(&sched->commands, &posted)) {
-        free(posted.blob);
-        return false;
-    }
-    mailbox_ring(&sched->commands);
-    return true;
-}
-
-size_t sched_poll(struct sched *sched, struct sched_event *out, size_t max) {
-    mailbox_wake(&sched->events);
-    size_t count = 0;
-    do {
-        while (count < max && mailbox_pop(&sched->events, &out[count])) {
-            count++;
-        }
-    } while (count < max && !mailbox_sleep(&sched->events));
-    if (count == max) {
-        /* There may be more: the descriptor stays readable until a poll finds less than it asked for. */
-        const uint64_t one = 1;
-        SCHED_ASSERT(write(sched->events.eventfd, &one, sizeof one) == (ssize_t)sizeof one || errno == EAGAIN);
-    }
-    return count;
-}
-
-void sched_event_free(struct sched_event *event) {
-    if (event->blob != NULL) {
-        struct blob *blob = blob_of(event->blob);
-        atomic_fetch_sub_explicit(blob->counter, blob->bytes, memory_order_relaxed);
-        free(blob);
-    }
-    event->blob = NULL;
-    event->blob_bytes = 0;
-}
-
-int sched_events_fd(const struct sched *sched) {
-    return sched->events.eventfd;
 }
 
 /* ---- building --------------------------------------------------------------------------------------------------------- */
@@ -683,10 +375,6 @@ static const char *build(struct sched *sched) {
     if (sched->clients == NULL || sched->channels == NULL || sched->scratch == NULL || !ticket_new_all(sched) || !names_new(sched)) {
         return "no memory";
     }
-    for (uint32_t i = 0; i < config->connections_max; i++) {
-        sched->clients[i].fd = -1;
-        sched->clients[i].next = i + 1 < config->connections_max ? i + 1 : NO_INDEX;
-    }
     if (mailbox_init(&sched->commands, RING_ITEMS, sizeof(struct posted)) != 0) {
         return "the ring of commands could not be made";
     }
@@ -715,7 +403,7 @@ struct sched *sched_new(const struct sched_config *config, char *error, size_t e
     sched->config = *config;
     sched->epfd = sched->unix_fd = sched->tcp_fd = -1;
     sched->commands.eventfd = sched->events.eventfd = -1;
-    sched->dirty_clients = sched->wanting_head = sched->wanting_tail = sched->dead_clients = NO_INDEX;
+    sched->client_free = sched->dirty_clients = sched->wanting_head = sched->wanting_tail = sched->dead_clients = NO_INDEX;
     sched->dirty_channels = sched->dead_channels = sched->used_channels = sched->swept_channels = NO_INDEX;
     sched->hushed_channels = sched->probed_channels = NO_INDEX;
     sched->accepting = true;
@@ -734,7 +422,7 @@ void sched_free(struct sched *sched) {
     if (sched == NULL) {
         return;
     }
-    client_stop_listening(sched);
+    listen_stop(sched);
     channel_free_all(sched);
     client_free_all(sched);
     for (uint32_t i = 0; i < sched->batched; i++) {
@@ -783,9 +471,9 @@ void sched_free(struct sched *sched) {
 }
 
 int sched_listen_unix(struct sched *sched, const char *path) {
-    return client_listen_unix(sched, path);
+    return listen_unix(sched, path);
 }
 
 int sched_listen_tcp(struct sched *sched, const char *host, uint16_t *port) {
-    return client_listen_tcp(sched, host, port);
+    return listen_tcp(sched, host, port);
 }

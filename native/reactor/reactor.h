@@ -1,9 +1,13 @@
 /* reactor.h: what the reactor's files share. Not for anybody outside native/reactor.
  *
  * One thread owns all of this (engine.h says which calls belong to it). Each file owns one kind of thing:
- *   reactor.c   the loop: epoll, commands, the core's step, actions, statistics
- *   client.c    listeners and client connections: bytes to requests, answers to bytes
+ *   reactor.c   the loop: epoll, the core's step and its actions, building and freeing
+ *   commands.c  what the service wants done
+ *   rings.c     commands in, events out
+ *   listen.c    listeners, and who may come in
+ *   client.c    client connections: bytes to requests, answers to bytes
  *   channel.c   sandboxes: frames in and out, their output pipes, the kernel's usage figures
+ *   logs.c      what sandboxes write: credit, journal, tails
  *   shelf.c     the memory shared with a sandbox
  *   answer.c    what a caller is told: result, report, error map
  *   ticket.c    a call's other half: who asked, the payload, what the report needs
@@ -11,6 +15,7 @@
  *   buffer.c    output queues made of chunks
  *   pack.c      MessagePack written and checked
  *   journal.c   per function logs, written by a thread of their own
+ *   render.c    their records as lines
  *
  * Objects are destroyed only at the end of a turn, so that a slice or pointer taken during it stays good.
  */
@@ -37,6 +42,7 @@ enum {
     STASH_BYTES_MAX = 32 * 1024, /* a partial frame up to this is kept aside; a larger one gets a buffer of its own */
     RING_ITEMS = 4096,
     INLINE_BYTES = 168,         /* payload and extensions kept inside the ticket */
+    LOG_CREDIT_MAX = 4 << 20,   /* bytes of log a sandbox may write at once */
     TAIL_BYTES = 4096,          /* of a call's log, as Lambda's LogType Tail */
     VERSION_BYTES_MAX = 64,     /* of a function's version, which every report and START line holds */
     OUTPUT_QUEUE_MAX = 64 << 20, /* answers one connection may leave unread before it is closed */
@@ -197,6 +203,13 @@ struct reply {
     bool msgpack;
 };
 
+/* What the ring of commands holds. */
+struct posted {
+    struct sched_command command;
+    uint8_t *blob;
+    size_t blob_bytes;
+};
+
 struct waiting_event {
     struct waiting_event *next;
     struct sched_event event;
@@ -218,6 +231,7 @@ struct sched {
     struct waiting_event *waiting_tail;
 
     struct client *clients;
+    uint32_t clients_used;      /* slots from here on were never used */
     uint32_t client_free;
     uint32_t clients_open;
     uint32_t dirty_clients;
@@ -279,6 +293,16 @@ uint64_t clock_ns(void);
 /* The batch has room for one more afterwards. */
 struct core_event *batch_add(struct sched *sched, enum core_event_kind kind);
 void batch_step(struct sched *sched);
+bool watch(struct sched *sched, int op, int fd, uint32_t events, enum source source, uint32_t index);
+/* Closes a watched descriptor. Taken off epoll first: were there another one of the same file, epoll would go on telling of it. */
+void unwatch(struct sched *sched, int fd);
+
+/* commands.c */
+/* As many as one turn may have; how many were done. */
+uint32_t run_commands(struct sched *sched);
+
+/* rings.c */
+void push_waiting(struct sched *sched);
 void emit(struct sched *sched, const struct sched_event *event, const uint8_t *blob, size_t blob_bytes);
 /* For a blob made in place; emit_blob() gives it away. */
 uint8_t *blob_new(struct sched *sched, size_t bytes);
@@ -286,16 +310,16 @@ void emit_blob(struct sched *sched, const struct sched_event *event, uint8_t *bl
 /* It does not take its events as fast as they come: nothing more is to be asked of it. */
 bool slow_side_behind(const struct sched *sched);
 void fault(struct sched *sched, const char *format, ...) __attribute__((format(printf, 2, 3)));
-bool watch(struct sched *sched, int op, int fd, uint32_t events, enum source source, uint32_t index);
-/* Closes a watched descriptor. Taken off epoll first: were there another one of the same file, epoll would go on telling of it. */
-void unwatch(struct sched *sched, int fd);
+
+/* listen.c */
+int listen_unix(struct sched *sched, const char *path);
+int listen_tcp(struct sched *sched, const char *host, uint16_t *port);
+void listen_stop(struct sched *sched);
+void listen_accept(struct sched *sched, int listen_fd, bool tcp);
+/* After a pause. */
+void listen_again(struct sched *sched);
 
 /* client.c */
-int client_listen_unix(struct sched *sched, const char *path);
-int client_listen_tcp(struct sched *sched, const char *host, uint16_t *port);
-void client_stop_listening(struct sched *sched);
-void client_accept(struct sched *sched, int listen_fd, bool tcp);
-void client_accept_again(struct sched *sched);
 /* The connection's id, 0: no room (the descriptor is closed). Telling the slow side is the caller's. */
 uint64_t client_add(struct sched *sched, int fd, bool tcp, uint32_t uid, uint32_t rights);
 void client_ready(struct sched *sched, uint32_t index, uint32_t events);
@@ -314,7 +338,6 @@ bool client_all_quiet(const struct sched *sched);
 /* channel.c */
 void channel_start(struct sched *sched, const struct sched_command *command, const uint8_t *blob, size_t blob_bytes);
 void channel_ready(struct sched *sched, uint32_t index, uint32_t events);
-void channel_output_ready(struct sched *sched, uint32_t index);
 void channel_send_call(struct sched *sched, const struct core_action *send, uint32_t ticket);
 void channel_kill(struct sched *sched, const struct core_action *kill);
 void channel_freed(struct sched *sched, uint64_t sandbox);
@@ -330,8 +353,22 @@ void channel_sweep(struct sched *sched);
 void channel_end_turn(struct sched *sched);
 void channel_free_all(struct sched *sched);
 struct channel *channel_find(struct sched *sched, uint64_t sandbox);
+/* Tells epoll what we want of it now. */
+void channel_rewatch(struct sched *sched, struct channel *channel, bool reading, bool writing);
+static inline uint32_t channel_index(const struct channel *channel) {
+    return (uint32_t)channel->sandbox;
+}
 /* The live ticket that has this place in the channel, or NULL. */
 struct ticket *channel_ticket(struct sched *sched, const struct channel *channel, uint32_t seq);
+
+/* logs.c */
+/* Bytes written while call `seq` ran (0: none). */
+void logs_take(struct sched *sched, struct channel *channel, uint32_t seq, const uint8_t *at, size_t bytes);
+/* What C code and child processes wrote to descriptors 1 and 2; uses the scratch. false: nothing, or the pipe is at its end. */
+bool logs_read_output(struct sched *sched, struct channel *channel);
+void logs_ready(struct sched *sched, uint32_t index);
+/* Those that have credit again are read again. */
+void logs_unhush(struct sched *sched);
 
 /* answer.c */
 void answer_call(struct sched *sched, const struct core_action *answer, const struct reply *reply);

@@ -1,0 +1,134 @@
+/* logs.c: what sandboxes write, by LOG frames and by their output pipe, on its way to the journal and to the tails that callers ask for.
+ *
+ * A sandbox that writes more than its credit allows is not read for a while: it slows itself and nobody else. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "reactor.h"
+
+enum {
+    LOG_CREDIT_PER_MS = 64 * 1024, /* 64 MB/s, after LOG_CREDIT_MAX at once */
+    LOG_FRAME_COST = 256,          /* what an empty one takes of it: its work is that of so many bytes */
+    OUTPUT_READ_MAX = 64 * 1024
+};
+
+static void hush(struct sched *sched, struct channel *channel) {
+    if (channel->hushed || channel->gone || channel->killed) {
+        return;
+    }
+    channel->hushed = true;
+    channel->hushed_next = sched->hushed_channels;
+    sched->hushed_channels = channel_index(channel);
+    channel_rewatch(sched, channel, false, channel->writing);
+    if (channel->output_fd >= 0) {
+        (void)watch(sched, EPOLL_CTL_MOD, channel->output_fd, 0, SOURCE_OUTPUT, channel_index(channel));
+    }
+}
+
+static void refill(struct sched *sched, struct channel *channel) {
+    const uint64_t ms = (sched->now_ns - channel->log_credit_ns) / 1000000;
+    if (ms > 0) {
+        const uint64_t credit = channel->log_credit_bytes + (ms < 1000 ? ms : 1000) * LOG_CREDIT_PER_MS;
+        channel->log_credit_bytes = credit < LOG_CREDIT_MAX ? credit : LOG_CREDIT_MAX;
+        channel->log_credit_ns += ms * 1000000; /* what is left of a millisecond counts the next time */
+    }
+}
+
+void logs_unhush(struct sched *sched) {
+    uint32_t *link = &sched->hushed_channels;
+    while (*link != NO_INDEX) {
+        struct channel *channel = sched->channels[*link];
+        refill(sched, channel);
+        if (!channel->gone && !channel->killed && channel->log_credit_bytes < LOG_CREDIT_MAX / 4) {
+            link = &channel->hushed_next;
+            continue;
+        }
+        *link = channel->hushed_next;
+        channel->hushed = false;
+        if (!channel->gone && !channel->killed) {
+            channel_rewatch(sched, channel, true, channel->writing);
+            if (channel->output_fd >= 0) {
+                (void)watch(sched, EPOLL_CTL_MOD, channel->output_fd, EPOLLIN, SOURCE_OUTPUT, channel_index(channel));
+            }
+        }
+    }
+}
+
+static void keep_tail(struct channel *channel, uint32_t seq, const uint8_t *at, size_t bytes) {
+    if (channel->tail == NULL) {
+        channel->tail = malloc(TAIL_BYTES);
+        if (channel->tail == NULL) {
+            return;
+        }
+    }
+    if (channel->tail_seq != seq) {
+        channel->tail_seq = seq;
+        channel->tail_bytes = 0;
+    }
+    const size_t skip = bytes > TAIL_BYTES ? bytes - TAIL_BYTES : 0;
+    uint64_t end = channel->tail_bytes + skip;
+    for (size_t i = skip; i < bytes; i++) {
+        channel->tail[end++ % TAIL_BYTES] = at[i];
+    }
+    /* Kept below 2^32 with its place in the ring. */
+    channel->tail_bytes = end > UINT32_MAX / 2 ? (uint32_t)(end % TAIL_BYTES) + TAIL_BYTES : (uint32_t)end;
+}
+
+void logs_take(struct sched *sched, struct channel *channel, uint32_t seq, const uint8_t *at, size_t bytes) {
+    refill(sched, channel);
+    const uint64_t cost = bytes + LOG_FRAME_COST;
+    channel->log_credit_bytes -= cost < channel->log_credit_bytes ? cost : channel->log_credit_bytes;
+    if (channel->log_credit_bytes == 0) {
+        hush(sched, channel);
+    }
+    const struct function_info *info = info_of(sched, channel->function);
+    struct ticket *ticket = channel_ticket(sched, channel, seq);
+    struct journal_record record = {.kind = JOURNAL_LOG, .sandbox = channel->sandbox};
+    if (ticket != NULL) {
+        memcpy(record.request_id, ticket->request_id, 16);
+        if (ticket->log_tail) {
+            keep_tail(channel, seq, at, bytes);
+        }
+    }
+    if (info == NULL || info->journal == NULL) {
+        return;
+    }
+    if (ticket != NULL && !ticket->logged_start) {
+        struct journal_record start = record;
+        start.kind = JOURNAL_START;
+        journal_add(&sched->journal, info->journal, &start, info->version, strlen(info->version), NULL, 0);
+        ticket->logged_start = true;
+    }
+    while (bytes > 0) {
+        const size_t part = bytes < JOURNAL_LOG_BYTES_MAX ? bytes : JOURNAL_LOG_BYTES_MAX;
+        journal_add(&sched->journal, info->journal, &record, at, part, NULL, 0);
+        at += part;
+        bytes -= part;
+    }
+}
+
+bool logs_read_output(struct sched *sched, struct channel *channel) {
+    if (channel->output_fd < 0) {
+        return false;
+    }
+    const ssize_t got = read(channel->output_fd, sched->scratch, OUTPUT_READ_MAX);
+    if (got > 0) {
+        logs_take(sched, channel, shelf_progress(channel->page), sched->scratch, (size_t)got);
+        return true;
+    }
+    if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
+        unwatch(sched, channel->output_fd);
+        channel->output_fd = -1;
+    }
+    return false;
+}
+
+void logs_ready(struct sched *sched, uint32_t index) {
+    struct channel *channel = sched->channels[index];
+    if (channel != NULL && !channel->freed) {
+        (void)logs_read_output(sched, channel);
+    }
+}

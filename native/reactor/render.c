@@ -1,0 +1,172 @@
+/* render.c: a journal's records as the lines Lambda writes. Pure: used by whoever reads a journal, and for log tails. */
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine.h"
+#include "journal.h"
+
+void journal_uuid(const uint8_t id[16], char out[37]) {
+    static const char digits[] = "0123456789abcdef";
+    size_t at = 0;
+    for (size_t i = 0; i < 16; i++) {
+        if (i == 4 || i == 6 || i == 8 || i == 10) {
+            out[at++] = '-';
+        }
+        out[at++] = digits[id[i] >> 4];
+        out[at++] = digits[id[i] & 15];
+    }
+    out[at] = '\0';
+}
+
+uint64_t journal_billed_ms(uint64_t run_ns, uint64_t init_ns) {
+    return (run_ns + init_ns + 999999) / 1000000;
+}
+
+const char *journal_signal(int number) {
+    switch (number) {
+    case SIGABRT: return "aborted";
+    case SIGBUS: return "bus error";
+    case SIGFPE: return "floating point exception";
+    case SIGHUP: return "hangup";
+    case SIGILL: return "illegal instruction";
+    case SIGINT: return "interrupt";
+    case SIGKILL: return "killed";
+    case SIGPIPE: return "broken pipe";
+    case SIGQUIT: return "quit";
+    case SIGSEGV: return "segmentation fault";
+    case SIGSYS: return "bad system call";
+    case SIGTERM: return "terminated";
+    case SIGTRAP: return "trace/breakpoint trap";
+    default: return "unknown signal";
+    }
+}
+
+static size_t clipped(int size, size_t max) {
+    return size < 0 ? 0 : (size_t)size < max ? (size_t)size : max == 0 ? 0 : max - 1;
+}
+
+size_t journal_render_start(char *out, size_t out_bytes, const uint8_t request_id[16], const char *version, size_t version_bytes) {
+    char id[37];
+    journal_uuid(request_id, id);
+    return clipped(snprintf(out, out_bytes, "START RequestId: %s Version: %.*s\n", id, (int)version_bytes, version), out_bytes);
+}
+
+static size_t render_fate(char *out, size_t out_bytes, const struct journal_record *head, const struct journal_end *end,
+                          const char *id) {
+    if (head->outcome == CORE_TIMEOUT) {
+        const time_t seconds = (time_t)(head->time_ns / 1000000000ULL);
+        struct tm parts;
+        char when[32] = "";
+        if (gmtime_r(&seconds, &parts) != NULL) {
+            strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%S", &parts);
+        }
+        return clipped(snprintf(out, out_bytes, "%s.%03uZ %s Task timed out after %u.%02u seconds\n\n", when,
+                                (unsigned)(head->time_ns / 1000000 % 1000), id, end->timeout_ms / 1000,
+                                end->timeout_ms % 1000 / 10), out_bytes);
+    }
+    if (head->outcome != CORE_SANDBOX_DIED) {
+        return 0;
+    }
+    if (head->cause == CORE_CAUSE_EXIT && end->status == 0) {
+        return clipped(snprintf(out, out_bytes, "RequestId: %s Error: Runtime exited without providing a reason\n"
+                                "Runtime.ExitError\n", id), out_bytes);
+    }
+    if (head->cause == CORE_CAUSE_EXIT) {
+        return clipped(snprintf(out, out_bytes, "RequestId: %s Error: Runtime exited with error: exit status %d\n"
+                                "Runtime.ExitError\n", id, end->status), out_bytes);
+    }
+    return clipped(snprintf(out, out_bytes, "RequestId: %s Error: Runtime exited with error: signal: %s\nRuntime.ExitError\n",
+                            id, head->cause == CORE_CAUSE_SIGNAL ? journal_signal(end->status) : "killed"), out_bytes);
+}
+
+size_t journal_render_end(char *out, size_t out_bytes, const struct journal_record *head, const struct journal_end *end) {
+    char id[37];
+    journal_uuid(head->request_id, id);
+    char init[64] = "";
+    if (end->init_ns > 0) {
+        snprintf(init, sizeof init, "Init Duration: %.2f ms\t", (double)end->init_ns / 1e6);
+    }
+    const char *status = "";
+    switch ((enum core_outcome)head->outcome) {
+    case CORE_TIMEOUT:
+        status = "Status: timeout\t";
+        break;
+    case CORE_SANDBOX_DIED:
+        status = head->cause == CORE_CAUSE_OOM ? "Status: error\tError Type: Runtime.OutOfMemory\t"
+                                               : "Status: error\tError Type: Runtime.ExitError\t";
+        break;
+    case CORE_OK: case CORE_FUNCTION_ERROR: case CORE_INIT_FAILED: case CORE_THROTTLED: case CORE_DEADLINE: case CORE_NOT_FOUND:
+    case CORE_TOO_LARGE: case CORE_UNAVAILABLE: case CORE_CANCELLED: case CORE_INTERNAL: case CORE_OUTCOMES:
+        break;
+    }
+    size_t at = render_fate(out, out_bytes, head, end, id);
+    at += clipped(snprintf(out + at, out_bytes - at,
+                           "END RequestId: %s\n"
+                           "REPORT RequestId: %s\tDuration: %.2f ms\tBilled Duration: %" PRIu64 " ms\tMemory Size: %" PRIu32
+                           " MB\tMax Memory Used: %" PRIu32 " MB\t%s%s\n",
+                           id, id, (double)end->run_ns / 1e6, journal_billed_ms(end->run_ns, end->init_ns), end->memory_mb,
+                           end->memory_peak_mb, init, status), out_bytes - at);
+    return at;
+}
+
+enum { RENDERED_BYTES_MAX = 1024 }; /* of any record but LOG and TEXT */
+
+int64_t sched_render_record(const uint8_t *in, size_t in_bytes, char *out, size_t out_bytes, size_t *consumed) {
+    struct journal_record head;
+    *consumed = 0;
+    if (in_bytes < sizeof head) {
+        return -1;
+    }
+    memcpy(&head, in, sizeof head);
+    if (head.size < sizeof head || head.size > JOURNAL_LARGE_BYTES || head.size > in_bytes) {
+        return -1;
+    }
+    const uint8_t *body = in + sizeof head;
+    const size_t body_bytes = head.size - sizeof head;
+    if (out_bytes < RENDERED_BYTES_MAX || out_bytes < body_bytes + 2) {
+        return -1;
+    }
+    size_t at = 0;
+    switch (head.kind) {
+    case JOURNAL_START:
+        at = journal_render_start(out, out_bytes, head.request_id, (const char *)body, body_bytes);
+        break;
+    case JOURNAL_LOG:
+        memcpy(out, body, body_bytes);
+        at = body_bytes;
+        break;
+    case JOURNAL_TEXT:
+        memcpy(out, body, body_bytes);
+        out[body_bytes] = '\n';
+        at = body_bytes + 1;
+        break;
+    case JOURNAL_END:
+    case JOURNAL_CALL: {
+        struct journal_end end;
+        if (body_bytes < sizeof end) {
+            return -1;
+        }
+        memcpy(&end, body, sizeof end);
+        if (head.kind == JOURNAL_CALL) {
+            at = journal_render_start(out, out_bytes, head.request_id, (const char *)body + sizeof end, body_bytes - sizeof end);
+        }
+        at += journal_render_end(out + at, out_bytes - at, &head, &end);
+        break;
+    }
+    case JOURNAL_DROPPED: {
+        uint64_t bytes = 0;
+        if (body_bytes >= sizeof bytes) {
+            memcpy(&bytes, body, sizeof bytes);
+        }
+        at = clipped(snprintf(out, out_bytes, "LOGS DROPPED: %" PRIu64 " bytes, the disk could not keep up\n", bytes), out_bytes);
+        break;
+    }
+    default:
+        return -1;
+    }
+    *consumed = head.size;
+    return (int64_t)at;
+}
