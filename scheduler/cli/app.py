@@ -136,11 +136,10 @@ def _run(context: click.Context) -> int:
         return 3
 
 
-def report_error(context: click.Context, error: SchedulerError, name: str | None = None) -> int:
+def report_error(context: click.Context, error: SchedulerError) -> int:
     """The one line on stderr; with --json the whole error on stdout too. Gives the exit code."""
     shared = shared_of(context)
     if shared.as_json:
         emit_json({"error": error.to_wire()})
-    name = name or shared.name
-    click.echo(f"scheduler: {error_line(error, name)}", err=True)
+    click.echo(f"scheduler: {error_line(error, shared)}", err=True)
     return error.exit_code

@@ -13,11 +13,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TextIO, TypeVar, cast
 
 import click
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from scheduler.client import BlockingClient
+    from scheduler.client import BlockingClient, FunctionDescription
 
 __all__ = [
     "EXIT_FUNCTION_FAILED",
@@ -88,7 +89,7 @@ class Shared:
         """As `find`; ends the command where there is nothing."""
         found = self.find()
         if found is None:
-            looked = ", ".join(map(str, default_sockets()))
+            looked = ", ".join(str(path.absolute()) for path in default_sockets())
             fail(
                 f"Unavailable: no service found (looked for {looked}); "
                 "next: scheduler serve --state-dir state, or name its socket with --socket"
@@ -209,21 +210,13 @@ def shared_options(command: F) -> F:
 
 
 def complete_function(context: click.Context, _: click.Parameter, incomplete: str) -> list[Any]:
-    """Names of deployed functions, asked of the running service; nothing where none answers quickly."""
+    """Names of deployed functions, asked of the running service."""
     from click.shell_completion import CompletionItem
 
-    from scheduler.client.blocking import BlockingClient
-
-    shared = shared_of(context)
-    target = shared.find()
-    if target is None:
-        return []
-    try:
-        with BlockingClient(target, **shared.access(target), timeout_s=1.0) as client:
-            functions = [function for function in client.list() if function.name.startswith(incomplete)]
-    except (SchedulerError, TimeoutError, ValueError, click.ClickException):
-        return []
-    return [CompletionItem(function.name, help=f"{function.handler}, {function.memory_mb} MB") for function in functions]
+    return [
+        CompletionItem(function.name, help=f"{function.handler}, {function.memory_mb} MB")
+        for function in function_names(shared_of(context), incomplete)
+    ]
 
 
 def function_argument(command: F) -> F:
@@ -275,7 +268,20 @@ class CommandGroup(WithExamples, click.Group):
 def stdout_console() -> Console:
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False, soft_wrap=False)
+    if sys.stdout.isatty():
+        return Console(highlight=False, soft_wrap=False)
+    return Console(file=cast("TextIO", _Trimmed()), width=PLAIN_WIDTH, highlight=False, soft_wrap=False)
+
+
+class _Trimmed:
+    """stdout where it is no terminal: tables are padded with blanks at the ends of lines, which scripts and diffs trip over."""
+
+    def write(self, text: str) -> int:
+        sys.stdout.write(re.sub(r" +(?=\n)", "", text))
+        return len(text)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
 
 
 def stderr_console() -> Console:
@@ -322,20 +328,54 @@ NEXT_STEPS: Final = {
 }
 
 
-def error_line(error: SchedulerError, name: str | None = None) -> str:
+STEPS_BY_REASON: Final = {
+    ("SandboxDied", "oom"): "deploy it with more --memory",
+    ("BadRequest", "revision"): "scheduler describe {name} tells its revision now",
+}
+
+
+def error_line(error: SchedulerError, shared: Shared) -> str:
     """`Type: what happened; next: what to do`, always one line."""
-    line = str(error)
+    name, line = shared.name, str(error)
     told = error.error_object or {}
     words = ": ".join(str(told[key]) for key in ("errorType", "errorMessage") if told.get(key))
     if words and words not in line:  # what the function itself said says more than that it failed
         request = f" (request {error.request_id})" if error.request_id else ""
         line = one_line(f"{error.type}: {words}{request}")
     step = next((NEXT_STEPS[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in NEXT_STEPS), None)
-    if error.type == "SandboxDied" and error.reason == "oom":
-        step = "deploy it with more --memory"
+    step = STEPS_BY_REASON.get((error.type, error.reason or ""), step)
     if step is None or ("{name}" in step and not name):
         return line
+    if error.type == "NotFound" and name:
+        close = nearest(shared, name)
+        step = f"did you mean {close}? {step}" if close else step
     return f"{line}; next: {step.format(name=name)}"
+
+
+def function_names(shared: Shared, start: str = "") -> list[FunctionDescription]:
+    """Functions whose names begin so, asked of the running service; none where none answers quickly."""
+    from scheduler.client.blocking import BlockingClient
+
+    target = shared.find()
+    if target is None:
+        return []
+    try:
+        with BlockingClient(target, **shared.access(target), timeout_s=1.0) as client:
+            return [function for function in client.list() if function.name.startswith(start)]
+    except (SchedulerError, TimeoutError, ValueError, click.ClickException):
+        return []
+
+
+def nearest(shared: Shared, name: str) -> str | None:
+    """The deployed function whose name is closest to one that was mistyped."""
+    import difflib
+
+    names = [function.name for function in function_names(shared)]
+    bare = name.split(":")[0]
+    if bare in names:  # the function is there, its version or alias is not
+        return None
+    same = [known for known in names if known.lower() == bare.lower()]
+    return next(iter(same or difflib.get_close_matches(bare, names, n=1)), None)
 
 
 def fail(line: str, code: int = EXIT_REFUSED) -> NoReturn:

@@ -37,6 +37,7 @@ __all__ = ["invoke_command", "show_report"]
         ("an event from a file, or from a pipe", "scheduler invoke hello @event.json"),
         ("", "jq .detail event.json | scheduler invoke hello -"),
         ("the end of its log, and where the time went", "scheduler invoke hello '{}' --tail --report"),
+        ("hand it over and go on; its answer is nobody's", "scheduler invoke hello @event.json --type event"),
         ("a published version, waiting no longer than 50 ms for it to start", "scheduler invoke hello:3 '{}' --deadline-ms 50"),
     ),
 )
@@ -85,6 +86,8 @@ def invoke_command(
     """
     if idempotency_key is not None and kind != "event":
         raise click.UsageError("--idempotency-key goes with --type event alone")
+    if kind != "sync" and (tail or report):
+        raise click.UsageError(f"--{'tail' if tail else 'report'} goes with --type sync alone: nothing has run yet")
     if client_context is not None:
         check_json(client_context.encode("utf-8", "surrogateescape"), "--client-context")
     data = read_payload(payload)
@@ -97,7 +100,7 @@ def invoke_command(
                 data,
                 type=kind,
                 deadline_ms=deadline_ms,
-                report=report or shared.as_json,
+                report=report or (shared.as_json and kind == "sync"),
                 log_tail=tail,
                 client_context=client_context,
                 trace=trace,
@@ -141,7 +144,7 @@ def _failed(context: click.Context, error: SchedulerError, tail: bool, report: b
             _write(json.dumps(error.payload) if isinstance(error.payload, dict) else error.payload)
         if error.report is not None:
             _aside(Report.from_map(error.report), tail, report)
-    note(f"scheduler: {error_line(error, shared.name)}")
+    note(f"scheduler: {error_line(error, shared)}")
     return error.exit_code
 
 

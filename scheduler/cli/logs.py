@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import select
+import sys
+
 import click
 
 from scheduler.cli.common import Command, connected, emit_json, function_argument, shared_of, shared_options
@@ -51,8 +54,18 @@ def logs_command(context: click.Context, name: str, follow: bool, request_id: st
                     emit_json({"text": chunk.text, "cursor": cursor})
                 elif chunk.text:
                     click.echo(chunk.text, nl=not follow and not chunk.text.endswith("\n"))
-                if not follow:
+                if not follow or _reader_gone():
                     return
     except KeyboardInterrupt:
         if not follow:
             raise
+
+
+def _reader_gone() -> bool:
+    """Whether nobody reads our stdout any more (`scheduler logs -f hello | head`): a write would tell, but none may be due."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)
+    except (OSError, ValueError):  # no descriptor: a test's buffer
+        return False
+    return any(state & select.POLLERR for _, state in poll.poll(0))

@@ -38,8 +38,8 @@ __all__ = ["update_command"]
 @click.pass_context
 def update_command(
     context: click.Context,
-    name: str,
     /,
+    name: str,
     handler: str | None,
     pairs: tuple[str, ...],
     no_env: bool,

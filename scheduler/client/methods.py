@@ -74,7 +74,7 @@ class Address:
 
     def __str__(self) -> str:
         if self.path:
-            return self.path
+            return os.path.abspath(self.path)  # whoever reads it may be elsewhere
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'tls' if self.tls else 'tcp'}://{host}:{self.port}"
 

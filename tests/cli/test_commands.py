@@ -322,7 +322,7 @@ def test_the_usual_places_are_searched(scheduler, service, tmp_path):
     missing = scheduler("list", socket=None)
     assert (missing.code, missing.out) == (3, "")
     assert missing.err.count("\n") == 1
-    assert "looked for state/scheduler.sock" in missing.err
+    assert f"looked for {tmp_path}/state/scheduler.sock" in missing.err
     (tmp_path / "runtime" / "scheduler").mkdir(parents=True)
     (tmp_path / "runtime" / "scheduler" / "scheduler.sock").symlink_to(service.address)
     assert scheduler("list", socket=None).code == 0
