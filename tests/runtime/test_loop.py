@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from scheduler.runtime import loop
 from scheduler.runtime.channel import Channel, Inbox
 from scheduler.runtime.context import Identity, LambdaContext
@@ -21,8 +23,6 @@ from tests.runtime.driver import HEADER, STOP, call_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    import pytest
 
 IDENTITY = Identity("f", "1", "arn", 128, 3_000_000_000, "g", "s")
 
@@ -119,14 +119,24 @@ def test_quick_calls_gather_until_the_first_answer_is_100_us_old(monkeypatch):
     assert channel.flushes == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10], [11, 12]]
 
 
-def test_after_a_slow_call_256_answers_go_out_one_by_one(monkeypatch):
+@pytest.mark.parametrize(
+    ("slow", "slow_ns", "flushes"),
+    [
+        pytest.param({3}, 100_001, [[1, 2, 3], list(range(4, 270))], id="one alone"),
+        pytest.param({3, 68}, 100_001, [[1, 2, 3], list(range(4, 69)), list(range(69, 270))], id="two far apart"),
+        pytest.param(
+            {3, 6}, 100_001, [[1, 2, 3], [4, 5, 6], *([s] for s in range(7, 262)), list(range(262, 270))], id="two near"
+        ),
+        pytest.param({3}, 10_000_001, [[1, 2, 3], *([s] for s in range(4, 259)), list(range(259, 270))], id="one long"),
+    ],
+)
+def test_where_calls_are_slow_answers_go_out_one_by_one(monkeypatch, slow, slow_ns, flushes):
     clock = Clock()
 
     def handler(event: int, _: object) -> None:
-        clock.now_ns += 100_001 if event == 3 else 0
+        clock.now_ns += slow_ns if event in slow else 0
 
-    channel = run(monkeypatch, clock, numbered(262), handler)
-    assert channel.flushes == [[1, 2, 3], *([seq] for seq in range(4, 259)), [259, 260, 261, 262]]
+    assert run(monkeypatch, clock, numbered(269), handler).flushes == flushes
 
 
 def test_a_long_answer_goes_out_at_once(monkeypatch):
