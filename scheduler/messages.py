@@ -551,9 +551,11 @@ class LoopStats:
     requests: int
     rpc_errors: int
     bad_requests: int
+    refused_requests: int
     refused_connections: int
     connections: int
     connections_paused: int
+    connections_waiting: int
     commands: int
     events: int
     events_waiting: int

@@ -26,7 +26,8 @@ struct sched_config {
     uint32_t answer_bytes_max;        /* 6,291,556 */
     uint32_t connection_buffer_bytes_max; /* unread answers of one connection before it is no longer read: 1 MiB */
     uint32_t turn_bytes_max;          /* read from one connection in one turn: 256 KiB */
-    uint64_t payload_total_bytes_max; /* of all payloads held: above it, connections with large frames wait unread */
+    uint64_t payload_total_bytes_max; /* of all payloads held: large frames that would pass it wait unread, in the order they
+                                         came; others are refused */
     uint32_t spin_us;                 /* busy-poll this long before sleeping; 0: never */
     uint32_t log_bytes_max;           /* of one function's journal before it rotates */
     uint32_t log_files_max;           /* rotated journals kept */
@@ -36,7 +37,8 @@ struct sched_config {
 };
 
 enum sched_command_kind {
-    SCHED_CMD_CORE = 1,               /* hand `core` to core_step: accounts, functions, WANT, REAPED, DRAIN, RETIRE, ...
+    SCHED_CMD_CORE = 1,               /* hand `core` to core_step: ACCOUNT_*, FUNCTION_*, SANDBOX_WANT, _REAPED, _USAGE, _RETIRE,
+                                         DRAIN. What a reaped sandbox had still written is heard first.
                                          ACCOUNT_PUT: blob is the account's name as callers see it in a refusal
                                          ("node", "tenant:blue", "function:hello"); empty: as it was */
     SCHED_CMD_NAME_PUT = 2,           /* blob: name as a client writes it ("hello", "hello:7"); function */
@@ -80,7 +82,7 @@ enum sched_event_kind {
     SCHED_EV_INIT_FAILED = 6,         /* blob: error object */
     SCHED_EV_METHOD = 7,              /* connection, msgid, rights; blob: u16 method length, method, params array (MessagePack).
                                          msgid of a notification: flags = 1 */
-    SCHED_EV_OPENED = 8,              /* connection; flags 1: TCP; value: peer uid */
+    SCHED_EV_OPENED = 8,              /* connection; flags 1: TCP, 2: adopted (connection 0: no room); value: peer uid; tag */
     SCHED_EV_CLOSED = 9,
     SCHED_EV_STATS = 10,              /* tag; blob: struct sched_stats */
     SCHED_EV_FUNCTION_FREED = 11,
@@ -114,9 +116,11 @@ struct sched_loop_stats {
     uint64_t requests;                /* rpc requests of all kinds */
     uint64_t rpc_errors;              /* broken framing: connection closed */
     uint64_t bad_requests;            /* answered BadRequest */
+    uint64_t refused_requests;        /* answered Throttled by the reactor itself: no payload memory, or the service is behind */
     uint64_t refused_connections;
     uint64_t connections;             /* open now */
-    uint64_t connections_paused;      /* not read now, since they do not read */
+    uint64_t connections_paused;      /* not read now: they do not read, are being closed, or wait for memory */
+    uint64_t connections_waiting;     /* of these: their large frame waits for payload memory */
     uint64_t commands;
     uint64_t events;
     uint64_t events_waiting;          /* overflow list: event ring was full */
@@ -157,6 +161,7 @@ int sched_run(struct sched *sched);
 /* false: ring full, nothing changed (fds still the caller's). blob is copied. */
 bool sched_post(struct sched *sched, const struct sched_command *command, const uint8_t *blob, size_t blob_bytes);
 size_t sched_poll(struct sched *sched, struct sched_event *out, size_t max);
+/* Every polled event, before sched_free(): a service that keeps too many gets no more control requests. */
 void sched_event_free(struct sched_event *event);
 /* eventfd that becomes readable when events wait; trio waits on it, sched_poll() clears it. */
 int sched_events_fd(const struct sched *sched);

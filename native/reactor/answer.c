@@ -404,6 +404,28 @@ void answer_error(struct sched *sched, struct client *client, uint32_t msgid, co
     client_dirty(sched, client);
 }
 
+void answer_throttled(struct sched *sched, struct client *client, uint32_t msgid, const char *resource, uint64_t current,
+                      uint64_t limit) {
+    enum { RETRY_AFTER_MS = 100 };
+    char buffer[24];
+    const char *const account = account_name(sched, 0, buffer);
+    char text[MESSAGE_MAX];
+    snprintf(text, sizeof text, "%s: %s at its limit, %" PRIu64 " of %" PRIu64 "; retry after %d ms", account, resource, current, limit,
+             RETRY_AFTER_MS);
+    uint8_t *const begin = output_room(&sched->chunks, &client->output, 2 * MESSAGE_MAX + 256);
+    uint8_t *at = pack_map(frame_head(begin, msgid), 7);
+    at = pack_str(pack_str(at, "type"), "Throttled");
+    at = pack_str(pack_str(at, "message"), text);
+    at = pack_str(pack_str(at, "account"), account);
+    at = pack_str(pack_str(at, "resource"), resource);
+    at = pack_uint(pack_str(at, "current"), current);
+    at = pack_uint(pack_str(at, "limit"), limit);
+    at = pack_uint(pack_str(at, "retry_after_ms"), RETRY_AFTER_MS);
+    used(&client->output, begin, pack_nil(at));
+    sched->stats.refused_requests++;
+    client_dirty(sched, client);
+}
+
 void answer_dryrun(struct sched *sched, struct client *client, uint32_t msgid) {
     uint8_t id[16];
     request_id_new(sched, id);

@@ -183,9 +183,7 @@ static void invoke(struct sched *sched, struct client *client, const struct rpc_
     }
     const uint32_t ticket = ticket_new(sched, client, request, owner);
     if (ticket == NO_INDEX) {
-        answer_error(sched, client, msgid, "Throttled",
-                     "node: no memory for this payload of %u bytes, %" PRIu64 " of %" PRIu64 " are held (payload_total_bytes_max)",
-                     request->payload.size, sched->payload_bytes, sched->config.payload_total_bytes_max);
+        answer_throttled(sched, client, msgid, "payload_bytes", sched->payload_bytes, sched->config.payload_total_bytes_max);
         return;
     }
     sched->tickets[ticket].function = function;
@@ -198,7 +196,7 @@ static void invoke(struct sched *sched, struct client *client, const struct rpc_
 static void method(struct sched *sched, struct client *client, const struct rpc_request *request) {
     if (slow_side_behind(sched)) {
         if (!request->notification) {
-            answer_error(sched, client, request->msgid, "Throttled", "node: more control requests wait than the service can take");
+            answer_throttled(sched, client, request->msgid, "methods", sched->stats.events_waiting + RING_ITEMS, RING_ITEMS);
         }
         return;
     }
@@ -287,6 +285,7 @@ static bool memory_for(const struct sched *sched, uint32_t bytes) {
 static void want_memory(struct sched *sched, struct client *client, uint32_t bytes) {
     const uint32_t index = (uint32_t)(client - sched->clients);
     client->wants_memory = true;
+    sched->stats.connections_waiting++;
     client->big_want = bytes;
     client->wanting_next = NO_INDEX;
     if (sched->wanting_tail != NO_INDEX) {
@@ -315,6 +314,7 @@ static void unlink_wanting(struct sched *sched, struct client *client) {
         sched->wanting_tail = prev;
     }
     client->wants_memory = false;
+    sched->stats.connections_waiting--;
 }
 
 /* In the order in which they came: a large frame waits for the memory that small ones behind it could have. */
@@ -362,8 +362,8 @@ static bool keep_in_block(struct sched *sched, struct client *client, const uint
     want = client->scan.need > want ? client->scan.need : want;
     const bool now = sched->wanting_head == NO_INDEX && memory_for(sched, (uint32_t)want);
     if (!now && sched->partial_bytes + bytes > sched->config.payload_total_bytes_max) {
-        answer_error(sched, client, 0, "Throttled", "node: %" PRIu64 " bytes of frames wait for memory (payload_total_bytes_max)",
-                     sched->partial_bytes);
+        answer_throttled(sched, client, 0, "payload_bytes", sched->payload_bytes + sched->partial_bytes,
+                         sched->config.payload_total_bytes_max);
         client->closing = true;
         drop_partial(client);
         return true;
@@ -544,8 +544,7 @@ void client_ready(struct sched *sched, uint32_t index, uint32_t events) {
 
 /* ---- time and the end ------------------------------------------------------------------------------------------------- */
 
-static void close_with(struct sched *sched, struct client *client, const char *type, const char *message) {
-    answer_error(sched, client, 0, type, "%s", message);
+static void begin_close(struct sched *sched, struct client *client) {
     client->closing = true;
     if (client->wants_memory) {
         unlink_wanting(sched, client);
@@ -566,7 +565,8 @@ static void look_at(struct sched *sched, struct client *client) {
         return;
     }
     if (client->rights == 0 && client->methods == 0 && sched->now_ns - client->opened_ns > HELLO_S * SECOND) {
-        close_with(sched, client, "Unauthorized", "no hello within 10 seconds");
+        answer_error(sched, client, 0, "Unauthorized", "no hello within %d seconds", HELLO_S);
+        begin_close(sched, client);
         return;
     }
     if (client->partial_since_ns == 0) {
@@ -575,13 +575,16 @@ static void look_at(struct sched *sched, struct client *client) {
     const uint64_t age = sched->now_ns - client->partial_since_ns;
     if (client->wants_memory) {
         if (age > patience) {
-            close_with(sched, client, "Throttled", "node: no memory for this frame in 30 seconds (payload_total_bytes_max)");
+            answer_throttled(sched, client, 0, "payload_bytes", sched->payload_bytes, sched->config.payload_total_bytes_max);
+            begin_close(sched, client);
         }
         return;
     }
     const uint64_t have = client->big != NULL ? client->big_have : client->stash_bytes;
     if (client->reading && age > patience + have * SECOND / PARTIAL_BYTES_A_S) {
-        close_with(sched, client, "BadRequest", "half a frame in 30 seconds (and one more for each 4 KiB of it)");
+        answer_error(sched, client, 0, "BadRequest", "half a frame in %d seconds, and one more for each %d bytes of it", PATIENCE_S,
+                     PARTIAL_BYTES_A_S);
+        begin_close(sched, client);
     }
 }
 

@@ -375,6 +375,9 @@ void answer_call(struct sched *sched, const struct core_action *answer, const st
 /* An error without a call: BadRequest, NotFound, Unauthorized, TooLarge, Throttled at the door. */
 void answer_error(struct sched *sched, struct client *client, uint32_t msgid, const char *type, const char *format, ...)
     __attribute__((format(printf, 5, 6)));
+/* Throttled by the reactor itself, on the node's account. */
+void answer_throttled(struct sched *sched, struct client *client, uint32_t msgid, const char *resource, uint64_t current,
+                      uint64_t limit);
 void answer_dryrun(struct sched *sched, struct client *client, uint32_t msgid);
 void answer_respond(struct sched *sched, struct client *client, uint32_t msgid, bool result, const uint8_t *blob, size_t bytes);
 

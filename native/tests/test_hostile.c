@@ -511,6 +511,7 @@ static void frames_that_wait_for_memory_do_not_wait_for_each_other(void) {
     }
     rig_turn(&rig);
     size_t answered = 0;
+    uint64_t waiting = 0;
     for (unsigned round = 0; round < 400 && answered < SENDERS; round++) {
         for (uint32_t i = 0; i < SENDERS; i++) {
             /* First the beginning of each, then the rest. */
@@ -527,7 +528,9 @@ static void frames_that_wait_for_memory_do_not_wait_for_each_other(void) {
         }
         rig_turn(&rig);
         SCHED_ASSERT(rig.sched->payload_bytes <= options.config.payload_total_bytes_max);
+        waiting = waiting > rig.sched->stats.connections_waiting ? waiting : rig.sched->stats.connections_waiting;
     }
+    SCHED_ASSERT(waiting == SENDERS - 2 && rig.sched->stats.connections_waiting == 0);
     SCHED_ASSERT(answered == SENDERS && rig.sched->payload_bytes == 0 && rig.sched->partial_bytes == 0);
     for (uint32_t i = 0; i < SENDERS; i++) {
         close(fds[i]);
@@ -549,7 +552,8 @@ static void small_payloads_count_too(void) {
         rig_turn(&rig);
         SCHED_ASSERT(rig.sched->payload_bytes <= options.config.payload_total_bytes_max);
     }
-    SCHED_ASSERT(rig_heard(&rig, "Throttled") && rig_heard(&rig, "payload_total_bytes_max"));
+    SCHED_ASSERT(rig_heard(&rig, "Throttled") && rig_heard(&rig, "payload_bytes") && rig_heard(&rig, "retry_after_ms"));
+    SCHED_ASSERT(rig.sched->stats.refused_requests > 0 && answers(&rig) == rig.sched->stats.refused_requests);
     rig_free(&rig);
 }
 
