@@ -232,7 +232,10 @@ class Service:
         tokens = TokenFile(settings.token_file) if settings.token_file is not None else None
         self.connections = Connections(tokens)
         # Not in a thread: there is to be none before the launcher is started.
-        self.runtimes = find_runtimes(memory=settings.state_dir / "runtimes.json")
+        self.runtimes = find_runtimes(
+            memory=settings.state_dir / "runtimes.json",
+            prefer_public=settings.isolation == "process" and os.geteuid() == 0,
+        )
         self._make_supervisor()
         await inner.start(self.supervisor.run)
         store = await stack.enter_async_context(open_store(settings.store_path))

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from scheduler.errors import SchedulerError
+from scheduler.sandboxes.runtimes import is_public
 from scheduler.sandboxes.wire import (
     ENFORCED,
     FDS_MAX,
@@ -497,10 +498,6 @@ def _start(config: LauncherConfig) -> tuple[socket.socket, int]:
     return ours, pid
 
 
-def _is_public(path: str) -> bool:
-    return all(parent.stat().st_mode & 0o001 for parent in Path(path).parents)
-
-
 def _to_stderr(text: str) -> None:
     sys.stderr.write(f"scheduler: launcher: {text}\n")
 
@@ -524,7 +521,7 @@ async def open_launcher(
     try:
         await launcher._handshake(config)
         if launcher.isolation is Isolation.PROCESS:
-            hidden = [runtime.name for runtime in declared if not _is_public(runtime.executable)]
+            hidden = [runtime.name for runtime in declared if not is_public(runtime.executable)]
             if hidden and os.geteuid() == 0:
                 report(f"other users cannot read {', '.join(hidden)}: functions will miss modules; use an interpreter in /usr")
             report(

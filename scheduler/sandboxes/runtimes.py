@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["BASE_PATHS", "SUPPORTED", "Runtime", "default_runtime", "find_runtimes", "probe"]
+__all__ = ["BASE_PATHS", "SUPPORTED", "Runtime", "default_runtime", "find_runtimes", "is_public", "probe"]
 
 SUPPORTED: Final = ((3, 11), (3, 12), (3, 13))
 PROBE_TIMEOUT_S: Final = 20
@@ -225,17 +225,26 @@ def _candidates() -> Iterable[str]:
         for name in names:
             yield os.path.join(directory, name)
     for major, minor in SUPPORTED:
-        for path in sorted((_pyenv() / "versions").glob(f"{major}.{minor}.*/bin/python{major}.{minor}")):
-            yield str(path)
+        with contextlib.suppress(OSError):  # another user's, who shows them to nobody
+            found = sorted((_pyenv() / "versions").glob(f"{major}.{minor}.*/bin/python{major}.{minor}"))
+            yield from map(str, found)
+
+
+def is_public(path: str) -> bool:
+    """Every user can get there."""
+    return all(parent.stat().st_mode & 0o001 for parent in Path(path).parents)
 
 
 def _pyenv() -> Path:
-    return Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    return Path(os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv"))
 
 
-def find_runtimes(extra: Mapping[str, str] | None = None, *, memory: Path | None = None) -> dict[str, Runtime]:
+def find_runtimes(
+    extra: Mapping[str, str] | None = None, *, memory: Path | None = None, prefer_public: bool = False
+) -> dict[str, Runtime]:
     """By name, the service's own first. extra: name -> executable, which goes before what is found. memory: a file that keeps
-    what interpreters said; its directory must exist.
+    what interpreters said; its directory must exist. prefer_public: of two of a name rather the one that every user may read,
+    for sandboxes that see the host's tree and are another user.
 
     ValueError: an `extra` interpreter is not what its name says.
     """
@@ -246,6 +255,7 @@ def find_runtimes(extra: Mapping[str, str] | None = None, *, memory: Path | None
         if runtime is None or runtime.name != name:
             raise ValueError(f"runtime {name}: {executable} is {runtime.name if runtime else 'not a Python that is served'}")
         runtimes[name] = runtime
+    hidden: dict[str, Runtime] = {}
     tried: set[str] = set()
     shims = str(_pyenv() / "shims")
     for candidate in _candidates():
@@ -259,7 +269,9 @@ def find_runtimes(extra: Mapping[str, str] | None = None, *, memory: Path | None
             continue
         runtime = known.probe(candidate)
         if runtime is not None:
-            runtimes.setdefault(runtime.name, runtime)
+            found = hidden if prefer_public and not is_public(runtime.executable) else runtimes
+            found.setdefault(runtime.name, runtime)
     known.keep()
+    runtimes = {**hidden, **runtimes}
     own = default_runtime()
     return {name: runtimes[name] for name in sorted(runtimes, key=lambda name: (name != own, name))}

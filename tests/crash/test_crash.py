@@ -158,7 +158,6 @@ def test_a_second_service_on_the_same_state_is_refused(served, tmp_path):
     second = Served(tmp_path / "state", socket=tmp_path / "other")
     with pytest.raises(CannotServe, match=rf"in use by the service with pid {served.process.pid}"):
         second.start()
-    second.process.stderr.close()
 
 
 def test_acknowledged_deployments_survive_a_kill_at_any_moment(served):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.serving import CannotServe, Served
+from tests.e2e.serving import ISOLATION, CannotServe, Served, public_directory
 
 ECHO = """
 def handler(event, context):
@@ -10,10 +10,29 @@ def handler(event, context):
 """
 
 
+@pytest.fixture
+def tmp_path(tmp_path):
+    """With process isolation one that other users may enter: nobody else's run of pytest takes that away."""
+    if ISOLATION != "process":
+        yield tmp_path
+        return
+    with public_directory() as directory:
+        yield directory
+
+
 @pytest.fixture(scope="session")
-def served(tmp_path_factory):
+def place(tmp_path_factory):
+    if ISOLATION != "process":
+        yield tmp_path_factory.mktemp("served")
+        return
+    with public_directory() as directory:
+        yield directory
+
+
+@pytest.fixture(scope="session")
+def served(place):
     """One service for all tests that need no settings of their own, with the function `echo`."""
-    service = Served(tmp_path_factory.mktemp("served"), concurrency_max=1000, shells_ahead=4)
+    service = Served(place, concurrency_max=1000, shells_ahead=4)
     try:
         service.start()
     except CannotServe as error:

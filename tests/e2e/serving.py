@@ -7,8 +7,10 @@ import json
 import os
 import selectors
 import signal
+import site
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 import urllib.error
@@ -19,6 +21,9 @@ from scheduler.client import BlockingClient
 from tests.e2e.raw import RawClient
 
 START_S = 15.0
+ISOLATION = os.environ.get("SCHEDULER_TEST_ISOLATION", "auto")
+ROOT = Path(__file__).resolve().parents[2]
+USER = 64_322  # a uid that nobody has
 
 
 class CannotServe(Exception):
@@ -26,11 +31,22 @@ class CannotServe(Exception):
 
 
 class Served:
-    def __init__(self, state_dir: Path, *, socket: Path | None = None, tcp: bool = False, **settings: object) -> None:
+    """command: of the process, before `serve`; by default this Python's."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        socket: Path | None = None,
+        tcp: bool = False,
+        command: tuple[str, ...] = (sys.executable, "-m", "scheduler"),
+        **settings: object,
+    ) -> None:
         self.state_dir = Path(state_dir)
         self.socket = str(socket or self.state_dir / "s")
-        self.settings = {"isolation": os.environ.get("SCHEDULER_TEST_ISOLATION", "auto"), **settings}
+        self.settings = {"isolation": ISOLATION, **settings}
         self.tcp = tcp
+        self.command = command
         self.lines: list[dict] = []
         self.process: subprocess.Popen | None = None
         self.metrics_port = 0
@@ -40,11 +56,6 @@ class Served:
     # ---- life ----
 
     def start(self) -> Served:
-        self.state_dir.mkdir(parents=True, exist_ok=True)
-        if self.settings["isolation"] == "process":  # sandboxes walk to their code themselves
-            for directory in (self.state_dir, *self.state_dir.parents):
-                if directory.stat().st_mode & 0o001 == 0:
-                    directory.chmod(directory.stat().st_mode | 0o011)
         arguments = ["--state-dir", str(self.state_dir), "--socket", self.socket, "--metrics", "127.0.0.1:0"]
         if self.tcp:
             arguments += ["--tcp", "127.0.0.1:0"]
@@ -52,16 +63,20 @@ class Served:
             arguments += ["--" + name.replace("_", "-"), str(value)]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SCHEDULER_")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "scheduler", "serve", *arguments],
+            [*self.command, "serve", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=environment,
         )
         os.set_blocking(self.process.stderr.fileno(), False)
-        serving = self.wait_line("serving", START_S)
+        try:
+            serving = self.wait_line("serving", START_S)
+            self.wait_line("ready", START_S)
+        except CannotServe:
+            self.kill()
+            raise
         self.metrics_port, self.tcp_port = serving["metrics_port"], serving["tcp_port"]
-        self.wait_line("ready", START_S)
         return self
 
     def wait_line(self, event: str, timeout_s: float) -> dict:
@@ -153,7 +168,7 @@ class Served:
     def deploy(self, name: str, source: str, **settings: object):
         """A function of one module, app.py with handler()."""
         folder = self.state_dir / "sources"
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name}.py"
         path.write_text(textwrap.dedent(source))
         with self.client() as client:
@@ -161,6 +176,53 @@ class Served:
 
 
 RUNTIME = f"python{sys.version_info.major}.{sys.version_info.minor}"
+
+
+@contextlib.contextmanager
+def public_directory():
+    """One that any user may enter, which pytest's are not: where isolation is "process", sandboxes walk to their code."""
+    with tempfile.TemporaryDirectory(prefix="scheduler-test-") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+def _delegate(uid: int) -> list[Path]:
+    own = {}
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        own.update({name: path.lstrip("/") for name in controllers.split(",") if name})
+    made = []
+    for controller in ("memory", "pids", "cpu", "cpuacct"):
+        mount = Path("/sys/fs/cgroup") / controller
+        base = mount / own.get(controller, "")
+        group = (base if base.is_dir() else mount) / f"scheduler-test-{os.getpid()}"
+        with contextlib.suppress(OSError):
+            group.mkdir()
+            for path in (group, group / "cgroup.procs", group / "tasks"):
+                os.chown(path, uid, uid)
+            made.append(group)
+    return made
+
+
+@contextlib.contextmanager
+def delegated_groups(uid: int):
+    """A control group of each version 1 controller that the user may divide further, as a service manager would give it: the
+    files that take a process in. Fewer than four: this machine, or who runs the tests, cannot make them."""
+    made = _delegate(uid)
+    try:
+        yield [str(group / "cgroup.procs") for group in made]
+    finally:
+        for group in made:
+            group.rmdir()  # nothing may be left in it
+
+
+def command_of_user(uid: int, python: str, procs: list[str]) -> tuple[str, ...]:
+    """The service as another user, whose Python is not this one's environment but may use its packages."""
+    enter = "".join(f"echo $$ > {path} && " for path in procs)
+    packages = os.pathsep.join([str(ROOT), *site.getsitepackages()])
+    become = f"setpriv --reuid={uid} --regid={uid} --clear-groups" if os.geteuid() == 0 else ""
+    script = f'{enter}exec env HOME=/nonexistent PYTHONPATH={packages} {become} {python} -B -m scheduler "$@"'
+    return ("sh", "-c", script, "sh")
 
 
 def descendants(pid: int) -> set[int]:

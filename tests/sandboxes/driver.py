@@ -21,7 +21,7 @@ import pytest
 import trio
 
 from scheduler.sandboxes.launcher import Exited, Launcher, LauncherConfig, Shell, Specialisation, open_launcher
-from scheduler.sandboxes.runtimes import Runtime, default_runtime, find_runtimes, probe
+from scheduler.sandboxes.runtimes import Runtime, default_runtime, find_runtimes, is_public, probe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -81,7 +81,7 @@ def public_runtime() -> Runtime | None:
     candidates += [f"/usr/bin/python3.{minor}" for minor in (11, 12, 13)]
     for executable in candidates:
         runtime = probe(executable)
-        if runtime is not None and all(parent.stat().st_mode & 0o001 for parent in Path(runtime.executable).parents):
+        if runtime is not None and is_public(runtime.executable):
             return runtime
     return None
 

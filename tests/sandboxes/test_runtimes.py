@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scheduler.sandboxes.runtimes import default_runtime, find_runtimes, probe
+from scheduler.sandboxes.runtimes import default_runtime, find_runtimes, is_public, probe
+from tests.sandboxes.driver import public_runtime
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,3 +84,18 @@ def test_a_script_is_asked_each_time(memory: Path) -> None:
 def test_a_runtime_that_is_not_what_it_is_called_is_refused(memory: Path) -> None:
     with pytest.raises(ValueError, match=f"cobol.*{OWN}"):
         find_runtimes({"cobol": EXECUTABLE}, memory=memory)
+
+
+def test_of_two_the_one_that_everybody_may_read(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With bare processes a sandbox is another user, and sees the host's tree as that user."""
+    public = public_runtime()
+    if public is None or public.name != OWN:
+        pytest.skip("no Python of this version here that every user may read")
+    shut = memory.parent / "shut"
+    (shut / "bin").mkdir(parents=True)
+    monkeypatch.setenv("PATH", os.path.dirname(public.executable))
+    hidden = find_runtimes(prefer_public=False)[OWN].executable
+    assert hidden == EXECUTABLE, "the service's own"
+    assert is_public(find_runtimes(prefer_public=True, memory=memory)[OWN].executable)
+    shut.chmod(0o700)
+    assert not is_public(str(shut / "bin" / "python"))
