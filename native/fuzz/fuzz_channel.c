@@ -14,7 +14,64 @@ static void reap_all(struct rig *rig) {
     }
 }
 
-static void operate(struct rig *rig, uint8_t operation, const uint8_t *bytes, size_t size, uint32_t *msgid, uint32_t *invoked) {
+/* Other clients, and a service that says anything at any time. */
+static void meddle(struct rig *rig, int *other, const uint8_t *bytes, size_t size) {
+    const uint8_t what = size > 0 ? bytes[0] : 0;
+    const uint8_t argument = size > 1 ? bytes[1] : 0;
+    struct sched_command command = rig_command(SCHED_CMD_STATS);
+    command.connection = argument & 1 ? rig->method_connection : (1ULL << 32) | (argument & 3);
+    command.msgid = argument & 63;
+    command.u32s[0] = argument & 7;
+    command.flags = argument & 1;
+    switch (what % 10) {
+    case 0:
+        rig_cancel(rig, argument & 127);
+        break;
+    case 1:
+        rig_method(rig, (argument & 1) != 0, argument, "ping");
+        break;
+    case 2:
+        command.kind = SCHED_CMD_RESPOND;
+        SCHED_ASSERT(sched_post(rig->sched, &command, (const uint8_t *)"\xc0", 1));
+        break;
+    case 3:
+        command.kind = SCHED_CMD_CONNECTION_GRANT;
+        command.u32s[1] = argument & 1;
+        SCHED_ASSERT(sched_post(rig->sched, &command, NULL, 0));
+        break;
+    case 4:
+        command.kind = SCHED_CMD_CONNECTION_CLOSE;
+        if (command.connection != 1ULL << 32) { /* the first one is the judge's */
+            SCHED_ASSERT(sched_post(rig->sched, &command, NULL, 0));
+        }
+        break;
+    case 5:
+        if (*other < 0) {
+            *other = rig_connect(rig, SCHED_RIGHT_INVOKE);
+        }
+        break;
+    case 6:
+        if (*other >= 0 && (argument & 1) != 0) {
+            close(*other);
+            *other = -1;
+        } else if (*other >= 0) {
+            (void)shutdown(*other, SHUT_WR);
+        }
+        break;
+    case 7:
+        rig_write(*other, bytes, size);
+        break;
+    case 8:
+        rig_invoke_from(*other, argument, bytes, (uint32_t)size);
+        break;
+    default:
+        command.u32s[1] = 4;
+        SCHED_ASSERT(sched_post(rig->sched, &command, NULL, 0));
+        break;
+    }
+}
+
+static void operate(struct rig *rig, int *other, uint8_t operation, const uint8_t *bytes, size_t size, uint32_t *msgid) {
     struct rig_sandbox *sandbox = &rig->sandboxes[operation / 16 % RIG_SANDBOXES];
     switch (operation % 16) {
     case 0:
@@ -29,7 +86,6 @@ static void operate(struct rig *rig, uint8_t operation, const uint8_t *bytes, si
     case 3:
     case 4:
         rig_invoke(rig, (*msgid)++, bytes, (uint32_t)size);
-        (*invoked)++;
         break;
     case 5:
         if (sandbox->fd >= 0 && size >= 8) {
@@ -87,6 +143,9 @@ static void operate(struct rig *rig, uint8_t operation, const uint8_t *bytes, si
             }
         }
         break;
+    case 14:
+        meddle(rig, other, bytes, size);
+        break;
     default:
         rig_turn(rig);
         SCHED_ASSERT(core_check(rig->sched->core) == NULL);
@@ -99,12 +158,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     rig_init(&rig);
     rig_turn(&rig);
     uint32_t msgid = 1;
-    uint32_t invoked = 0;
+    int other = -1;
     unsigned operations = 0;
     while (size >= 2 && operations++ < 200) {
         const uint8_t operation = data[0];
         const size_t bytes = data[1] < size - 2 ? data[1] : size - 2;
-        operate(&rig, operation, data + 2, bytes, &msgid, &invoked);
+        operate(&rig, &other, operation, data + 2, bytes, &msgid);
         data += 2 + bytes;
         size -= 2 + bytes;
     }
@@ -121,6 +180,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         SCHED_ASSERT(value > 0); /* never a torn answer */
         SCHED_ASSERT(rig.heard[at] == 0x94 && rig.heard[at + 1] == 1);
         at += value;
+    }
+    if (other >= 0) {
+        close(other);
     }
     rig_free(&rig);
     return 0;
