@@ -40,6 +40,7 @@ HANDSHAKES_MAX: Final = 256
 STALL_S: Final = 30.0  # as long as the engine waits for a reader
 END_S: Final = 2.0  # for the last words, once the engine has closed or the service ends
 OVER_S: Final = 5.0  # the engine flushes for 2 s at most
+GOODBYE_S: Final = 0.25  # for the peers to close too, when the service ends
 LINGER_S: Final = 1.0
 LINGER_READS: Final = 16
 CHUNK_BYTES: Final = 64 * 1024
@@ -185,7 +186,8 @@ class TlsFront:
         self._accepting = trio.CancelScope()
         self._under_way: dict[trio.CancelScope, None] = {}  # handshakes, the oldest first
         self._pairs: set[socket.socket] = set()  # our ends
-        self._last_closed = trio.Event()
+        self._served = 0
+        self._fewer = trio.Event()  # pairs or connections
 
     def stop_listening(self) -> None:
         """New connections are refused from now on; those that are open go on."""
@@ -226,7 +228,10 @@ class TlsFront:
             pair.shutdown(socket.SHUT_RD)  # what is in it can still be read; then its end is seen
         with trio.move_on_after(END_S):
             while self._pairs:
-                await self._last_closed.wait()
+                await self._fewer.wait()
+        with trio.move_on_after(GOODBYE_S):
+            while self._served:
+                await self._fewer.wait()
 
     async def _accept(self, listener: trio.SocketListener, relays: trio.Nursery) -> None:
         while True:
@@ -238,7 +243,7 @@ class TlsFront:
                 self._report(f"connections cannot be accepted: {error.strerror}")
                 await trio.sleep(ACCEPT_PAUSE_S)
                 continue
-            if len(self._pairs) >= self._connections_max:
+            if self.open >= self._connections_max:
                 self.figures.refused += 1
                 stream.socket.close()
                 continue
@@ -251,6 +256,7 @@ class TlsFront:
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         """One connection, from accept to close. Whatever a peer does ends here."""
+        self._served += 1
         try:
             tls = await self._shake_hands(stream)
             if tls is not None:
@@ -259,6 +265,8 @@ class TlsFront:
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             return  # the peer has gone, or there was no descriptor for a pair
         finally:
+            self._served -= 1
+            self._tell_fewer()
             stream.socket.close()
 
     async def _shake_hands(self, stream: trio.SocketStream) -> trio.SSLStream[_Transport] | None:
@@ -299,22 +307,27 @@ class TlsFront:
             await self._adopt(theirs.detach())
             async with trio.open_nursery() as both:
                 both.start_soon(_up, tls, engine, both.cancel_scope)
-                if not await _down(engine, tls):
+                if await _down(engine, tls):
+                    with trio.move_on_after(END_S):
+                        await tls.transport_stream.finish_reading()
+                else:
                     self.figures.stalled += 1
                 both.cancel_scope.cancel()
-            with trio.move_on_after(END_S):
-                await tls.aclose()
         finally:
             ours.close()
             self._pairs.discard(ours)
-            if not self._pairs:
-                self._last_closed.set()
-                self._last_closed = trio.Event()
+            self._tell_fewer()
+        with trio.move_on_after(END_S):
+            await tls.aclose()
+
+    def _tell_fewer(self) -> None:
+        self._fewer.set()
+        self._fewer = trio.Event()
 
     @property
     def open(self) -> int:
-        """Connections that are relayed now."""
-        return len(self._pairs)
+        """Connections past their handshake now."""
+        return self._served - len(self._under_way)
 
     @property
     def handshakes(self) -> int:
@@ -324,19 +337,25 @@ class TlsFront:
 
 async def _up(tls: trio.SSLStream[_Transport], engine: trio.SocketStream, both: trio.CancelScope) -> None:
     """What the client says, to the engine. Where the client has gone nobody waits for the engine's answers."""
-    while True:
-        try:
-            data = await tls.receive_some()
-        except trio.BrokenResourceError:
-            both.cancel()
-            return
-        try:
-            if not data:
-                await engine.send_eof()
-                return
-            await engine.send_all(data)
-        except trio.BrokenResourceError:
-            return  # the engine has closed: what it said before is still to be passed on
+    hears = True  # the engine; what comes later is only taken out of the way
+    try:
+        while data := await tls.receive_some():
+            if hears:
+                hears = await _told(engine.send_all(data))
+        await _told(engine.send_eof())
+    except trio.BrokenResourceError:
+        both.cancel()
+    finally:
+        tls.transport_stream.starved.set()
+
+
+async def _told(sending: Awaitable[None]) -> bool:
+    """False: the engine has closed. What it said before is still to be passed on."""
+    try:
+        await sending
+    except trio.BrokenResourceError:
+        return False
+    return True
 
 
 async def _down(engine: trio.SocketStream, tls: trio.SSLStream[_Transport]) -> bool:
@@ -358,11 +377,23 @@ async def _down(engine: trio.SocketStream, tls: trio.SSLStream[_Transport]) -> b
 
 
 class _Transport(trio.abc.Stream):
-    """A TCP stream that is closed gently. A plain close with something unread resets the connection, and the peer would lose
-    what was sent to it last: why it is closed."""
+    """A TCP stream that is closed gently.
+
+    A plain close with something unread resets the connection, and the peer would lose what was sent to it last: why it is
+    closed. And TLS cannot say its own goodbye while decrypted data waits to be taken: see finish_reading().
+    """
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
+        self._finished = False
+        self._waiting = trio.CancelScope()
+        self.starved = trio.Event()  # whoever decrypts has taken all there is
+
+    async def finish_reading(self) -> None:
+        """Nothing more is given to whoever decrypts; returns once it has worked off what it has."""
+        self._finished = True
+        self._waiting.cancel()
+        await self.starved.wait()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await self._stream.send_all(data)
@@ -371,7 +402,12 @@ class _Transport(trio.abc.Stream):
         await self._stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        return await self._stream.receive_some(max_bytes)
+        self._waiting = trio.CancelScope()  # one serves for a single wait
+        if not self._finished:
+            with self._waiting:
+                return await self._stream.receive_some(max_bytes)
+        self.starved.set()
+        return await trio.sleep_forever()
 
     async def aclose(self) -> None:
         try:
