@@ -104,3 +104,34 @@ def test_wrong_tokens_are_counted_and_exhaust_a_connection(tmp_path):
     connections.closed(1)
     assert connections.get(1) is None
     assert len(connections) == 0
+
+
+def test_whose_token_goes_or_changes_is_found_once(tmp_path):
+    path = write(tmp_path / "t", row("a") + row("b") + row("c"))
+    connections = Connections(TokenFile(path))
+    for number, token in ((1, "a"), (2, "b"), (3, "c"), (4, None)):
+        connections.opened(number, tcp=token is not None, peer_uid=0)
+        connections.hello(connections.get(number), token)
+    assert connections.revoked() == []
+    write(path, row("a") + row("c", '["deploy"]'))
+    assert sorted(connections.revoked()) == [2, 3]
+    assert connections.revoked() == [], "told once"
+    connections.closed(2)
+    write(path, "tokens = 5")
+    with pytest.raises(TokenFileBroken):
+        connections.revoked()
+    connections.hello(connections.get(3), "a")
+    assert connections.get(3).rights == Right.INVOKE, "what was known before counts while the file is broken"
+    write(path, row("c", '["deploy"]'))
+    assert sorted(connections.revoked()) == [1, 3]
+
+
+def test_a_hello_that_meets_the_change_first_hides_it_from_nobody(tmp_path):
+    path = write(tmp_path / "t", row("a") + row("b"))
+    connections = Connections(TokenFile(path))
+    for number, token in ((1, "a"), (2, "b")):
+        connections.opened(number, tcp=True, peer_uid=0)
+        connections.hello(connections.get(number), token)
+    write(path, row("b"))
+    connections.hello(connections.get(2), "b")
+    assert connections.revoked() == [1]
