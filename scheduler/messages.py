@@ -166,6 +166,7 @@ class Right(IntFlag):
     DEPLOY = 2
     ADMIN = 4
     ALL = 7
+    OWN = 8  # the service's own connection's alone
 
 
 # ---- commands ---------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,9 @@
 
 enum { SCHED_ABI = 1 };
 
-enum sched_right { SCHED_RIGHT_INVOKE = 1, SCHED_RIGHT_DEPLOY = 2, SCHED_RIGHT_ADMIN = 4, SCHED_RIGHT_ALL = 7 };
+/* OWN is the service's own connection's alone: it may name its calls (option request_id), so that an event that is tried again
+ * keeps its name. Nobody earns it. */
+enum sched_right { SCHED_RIGHT_INVOKE = 1, SCHED_RIGHT_DEPLOY = 2, SCHED_RIGHT_ADMIN = 4, SCHED_RIGHT_ALL = 7, SCHED_RIGHT_OWN = 8 };
 
 struct sched_config {
     struct core_config core;

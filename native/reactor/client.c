@@ -235,7 +235,10 @@ static bool take(struct sched *sched, struct client *client, enum rpc_verdict ve
     case RPC_MORE:
         break;
     case RPC_INVOKE:
-        if (request->type == RPC_EVENT) {
+        if (request->request_id.at != NULL && (client->rights & SCHED_RIGHT_OWN) == 0) {
+            sched->stats.bad_requests++; /* a caller could pass one call off as another in the logs */
+            answer_error(sched, client, request->msgid, "BadRequest", "options: unknown key \"request_id\"");
+        } else if (request->type == RPC_EVENT) {
             if ((client->rights & SCHED_RIGHT_INVOKE) == 0) {
                 answer_error(sched, client, request->msgid, "Unauthorized", "this connection may not invoke");
             } else {

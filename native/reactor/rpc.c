@@ -29,6 +29,7 @@ enum {
     CONTEXT_BYTES_MAX = 3583,
     TRACE_BYTES_MAX = 1024,
     KEY_BYTES_MAX = 128,
+    REQUEST_ID_BYTES = 16,
     DEADLINE_MS_MAX = 86400000,
     SHOWN_BYTES_MAX = 32, /* of hostile text in an error */
     SHOWN_ROOM = SHOWN_BYTES_MAX * 4 + 8
@@ -340,6 +341,10 @@ static bool option_idempotency_key(struct rpc_request *out, const uint8_t *in, c
     return sized(out, in, value, "options.idempotency_key", STR, 1, KEY_BYTES_MAX, &out->idempotency_key);
 }
 
+static bool option_request_id(struct rpc_request *out, const uint8_t *in, const struct value *value) {
+    return sized(out, in, value, "options.request_id", BIN, REQUEST_ID_BYTES, REQUEST_ID_BYTES, &out->request_id);
+}
+
 static const struct {
     const char *name;
     bool (*read)(struct rpc_request *out, const uint8_t *in, const struct value *value);
@@ -347,7 +352,7 @@ static const struct {
     {"type", option_type},           {"deadline_ms", option_deadline},
     {"report", option_report},       {"log_tail", option_log_tail},
     {"client_context", option_context}, {"trace", option_trace},
-    {"idempotency_key", option_idempotency_key},
+    {"idempotency_key", option_idempotency_key}, {"request_id", option_request_id},
 };
 
 enum { OPTIONS = sizeof options / sizeof options[0] };

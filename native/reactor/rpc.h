@@ -71,6 +71,7 @@ struct rpc_request {
     struct rpc_slice client_context; /* <= 3,583 bytes */
     struct rpc_slice trace;      /* <= 1,024 bytes, printable ASCII */
     struct rpc_slice idempotency_key; /* 1 .. 128 bytes of UTF-8; only with type "event" */
+    struct rpc_slice request_id; /* 16 bytes; who may give one is the caller's to say */
     /* CANCEL */
     uint32_t cancel_msgid;
     char error[RPC_ERROR_BYTES]; /* BAD, BROKEN: a sentence, NUL-terminated, always valid UTF-8 (hostile bytes are escaped) */

@@ -132,7 +132,12 @@ uint32_t ticket_new(struct sched *sched, struct client *client, const struct rpc
         ticket->block = block;
         ticket->payload_at = ext_bytes;
     }
-    request_id_new(sched, ticket->request_id);
+    if (request->request_id.at != NULL) {
+        SCHED_ASSERT(request->request_id.size == sizeof ticket->request_id);
+        memcpy(ticket->request_id, request->request_id.at, sizeof ticket->request_id);
+    } else {
+        request_id_new(sched, ticket->request_id);
+    }
     ticket->prev = NO_INDEX;
     ticket->next = client->tickets;
     if (client->tickets != NO_INDEX) {

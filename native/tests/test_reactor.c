@@ -245,6 +245,48 @@ static void names_come_and_go(void) {
     rig_free(&rig);
 }
 
+static void invoke_named(int client, const char *type) {
+    static const uint8_t id[16] = "0123456789abcdef";
+    uint8_t frame[128];
+    uint8_t *at = pack_uint(pack_u8(pack_array(frame, 4), 0), 7);
+    at = pack_bin_head(pack_str(pack_array(pack_str(at, "invoke"), 3), "hello"), 1);
+    *at++ = '1';
+    at = pack_str(pack_str(pack_map(at, 2), "type"), type);
+    at = pack_bin_head(pack_str(at, "request_id"), sizeof id);
+    memcpy(at, id, sizeof id);
+    rig_write(client, frame, (size_t)(at + sizeof id - frame));
+}
+
+/* Only the service's own connection names its calls. */
+static void only_the_service_names_a_call(void) {
+    struct rig rig;
+    rig_init(&rig);
+    static const char *const types[] = {"sync", "event", "dryrun"};
+    for (unsigned i = 0; i < sizeof types / sizeof *types; i++) {
+        invoke_named(rig.client, types[i]);
+        rig_turn(&rig);
+        rig_turn(&rig);
+        SCHED_ASSERT(rig_heard(&rig, "unknown key \"request_id\"") && rig.sched->stats.bad_requests == i + 1);
+    }
+    SCHED_ASSERT(rig.events[SCHED_EV_NEED] == 0 && rig.events[SCHED_EV_METHOD] == 0);
+    close(rig.client);
+    rig.client = rig_connect(&rig, SCHED_RIGHT_ALL | SCHED_RIGHT_OWN);
+    rig_turn(&rig);
+    invoke_named(rig.client, "sync");
+    rig_turn(&rig);
+    struct rig_sandbox *sandbox = rig_ready_sandbox(&rig);
+    uint8_t body[256];
+    struct rig_header head = {0};
+    while (head.kind != 2) { /* behind START */
+        head = rig_take_frame(sandbox, body, sizeof body);
+    }
+    SCHED_ASSERT(head.length >= 16 && memcmp(body, "0123456789abcdef", 16) == 0);
+    rig_result(sandbox, 0, head.seq, "1", 1);
+    rig_turn(&rig);
+    SCHED_ASSERT(rig.sched->stats.bad_requests == 3);
+    rig_free(&rig);
+}
+
 static void journal_lines_are_lambdas(void) {
     char out[2048];
     uint8_t record[256];
@@ -280,6 +322,7 @@ int main(void) {
     RUN(a_closed_connection_cancels_what_waits);
     RUN(cancel_takes_a_waiting_call_back);
     RUN(names_come_and_go);
+    RUN(only_the_service_names_a_call);
     RUN(journal_lines_are_lambdas);
     return 0;
 }

@@ -66,6 +66,7 @@ static const struct row rows[] = {
     ROW(CALL "\x93\xa1x\xa1y\x81\xab" "deadline_ms\xce\x05\x26\x5c\x00", "INVOKE 5 x bin=y deadline=86400000"),
     ROW(CALL "\x93\xa1x\xa1y\x81\xae" "client_context\xc4\x02{}", "INVOKE 5 x bin=y context={}"),
     ROW(CALL "\x93\xa1x\xa1y\x81\xa5trace\xa9Root=1-2~", "INVOKE 5 x bin=y trace=Root=1-2~"),
+    ROW(CALL "\x93\xa1x\xa1y\x81\xaa" "request_id\xc4\x10" "0123456789abcdef", "INVOKE 5 x bin=y id=0123456789abcdef"),
     ROW(CALL "\x93\xa1x\xa1y\x87\xa4type\xa5""event\xab" "deadline_ms\xcd\x03\xe8\xa6report\xc3\xa8log_tail\xc2\xae"
              "client_context\xc4\x01" "c\xa5trace\xa1t\xaf" "idempotency_key\xa1k",
         "INVOKE 5 x bin=y type=1 deadline=1000 report context=c trace=t key=k"),
@@ -125,6 +126,9 @@ static const struct row rows[] = {
     ROW(CALL "\x93\xa1x\xa1y\x81\xab" "deadline_ms\xca\x42\0\0\0",
         "BAD 5: options.deadline_ms: must be an int of 1 .. 86400000, got float"),
     ROW(CALL "\x93\xa1x\xa1y\x81\xae" "client_context\xa2{}", "BAD 5: options.client_context: must be a bin, got str"),
+    ROW(CALL "\x93\xa1x\xa1y\x81\xaa" "request_id\xc4\x0f" "0123456789abcde",
+        "BAD 5: options.request_id: 15 bytes, must be 16 .. 16"),
+    ROW(CALL "\x93\xa1x\xa1y\x81\xaa" "request_id\xa1i", "BAD 5: options.request_id: must be a bin, got str"),
     ROW(CALL "\x93\xa1x\xa1y\x81\xa5trace\xc4\x01t", "BAD 5: options.trace: must be a str, got bin"),
     ROW(CALL "\x93\xa1x\xa1y\x81\xa5trace\xa3ro\n", "BAD 5: options.trace: byte 0x0a at offset 2, must be printable ASCII"),
     ROW(CALL "\x93\xa1x\xa1y\x81\xa5trace\xa2\xc3\xa4",
@@ -225,6 +229,7 @@ static void describe(enum rpc_verdict verdict, const struct rpc_request *request
         put_slice(text, "context=", request->client_context);
         put_slice(text, "trace=", request->trace);
         put_slice(text, "key=", request->idempotency_key);
+        put_slice(text, "id=", request->request_id);
     }
 }
 

@@ -113,6 +113,7 @@ class Request:
     client_context: bytes | None
     trace: bytes | None
     idempotency_key: bytes | None
+    request_id: bytes | None
     cancel_msgid: int
     error: str
 
@@ -154,6 +155,7 @@ class Reader:
             _slice(r.client_context),
             _slice(r.trace),
             _slice(r.idempotency_key),
+            _slice(r.request_id),
             r.cancel_msgid,
             ffi.string(r.error).decode("ascii"),
         )

@@ -97,6 +97,10 @@ def option(key: str, value: Any) -> Any:
         return data
     if key == "idempotency_key":
         return text(value, field, 1, 128)
+    if key == "request_id":
+        if not isinstance(value, bytes) or len(value) != 16:
+            raise bad(field)
+        return value
     raise bad("options")
 
 
@@ -137,6 +141,7 @@ def invoke(params: list[Any], notification: bool) -> dict[str, Any]:
         "client_context": given_options.get("client_context"),
         "trace": given_options.get("trace"),
         "idempotency_key": given_options.get("idempotency_key"),
+        "request_id": given_options.get("request_id"),
     }
 
 
@@ -260,6 +265,7 @@ usual_options = {
     "client_context": st.one_of(st.binary(max_size=60), st.just(b"c" * 3583)),
     "trace": st.one_of(printable, st.just("t" * 1024)),
     "idempotency_key": st.one_of(st.text(min_size=1, max_size=40), st.just("k" * 128)),
+    "request_id": st.binary(min_size=16, max_size=16),
 }
 rare_options = st.one_of(values, st.sampled_from([b"c" * 3584, "t" * 1025, "\n", "", "k" * 129, 0, 86_400_001]))
 

@@ -39,11 +39,12 @@ def test_core_events_that_may_be_posted_have_the_header_s_numbers():
 
 def test_rights_and_bounds():
     native = ffi.typeof("enum sched_right").relements
-    assert {name: native[f"SCHED_RIGHT_{name}"] for name in ("INVOKE", "DEPLOY", "ADMIN", "ALL")} == {
+    assert {name: native[f"SCHED_RIGHT_{name}"] for name in ("INVOKE", "DEPLOY", "ADMIN", "ALL", "OWN")} == {
         "INVOKE": messages.Right.INVOKE,
         "DEPLOY": messages.Right.DEPLOY,
         "ADMIN": messages.Right.ADMIN,
         "ALL": messages.Right.ALL,
+        "OWN": messages.Right.OWN,
     }
     assert messages.NO_LIMIT == lib.CORE_NO_LIMIT
     assert messages.NO_ACCOUNT == lib.CORE_NO_ACCOUNT
