@@ -519,7 +519,10 @@ static void read_client(struct sched *sched, struct client *client, uint32_t eve
     }
     const uint32_t kept = client->stash_bytes;
     SCHED_ASSERT(kept <= STASH_BYTES_MAX);
-    const uint32_t got = receive(sched, client, sched->scratch + kept, sched->share_small_bytes, events);
+    /* Where the frame's length is known, all of its rest: in small parts it would be moved for each. */
+    const uint32_t rest = client->scan.need > kept ? (uint32_t)client->scan.need - kept : 0;
+    const uint32_t room = rest > sched->share_small_bytes && rest <= STASH_BYTES_MAX ? rest : sched->share_small_bytes;
+    const uint32_t got = receive(sched, client, sched->scratch + kept, room, events);
     if (got == 0) {
         return;
     }
