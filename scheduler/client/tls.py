@@ -58,12 +58,17 @@ class TlsSocket:
         return self._ssl.fileno()
 
     def send(self, data: bytes | memoryview) -> int:
-        """How much of `data` was taken. BlockingIOError: none; the next send must begin with the same bytes."""
+        """How much of `data` was taken. BlockingIOError: none. The next send must begin with what was not taken."""
+        view, taken = memoryview(data), 0
         with self._lock:
-            try:
-                return self._ssl.send(data)
-            except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
-                raise BlockingIOError from None
+            while taken < len(view):
+                try:
+                    taken += self._ssl.send(view[taken : taken + RECORD_BYTES_MAX])
+                except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                    if not taken:
+                        raise BlockingIOError from None
+                    break
+        return taken
 
     def recv(self, most: int) -> bytes:
         """What is there, `most` at most; b"" at the end. BlockingIOError: nothing yet."""
@@ -128,7 +133,7 @@ def failed(address: Address, error: Exception) -> TlsFailed:
         why = "it did not answer the TLS handshake in time"
     elif isinstance(error, ssl.SSLError) and error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
         why = "what answers there does not speak TLS"
-    elif isinstance(error, ssl.SSLError) and error.reason:
+    elif isinstance(error, ssl.SSLError) and error.reason and not isinstance(error, ssl.SSLEOFError):
         why = f"TLS: {error.reason.replace('_', ' ').lower()}"
     else:
         why = "it closed the connection in the TLS handshake"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
     from pathlib import Path
 
@@ -114,7 +115,8 @@ def invoke(params: list[Any]) -> list[Any]:
 class FakeService:
     """`with FakeService(path) as service:`; `service.methods["invoke"] = ...` changes an answer."""
 
-    def __init__(self, where: Path | tuple[str, int]) -> None:
+    def __init__(self, where: Path | tuple[str, int], tls: ssl.SSLContext | None = None) -> None:
+        self.tls = tls
         self.requests: list[list[Any]] = []
         self.arrived: queue.Queue[list[Any]] = queue.Queue()
         self.functions: dict[str, dict[str, Any]] = {"hello": dict(DESCRIPTION)}
@@ -232,14 +234,19 @@ class FakeService:
             thread.start()
 
     def _connection(self, sock: socket.socket) -> None:
-        with sock, contextlib.suppress(OSError):  # the client goes away, or the test's end closes us
+        with contextlib.suppress(OSError):  # the client goes away, or the test's end closes us
+            if self.tls is not None:
+                sock = self.tls.wrap_socket(sock, server_side=True)
+                self.connections.append(sock)
+        with sock, contextlib.suppress(OSError):
             self.serve(sock)
 
     def hang_up(self) -> None:
         """Cuts every connection that is open."""
         for sock in self.connections:
             with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+                # An SSLSocket's own shutdown forgets its TLS, and its thread would go on reading what is encrypted.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
         self.connections.clear()
 
     def close(self) -> None:
