@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from scheduler.messages import AccountStats, FunctionStats, Histogram
 
-__all__ = ["METRICS", "AccountLabels", "FunctionLabels", "Octaves", "Row", "Scrape", "manual", "registry"]
+__all__ = ["METRICS", "AccountLabels", "FunctionEvents", "FunctionLabels", "Octaves", "Row", "Scrape", "manual", "registry"]
 
 PREFIX = "scheduler_"
 OCTAVE_FIRST = 12  # 4.1 µs: below lies nothing that one acts on
@@ -104,6 +104,22 @@ class ShelfFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionEvents:
+    """Asynchronous events of one function; function "": of all that are removed."""
+
+    function: str
+    tenant: str
+    waiting: int = 0
+    waiting_bytes: int = 0
+    oldest_age_s: float = 0.0
+    accepted: int = 0
+    duplicates: int = 0
+    delivered: int = 0
+    retried: dict[str, int] = field(default_factory=dict)  # by reason
+    dropped: dict[str, int] = field(default_factory=dict)  # by reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceFigures:
     """What the service counts outside the engine."""
 
@@ -122,10 +138,7 @@ class ServiceFigures:
     sandbox_start_counts: tuple[int, ...] = ()
     sandbox_start_count: int = 0
     sandbox_start_sum_s: float = 0.0
-    events_waiting: int = 0
-    events_bytes: int = 0
-    events_accepted: int = 0
-    events_outcomes: dict[str, int] = field(default_factory=dict)
+    events: tuple[FunctionEvents, ...] = ()
     methods: dict[tuple[str, str], int] = field(default_factory=dict)  # (method, result) -> calls
     shelves: tuple[ShelfFigures, ...] = ()
 
@@ -162,6 +175,7 @@ class Row:
 
 FUNCTION = ("function", "version", "tenant")
 ACCOUNT = ("account", "kind")
+EVENTS = ("function", "tenant")
 
 
 # ---- sources of values ------------------------------------------------------------------------------------------------------
@@ -227,6 +241,16 @@ def one(pick: Callable[[Scrape], float]) -> Callable[[Scrape], Iterator[Sample]]
 
 def per_shelf(pick: Callable[[ShelfFigures], float]) -> Callable[[Scrape], Iterator[Sample]]:
     return lambda scrape: (((shelf.runtime,), pick(shelf)) for shelf in scrape.service.shelves)
+
+
+def per_events(pick: Callable[[FunctionEvents], float]) -> Callable[[Scrape], Iterator[Sample]]:
+    return lambda scrape: (((e.function, e.tenant), pick(e)) for e in scrape.service.events)
+
+
+def per_events_and(pick: Callable[[FunctionEvents], dict[str, int]]) -> Callable[[Scrape], Iterator[Sample]]:
+    return lambda scrape: (
+        ((e.function, e.tenant, reason), count) for e in scrape.service.events for reason, count in sorted(pick(e).items())
+    )
 
 
 def _limit(value: int) -> float:
@@ -335,11 +359,22 @@ METRICS: tuple[Row, ...] = (
     Row("sent_bytes", C, (), "Bytes to clients", one(lambda s: s.snapshot.loop.bytes_out)),
     Row("payload_bytes", G, (), "Bytes of all payloads held", one(lambda s: s.snapshot.loop.payload_bytes)),
     # asynchronous events
-    Row("async_events_waiting", G, (), "Asynchronous events queued", one(lambda s: s.service.events_waiting)),
-    Row("async_events_waiting_bytes", G, (), "Bytes of the asynchronous events queued", one(lambda s: s.service.events_bytes)),
-    Row("async_events_accepted", C, (), "Asynchronous events made durable", one(lambda s: s.service.events_accepted)),
-    Row("async_attempts", C, ("result",), "Attempts of asynchronous events: success, retry, throttle, dropped",
-            lambda s: (((name,), n) for name, n in s.service.events_outcomes.items())),
+    Row("async_events_waiting", G, EVENTS, "Asynchronous events not done; function empty: of all that are removed",
+            per_events(lambda e: e.waiting)),
+    Row("async_events_waiting_bytes", G, EVENTS, "Bytes of the asynchronous events not done",
+            per_events(lambda e: e.waiting_bytes)),
+    Row("async_events_oldest_age_seconds", G, EVENTS, "Age of the oldest asynchronous event not done",
+            per_events(lambda e: e.oldest_age_s)),
+    Row("async_events_accepted", C, EVENTS, "Asynchronous events made durable", per_events(lambda e: e.accepted)),
+    Row("async_events_duplicates", C, EVENTS, "Asynchronous events answered without being queued: their key was known",
+            per_events(lambda e: e.duplicates)),
+    Row("async_events_delivered", C, EVENTS, "Asynchronous events whose function succeeded", per_events(lambda e: e.delivered)),
+    Row("async_events_retried", C, (*EVENTS, "reason"), "Attempts after which an event waits for another: failed, not_run",
+            per_events_and(lambda e: e.retried)),
+    Row("async_events_dropped", C, (*EVENTS, "reason"),
+            "Asynchronous events given up: "
+            "retries_exhausted, event_age_exceeded, zero_reserved_concurrency, function_gone, refused",
+            per_events_and(lambda e: e.dropped)),
     # loop, rings, core
     Row("reactor_turns", C, (), "Turns of the reactor", one(lambda s: s.snapshot.loop.turns)),
     Row("reactor_spins", C, (), "Turns that found work by polling", one(lambda s: s.snapshot.loop.spins)),

@@ -19,6 +19,7 @@ import stat
 import time
 import traceback
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ from scheduler.deployments import Deployments
 from scheduler.engine import Engine, histogram_bounds
 from scheduler.errors import NotFound, SchedulerError, Unavailable
 from scheduler.functions.names import LATEST, Identity
+from scheduler.functions.names import parse as parse_name
 from scheduler.functions.packages import open_code_store
 from scheduler.functions.registry import FunctionRegistry
 from scheduler.functions.uploads import open_uploads
@@ -62,7 +64,7 @@ from scheduler.messages import (
     core,
     stop_listening,
 )
-from scheduler.metrics import AccountLabels, FunctionLabels, Octaves, Scrape, ServiceFigures, ShelfFigures
+from scheduler.metrics import AccountLabels, FunctionEvents, FunctionLabels, Octaves, Scrape, ServiceFigures, ShelfFigures
 from scheduler.orders import make_order
 from scheduler.queueing.caller import Caller
 from scheduler.queueing.dispatcher import Dispatcher as EventDispatcher
@@ -269,6 +271,7 @@ class Service:
             drain=self.drain_and_end,
             start_time_s=self._start_monotonic_s,
             accept_event=self._accept_event,
+            events_of=self._events_of,
         )
         self.dispatcher = Dispatcher(
             methods=self.methods.rows(), connections=self.connections, post=self.engine.post, nursery=inner, log=self.log
@@ -536,6 +539,7 @@ class Service:
             raise Unavailable("the service is shutting down")
         event = read_event(call.params)
         version = self.registry.resolve(event.function)
+        event.function = str(parse_name(event.function, self.identity))  # one spelling for all that it may be called by
         if connection.tenant not in (None, version.config.tenant):
             raise NotFound(f"Function not found: {event.function}")
         return [None, {"request_id": await self.events.accept(event)}]
@@ -543,7 +547,7 @@ class Service:
     async def _start_events(self, inner: trio.Nursery) -> None:
         """The dispatcher's connection is one of the engine's clients."""
         ours, theirs = socket.socketpair()
-        await self.post(connection_adopt(theirs.detach(), Right.ALL))
+        await self.post(connection_adopt(theirs.detach(), Right.ALL | Right.OWN))
         caller = Caller(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
         self.events = EventDispatcher(queue=self.event_queue, caller=caller, log=self.log, now_s=time.time)
         inner.start_soon(caller.run)
@@ -563,10 +567,32 @@ class Service:
                 accounts[index] = AccountLabels(info.name, info.kind.value)
         return Scrape(snapshot, functions, accounts, self._figures(), self._octaves)
 
+    def _event_figures(self) -> tuple[FunctionEvents, ...]:
+        found = self.events.figures(lambda name: name in self.registry)
+        return tuple(
+            FunctionEvents(
+                function=name,
+                tenant=self.registry.get(name).config.tenant if name else "",
+                waiting=figures.waiting,
+                waiting_bytes=figures.waiting_bytes,
+                oldest_age_s=round(figures.oldest_age_s, 3),
+                accepted=figures.counts.accepted,
+                duplicates=figures.counts.duplicates,
+                delivered=figures.counts.delivered,
+                retried=dict(figures.counts.retried),
+                dropped={condition.name.lower(): n for condition, n in figures.counts.dropped.items()},
+            )
+            for name, figures in sorted(found.items())
+        )
+
+    def _events_of(self, name: str) -> dict[str, object]:
+        """As functions.get shows them."""
+        events = next((e for e in self._event_figures() if e.function == name), FunctionEvents(function=name, tenant=""))
+        return {key: value for key, value in asdict(events).items() if key not in ("function", "tenant")}
+
     def _figures(self) -> ServiceFigures:
         sandboxes = self.supervisor.stats()
         times = self.supervisor.times
-        queued = self.event_queue.statistics()
         return ServiceFigures(
             version=__version__,
             isolation=self._isolation,
@@ -583,10 +609,7 @@ class Service:
             sandbox_start_counts=tuple(times.counts),
             sandbox_start_count=times.count,
             sandbox_start_sum_s=times.sum_s,
-            events_waiting=queued.events,
-            events_bytes=queued.bytes,
-            events_accepted=self.events.accepted,
-            events_outcomes=dict(self.events.results),
+            events=self._event_figures(),
             methods=dict(self.dispatcher.results),
             shelves=tuple(
                 ShelfFigures(

@@ -23,6 +23,8 @@ from scheduler.cli.text import age, counts, microseconds, size
 from scheduler.errors import one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from scheduler.client.model import FunctionDescription, FunctionStats
 
 __all__ = ["describe_command", "list_command", "remove_command"]
@@ -166,7 +168,26 @@ def _described(function: FunctionDescription) -> tuple[str, list[Branch]]:
     branch("environment", sorted(function.environment.items()))
     if function.stats is not None:
         _figures(branch, function.stats)
+    _events(branch, function.raw.get("events") or {})
     return f"{function.name}  {function.arn}", branches
+
+
+def _events(branch: Any, events: Mapping[str, Any]) -> None:
+    """Nothing where there never were any."""
+    waiting, accepted = events.get("waiting", 0), events.get("accepted", 0)
+    if not waiting and not accepted and not any(events.get("dropped", {}).values()):
+        return
+    oldest = f", the oldest for {events.get('oldest_age_s', 0):.0f} s" if waiting else ""
+    branch(
+        "asynchronous events",
+        [
+            ("waiting", f"{waiting:,}{oldest}"),
+            ("accepted", f"{accepted:,}"),
+            ("delivered", f"{events.get('delivered', 0):,}"),
+            ("retried", counts(events.get("retried", {}))),
+            ("dropped", counts(events.get("dropped", {}))),
+        ],
+    )
 
 
 def _figures(branch: Any, stats: FunctionStats) -> None:

@@ -87,6 +87,7 @@ class Methods:
         drain: Callable[[int | None], Awaitable[bool]],
         start_time_s: float,
         accept_event: Callable[[Connection, MethodCall], Awaitable[Any]],
+        events_of: Callable[[str], dict[str, Any]],
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -100,6 +101,7 @@ class Methods:
         self._drain = drain
         self._start_time_s = start_time_s
         self._accept_event = accept_event
+        self._events_of = events_of
         self._log_readers = trio.CapacityLimiter(LOG_READERS_MAX)
 
     def rows(self) -> tuple[Method, ...]:
@@ -293,7 +295,7 @@ class Methods:
         handle = self._catalog.handle(version.name, version.version)
         stats = (await self._engine.stats()).functions.get(handle) if handle is not None else None
         shown = None if stats is None else self._function_view(stats, version)
-        return {**self._registry.describe(version), "stats": shown}
+        return {**self._registry.describe(version), "stats": shown, "events": self._events_of(version.name)}
 
     async def _remove(self, call: Call) -> dict[str, Any]:
         reference = names.parse(call.values["name"], self._registry.identity)

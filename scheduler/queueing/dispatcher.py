@@ -2,8 +2,8 @@
 
 Law of this file: accept() answers only once the event is durable; run() takes due events, invokes them through a connection
 of its own like any caller, and does what policy.decide() says. Delivery is at least once: an event is removed after its
-attempt, so a crash in between repeats it. How often a function failed is kept in memory; after a restart an event may get a
-try more.
+attempt, so a crash in between repeats it. How often a function has failed goes with the event, so it survives a restart. The
+event's id is the request id of every attempt, as in Lambda.
 
 An event's lease is renewed while its function runs, since a function may run longer than a lease.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import msgpack  # type: ignore[import-untyped]  # it ships none
@@ -21,8 +22,8 @@ import trio
 from scheduler import limits
 from scheduler.control.schema import read_params
 from scheduler.errors import BadRequest, SchedulerError, TooLarge, Unavailable
-from scheduler.queueing.policy import Dropped, Finished, Retry, State, decide
-from scheduler.store.port import Event, LeaseLost
+from scheduler.queueing.policy import Condition, Dropped, Finished, Outcome, Retry, State, decide, is_expired
+from scheduler.store.port import Event, LeaseLost, Put
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from scheduler.queueing.caller import Caller
     from scheduler.store.port import EventQueue, Lease
 
-__all__ = ["AcceptedEvent", "Dispatcher", "read_event"]
+__all__ = ["AcceptedEvent", "Dispatcher", "EventCounts", "EventFigures", "read_event"]
 
 AT_ONCE_MAX = 128  # attempts in flight
 TAKE_MAX = 32
@@ -40,6 +41,7 @@ EXTEND_PERIOD_S = limits.EVENT_LEASE_MS / 1000 / 3
 STORE_PAUSE_S = 1.0
 NAMESPACE = uuid.UUID("5d7c4f0e-9f53-4be2-8a35-2b2a5b1b8a0c")  # of ids made from idempotency keys
 JSON, VALUE = "json", "msgpack"
+FAILED, NOT_RUN = "failed", "not_run"  # why an event is tried again
 
 
 class AcceptedEvent:
@@ -80,20 +82,47 @@ def read_event(params: bytes) -> AcceptedEvent:
     return AcceptedEvent(values[0], payload, encoding, trace=options.get("trace"), key=options.get("idempotency_key"))
 
 
+@dataclass(slots=True)
+class EventCounts:
+    """Of one function since the start. retried: by "failed" and "not_run"; dropped: by condition."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    delivered: int = 0
+    retried: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[Condition] = field(default_factory=Counter)
+
+    def add(self, other: EventCounts) -> None:
+        self.accepted += other.accepted
+        self.duplicates += other.duplicates
+        self.delivered += other.delivered
+        self.retried += other.retried
+        self.dropped += other.dropped
+
+
+@dataclass(frozen=True, slots=True)
+class EventFigures:
+    """Of one function: what happened since the start, and what is queued now."""
+
+    counts: EventCounts
+    waiting: int = 0
+    waiting_bytes: int = 0
+    oldest_age_s: float = 0.0
+
+
 class Dispatcher:
-    """queue: durable. now_s: Unix time."""
+    """queue: durable. now_s: Unix time. An event's `function` is "name" or "name:qualifier"."""
 
     def __init__(self, *, queue: EventQueue, caller: Caller, log: Log, now_s: Callable[[], float]) -> None:
         self._queue = queue
         self._caller = caller
         self._log = log
         self._now_s = now_s
-        self._states: dict[str, State] = {}
         self._running = 0
         self._free = trio.Event()
         self._stopping = False
-        self.accepted = 0
-        self.results: Counter[str] = Counter()
+        self._counts: dict[str, EventCounts] = {}  # by name of the function
+        self._removed = EventCounts()  # of functions that are no more
 
     async def accept(self, event: AcceptedEvent) -> str:
         """The request id, once the event is durable. QueueFull (Throttled), TooLarge, Unavailable."""
@@ -102,11 +131,41 @@ class Dispatcher:
         if event.trace is not None:
             headers["trace"] = event.trace
         created_ms = int(self._now_s() * 1000)
-        await self._queue.put(
+        put = await self._queue.put(
             Event(id=request_id, function=event.function, payload=event.payload, created_ms=created_ms, headers=headers)
         )
-        self.accepted += 1
+        counts = self._counts_of(event.function)
+        if put is Put.STORED:
+            counts.accepted += 1
+        else:
+            counts.duplicates += 1
         return request_id
+
+    def figures(self, known: Callable[[str], bool]) -> dict[str, EventFigures]:
+        """By name of the function. known: whether it exists; what happened to others' events is summed under "", so that
+        counters only ever rise and names do not pile up."""
+        now_ms = self._now_s() * 1000
+        waiting: dict[str, EventFigures] = {}
+        for reference, backlog in self._queue.backlogs().items():
+            name = _name(reference) if known(_name(reference)) else ""
+            before = waiting.get(name, EventFigures(EventCounts()))
+            waiting[name] = EventFigures(
+                before.counts,
+                before.waiting + backlog.events,
+                before.waiting_bytes + backlog.bytes,
+                max(before.oldest_age_s, (now_ms - backlog.oldest_created_ms) / 1000),
+            )
+        for name in [name for name in self._counts if not known(name)]:
+            self._removed.add(self._counts.pop(name))
+        none = EventFigures(EventCounts())
+        counts = {"": self._removed, **self._counts}
+        return {
+            name: replace(waiting.get(name, none), counts=counts.get(name, EventCounts()))
+            for name in counts.keys() | waiting.keys()
+        }
+
+    def _counts_of(self, function: str) -> EventCounts:
+        return self._counts.setdefault(_name(function), EventCounts())
 
     def stop(self) -> None:
         """Takes no more events; those in flight go on."""
@@ -131,10 +190,14 @@ class Dispatcher:
 
     async def _attempt(self, lease: Lease) -> None:
         try:
+            if is_expired(self._age_s(lease.event)):
+                await self._conclude(lease, Dropped(Condition.EVENT_AGE_EXCEEDED), None)
+                return
             error = await self._invoke(lease)
             if self._stopping and error is not None and error.type == "Unavailable":
                 return  # the service is ending: the event waits for the next one
-            await self._conclude(lease, error)
+            outcome = decide(error, _state(lease.event), age_s=self._age_s(lease.event))
+            await self._conclude(lease, outcome, error)
         except (LeaseLost, Unavailable) as trouble:
             # Somebody else has it, or the store could not be written: it comes again.
             self._log.warning("event comes again", request_id=lease.event.id, error=str(trouble))
@@ -145,7 +208,9 @@ class Dispatcher:
     async def _invoke(self, lease: Lease) -> SchedulerError | None:
         event = lease.event
         payload = event.payload if event.headers.get("encoding", JSON) == JSON else msgpack.unpackb(event.payload, raw=False)
-        options = {"trace": event.headers["trace"]} if "trace" in event.headers else {}
+        options: dict[str, object] = {"request_id": uuid.UUID(event.id).bytes}
+        if "trace" in event.headers:
+            options["trace"] = event.headers["trace"]
         error: SchedulerError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep, lease)
@@ -161,29 +226,40 @@ class Dispatcher:
             except LeaseLost:
                 return  # the attempt goes on; another may run beside it, as at-least-once allows
 
-    async def _conclude(self, lease: Lease, error: SchedulerError | None) -> None:
+    async def _conclude(self, lease: Lease, outcome: Outcome, error: SchedulerError | None) -> None:
         event = lease.event
-        outcome = decide(error, self._states.get(event.id, State()), age_s=self._now_s() - event.created_ms / 1000)
+        counts = self._counts_of(event.function)
         match outcome:
             case Finished():
-                self.results["success"] += 1
-                await self._forget(event)
+                await self._queue.done(event.id)
+                counts.delivered += 1
             case Retry(delay_s, state):
-                self.results["retry"] += 1
-                self._states[event.id] = state
-                await self._queue.retry(lease, delay_s)
+                await self._queue.retry(lease, delay_s, headers={**event.headers, **_headers(state)})
+                counts.retried[FAILED if state.failures > _state(event).failures else NOT_RUN] += 1
             case Dropped(condition):
-                self.results["dropped"] += 1
+                await self._queue.done(event.id)
+                counts.dropped[condition] += 1
                 self._log.warning(
                     "event dropped",
                     request_id=event.id,
                     function=event.function,
                     condition=condition.value,
-                    deliveries=lease.deliveries,
-                    error=str(error),
+                    failures=_state(event).failures,
+                    age_s=round(self._age_s(event), 3),
+                    error=None if error is None else str(error),
                 )
-                await self._forget(event)
 
-    async def _forget(self, event: Event) -> None:
-        await self._queue.done(event.id)
-        self._states.pop(event.id, None)
+    def _age_s(self, event: Event) -> float:
+        return self._now_s() - event.created_ms / 1000
+
+
+def _name(function: str) -> str:
+    return function.partition(":")[0]
+
+
+def _state(event: Event) -> State:
+    return State(failures=int(event.headers.get("failures", 0)), throttles=int(event.headers.get("throttles", 0)))
+
+
+def _headers(state: State) -> dict[str, str]:
+    return {"failures": str(state.failures), "throttles": str(state.throttles)}

@@ -5,7 +5,8 @@ Law of this file: a table and arithmetic; it reads no clock and calls nobody.
 - The function failed (error, timeout, died): again after 1 minute, and once more after 2 minutes; then it is dropped.
 - It could not be run (throttled, no room, service trouble): again after 1 s, 2 s, 4 s … 5 minutes; does not count as a try.
 - A function whose reserved concurrency is 0 is switched off: dropped at once.
-- Whatever would be tried again past the event's age of 6 hours is dropped now.
+- Whatever would be tried again past the event's age of 6 hours is dropped now. What has passed it before it could be tried, as
+  when the service was down, is dropped without a try.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from scheduler.errors import SchedulerError
 
-__all__ = ["AGE_S_MAX", "Condition", "Dropped", "Finished", "Outcome", "Retry", "State", "decide"]
+__all__ = ["AGE_S_MAX", "Condition", "Dropped", "Finished", "Outcome", "Retry", "State", "decide", "is_expired"]
 
 AGE_S_MAX = 21_600.0
 FUNCTION_RETRY_DELAYS_S = (60.0, 120.0)
@@ -26,7 +27,7 @@ THROTTLE_MAX_S = 300.0
 
 
 class Condition(Enum):
-    """Why an event was dropped, in Lambda's words where it has one."""
+    """Why an event was dropped, in Lambda's words where it has one; the names in small letters are a metric's."""
 
     RETRIES_EXHAUSTED = "RetriesExhausted"
     EVENT_AGE_EXCEEDED = "EventAgeExceeded"
@@ -63,6 +64,11 @@ Outcome = Finished | Retry | Dropped
 
 _FUNCTION_FAILED = frozenset({"FunctionError", "Timeout", "SandboxDied", "InitFailed", "TooLarge"})
 _COULD_NOT_RUN = frozenset({"Throttled", "Unavailable", "DeadlineExceeded", "Internal", "Cancelled"})
+
+
+def is_expired(age_s: float) -> bool:
+    """The event is too old to be tried at all."""
+    return age_s > AGE_S_MAX
 
 
 def decide(error: SchedulerError | None, state: State, *, age_s: float) -> Outcome:

@@ -16,14 +16,14 @@ import json
 import math
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from scheduler import limits
 from scheduler.errors import BadRequest, TooLarge
-from scheduler.store.port import Event, Lease, LeaseLost, Put, QueueFull
+from scheduler.store.port import Backlog, Event, Lease, LeaseLost, Put, QueueFull
 
 if TYPE_CHECKING:
     import sqlite3
@@ -42,13 +42,9 @@ SWEEP_EVERY: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """`due`: those that could be taken now; `oldest_due_s`: how long the first of them has been due."""
-
     events: int
     bytes: int
     leased: int
-    due: int
-    oldest_due_s: float
 
 
 @dataclass(slots=True)
@@ -57,12 +53,22 @@ class _Item:
 
     number: int
     id: str
+    function: str
+    created_ms: int
     size: int
     due_ms: int
     deliveries: int
     token: int = 0
     until_ms: int = 0
     settling: bool = False
+
+
+@dataclass(slots=True)
+class _Function:
+    """One function's events in the index, in the order in which they came."""
+
+    items: dict[str, _Item] = field(default_factory=dict)
+    bytes: int = 0
 
 
 class SqliteEventQueue:
@@ -74,6 +80,7 @@ class SqliteEventQueue:
         self._bytes_max = bytes_max
         self._offset_s = wall_s - trio.current_time()
         self._items: dict[str, _Item] = {}
+        self._functions: dict[str, _Function] = {}  # those with events
         self._bytes = 0
         self._promised = 0  # puts under way, with their bytes: they have their room already
         self._promised_bytes = 0
@@ -91,7 +98,8 @@ class SqliteEventQueue:
         queue = cls(store, count_max=count_max, bytes_max=bytes_max, wall_s=wall_s())
 
         def read(db: sqlite3.Connection) -> list[_Item]:
-            return [_Item(*row) for row in db.execute("SELECT number, id, size, due_ms, deliveries FROM events")]
+            columns = "number, id, function, created_ms, size, due_ms, deliveries"
+            return [_Item(*row) for row in db.execute(f"SELECT {columns} FROM events ORDER BY number")]
 
         for item in await store.read(read):
             queue._admit(item)
@@ -123,7 +131,7 @@ class SqliteEventQueue:
                 " VALUES (?, ?, ?, ?, 0, ?, ?, ?)",
                 (event.id, event.function, event.created_ms, now_ms, size, headers, event.payload),
             )
-            return _Item(int(cursor.lastrowid or 0), event.id, size, now_ms, 0)
+            return _Item(int(cursor.lastrowid or 0), event.id, event.function, event.created_ms, size, now_ms, 0)
 
         def settled() -> None:
             self._promised -= 1
@@ -158,18 +166,24 @@ class SqliteEventQueue:
 
         await self._store.write(write, committed=self._drop)
 
-    async def retry(self, lease: Lease, delay_s: float) -> None:
+    async def retry(self, lease: Lease, delay_s: float, *, headers: Mapping[str, str] | None = None) -> None:
         if not 0 <= delay_s <= DELAY_S_MAX:
             raise ValueError(f"delay_s: {delay_s} is not 0 to {DELAY_S_MAX}")
+        text = _headers(lease.event.headers if headers is None else headers)
+        size = len(lease.event.payload) + len(text)
         item = self._live(lease)
         item.settling = True
         due_ms = self._now_ms() + math.ceil(delay_s * 1000)
 
         def write(db: sqlite3.Connection) -> None:
-            db.execute("UPDATE events SET due_ms = ?, deliveries = ? WHERE id = ?", (due_ms, item.deliveries, item.id))
+            db.execute(
+                "UPDATE events SET due_ms = ?, deliveries = ?, headers = ?, size = ? WHERE id = ?",
+                (due_ms, item.deliveries, text, size, item.id),
+            )
 
         def committed(_: None) -> None:
             if self._items.get(item.id) is item:
+                self._resize(item, size)
                 item.due_ms = due_ms
                 self._release(item)
 
@@ -181,17 +195,20 @@ class SqliteEventQueue:
 
         await self._store.write(write, committed=committed, settled=settled)
 
+    def backlogs(self) -> dict[str, Backlog]:
+        """Cost: O(functions)."""
+        return {
+            name: Backlog(len(function.items), function.bytes, next(iter(function.items.values())).created_ms)
+            for name, function in self._functions.items()
+        }
+
     def statistics(self) -> Statistics:
         """Cost: O(events)."""
-        now_ms = self._now_ms()
-        self._lapse(now_ms)
-        due = [item.due_ms for item in self._items.values() if item.token == 0 and item.due_ms <= now_ms]
+        self._lapse(self._now_ms())
         return Statistics(
             events=len(self._items),
             bytes=self._bytes,
             leased=sum(item.token != 0 for item in self._items.values()),
-            due=len(due),
-            oldest_due_s=(now_ms - min(due)) / 1000 if due else 0.0,
         )
 
     # ---- the index -------------------------------------------------------------------------------------------------------
@@ -202,8 +219,16 @@ class SqliteEventQueue:
     def _admit(self, item: _Item | None) -> None:
         if item is not None:
             self._items[item.id] = item
-            self._bytes += item.size
+            function = self._functions.setdefault(item.function, _Function())
+            function.items[item.id] = item
+            size, item.size = item.size, 0
+            self._resize(item, size)
             self._release(item)
+
+    def _resize(self, item: _Item, size: int) -> None:
+        self._bytes += size - item.size
+        self._functions[item.function].bytes += size - item.size
+        item.size = size
 
     def _release(self, item: _Item) -> None:
         """Free to be taken once due."""
@@ -216,7 +241,11 @@ class SqliteEventQueue:
     def _drop(self, event_id: str) -> None:
         item = self._items.pop(event_id, None)
         if item is not None:
-            self._bytes -= item.size
+            self._resize(item, 0)
+            function = self._functions[item.function]
+            del function.items[item.id]
+            if not function.items:
+                del self._functions[item.function]
 
     def _live(self, lease: Lease) -> _Item:
         item = self._items.get(lease.event.id)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ABSENT",
+    "Backlog",
     "Change",
     "ChangeKind",
     "Entry",
@@ -171,6 +172,15 @@ class Lease:
     deliveries: int
 
 
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """A function's events that are not done, those in a taker's hands included. `oldest_created_ms`: Unix time."""
+
+    events: int
+    bytes: int
+    oldest_created_ms: int
+
+
 class EventQueue(Protocol):
     """Durable, roughly first in first out, at least once. Leases last 30 s (limits.EVENT_LEASE_MS)."""
 
@@ -191,8 +201,13 @@ class EventQueue(Protocol):
         """Removes the event, durably. By event, not by lease: a late done counts, a second one is harmless."""
         ...
 
-    async def retry(self, lease: Lease, delay_s: float) -> None:
-        """Gives the event back; it is due again after `delay_s` >= 0, never more than 1 s early. Raises LeaseLost."""
+    async def retry(self, lease: Lease, delay_s: float, *, headers: Mapping[str, str] | None = None) -> None:
+        """Gives the event back; it is due again after `delay_s` >= 0, never more than 1 s early. `headers` take the place of
+        the event's, durably, at once with the delay or not at all. Raises LeaseLost, TooLarge."""
+        ...
+
+    def backlogs(self) -> Mapping[str, Backlog]:
+        """What is queued here, by function; functions without events are left out."""
         ...
 
     def statistics(self) -> Any: ...

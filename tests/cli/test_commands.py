@@ -145,6 +145,19 @@ def test_list_is_a_table_and_json_an_array(scheduler, service):
     assert json.loads(scheduler("list", "--json").out) == []
 
 
+def test_describe_shows_events_where_there_are_any(scheduler, service):
+    assert "events" not in scheduler("describe", "hello").out
+    events = {
+        "waiting": 2, "waiting_bytes": 40, "oldest_age_s": 61.2, "accepted": 12, "duplicates": 1, "delivered": 9,
+        "retried": {"failed": 3, "not_run": 1}, "dropped": {"retries_exhausted": 1},
+    }  # fmt: skip
+    service.methods["functions.get"] = lambda params: {**DESCRIPTION, "stats": STATS, "events": events}
+    out = scheduler("describe", "hello").out
+    assert "2, the oldest for 61 s" in out
+    assert "failed 3, not_run 1" in out
+    assert "retries_exhausted 1" in out
+
+
 def test_describe_shows_everything(scheduler, service):
     out = scheduler("describe", "hello").out
     for words in ("app.handler", "128 MB", "GREETING  hello", "ok 10, timeout 2", "concurrency 3", "p99 120 µs", "1 queued"):

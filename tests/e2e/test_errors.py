@@ -288,7 +288,12 @@ def test_an_event_is_durable_and_runs(served, raw):
     assert len(report["request_id"]) == 36
     with served.client() as client:
         wait_until(lambda: "ran me" in client.logs("later").text, 5, "it ran")
-    wait_until(lambda: "scheduler_async_events_waiting 0.0" in served.get("/metrics")[1], 5, "and is forgotten")
+        assert f"START RequestId: {report['request_id']} " in client.logs("later").text, "under the name its caller was told"
+    labels = '{function="later",tenant="default"}'
+    wait_until(lambda: f"scheduler_async_events_waiting{labels} 0.0" in served.get("/metrics")[1], 5, "and is forgotten")
+    assert f"scheduler_async_events_delivered_total{labels} 1.0" in served.get("/metrics")[1]
+    events = raw.call("functions.get", {"name": "later"})[1]["events"]
+    assert (events["accepted"], events["delivered"], events["waiting"], events["dropped"]) == (1, 1, 0, {})
     assert raw.invoke("nobody", b"1", type="event")[0]["type"] == "NotFound"
     assert raw.invoke("later", b"{no json", type="event")[0]["type"] == "BadRequest"
     assert raw.invoke("later", b'"' + b"x" * 1_048_576 + b'"', type="event")[0]["type"] == "TooLarge"

@@ -29,6 +29,7 @@ from scheduler.metrics import (
     METRICS,
     PREFIX,
     AccountLabels,
+    FunctionEvents,
     FunctionLabels,
     Kind,
     Octaves,
@@ -74,12 +75,18 @@ def account(index, parent, **changes):
     return AccountStats(index=index, parent=parent, **{**values, **changes})
 
 
+EVENTS = FunctionEvents(
+    function="hello", tenant="default", waiting=2, waiting_bytes=40, oldest_age_s=61.5, accepted=9, duplicates=1, delivered=5,
+    retried={"failed": 3}, dropped={"retries_exhausted": 1, "function_gone": 2},
+)  # fmt: skip
+
+
 def scrape(functions=None, accounts=None, **service):
     figures = {
         "version": "1.2.3", "isolation": "root", "ready": True, "draining": False, "start_time_s": 1.7e9, "control_lag_s": 0.0,
         "bad_tokens": 0, "faults": 0, "launcher_up": True, "launcher_restarts": 0, "launch_failures": 0,
         "sandbox_start_bounds_s": (0.001, 0.01), "sandbox_start_counts": (1, 3), "sandbox_start_count": 4,
-        "sandbox_start_sum_s": 0.5, "events_outcomes": {"success": 2}, "methods": {("ping", "ok"): 3},
+        "sandbox_start_sum_s": 0.5, "events": (EVENTS,), "methods": {("ping", "ok"): 3},
         "shelves": (ShelfFigures(runtime="python3.12", ready=2, target=2, waiting=0, born=9, died=1, failed=0, birth_s=0.004),),
     }  # fmt: skip
     loop = LoopStats(**{name: i for i, name in enumerate(LoopStats.__slots__)})
@@ -185,6 +192,19 @@ def test_counts_are_the_snapshot_s():
     assert shown["scheduler_memory_gigabyte_seconds_total", of_hello()] == 1.0
     assert shown["scheduler_queue_oldest_age_seconds", of_hello()] == 0.5
     assert shown["scheduler_rpc_methods_total", (("method", "ping"), ("result", "ok"))] == 3
+
+
+def test_events_by_function_and_reason():
+    shown = samples(scrape())
+    labels = (("function", "hello"), ("tenant", "default"))
+    prefix = "scheduler_async_events_"
+    for name, value in (
+        ("waiting", 2), ("waiting_bytes", 40), ("oldest_age_seconds", 61.5), ("accepted_total", 9), ("duplicates_total", 1),
+        ("delivered_total", 5),
+    ):  # fmt: skip
+        assert shown[prefix + name, labels] == value, name
+    for name, reason, value in (("retried", "failed", 3), ("dropped", "retries_exhausted", 1), ("dropped", "function_gone", 2)):
+        assert shown[f"{prefix}{name}_total", tuple(sorted((*labels, ("reason", reason))))] == value
 
 
 def test_no_limit_is_infinite():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from scheduler.errors import BadRequest, FunctionError, NotFound, SandboxDied, Throttled, Timeout, Unavailable
-from scheduler.queueing.policy import AGE_S_MAX, Condition, Dropped, Finished, Retry, State, decide
+from scheduler.queueing.policy import AGE_S_MAX, Condition, Dropped, Finished, Retry, State, decide, is_expired
 
 FULL = Throttled(account="node", resource="concurrency", current=5, limit=5)
 OFF = Throttled(account="function:f", resource="concurrency", current=0, limit=0)
@@ -32,6 +32,11 @@ ROWS = (
 @pytest.mark.parametrize(("error", "state", "age_s", "outcome"), ROWS)
 def test_rules(error, state, age_s, outcome):
     assert decide(error, state, age_s=age_s) == outcome
+
+
+def test_what_was_let_lie_too_long_is_not_tried():
+    assert not is_expired(AGE_S_MAX)
+    assert is_expired(AGE_S_MAX + 0.001)
 
 
 def test_a_throttled_event_is_tried_for_six_hours_and_no_longer():

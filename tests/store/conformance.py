@@ -16,7 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from scheduler import limits
 from scheduler.errors import BadRequest, Throttled, TooLarge
-from scheduler.store.port import ABSENT, ChangeKind, Event, LeaseLost, Put, QueueFull, RevisionConflict
+from scheduler.store.port import ABSENT, Backlog, ChangeKind, Event, LeaseLost, Put, QueueFull, RevisionConflict
 
 
 def event(number: int | str, size: int = 10) -> Event:
@@ -291,6 +291,39 @@ class EventQueueConformance:
             assert got == []
             await elapse(3)
         assert [lease.event.id for lease in got] == ["id-1"]
+
+    async def test_given_back_with_other_headers(self, queue, elapse):
+        await queue.put(event(1))
+        (lease,) = await queue.take(1, 0)
+        await queue.retry(lease, 10, headers={"tried": "1"})
+        with pytest.raises(LeaseLost):
+            await queue.retry(lease, 10, headers={"tried": "2"})
+        await elapse(11)
+        (lease,) = await queue.take(1, 0)
+        assert lease.event.headers == {"tried": "1"}
+        assert (lease.event.payload, lease.deliveries) == (event(1).payload, 2)
+        with pytest.raises(TooLarge, match="headers"):
+            await queue.retry(lease, 10, headers={"h": "x" * 70_000})
+        await queue.retry(lease, 10)
+        await elapse(11)
+        (lease,) = await queue.take(1, 0)
+        assert lease.event.headers == {"tried": "1"}, "as they were, where none are given"
+
+    async def test_backlogs_by_function(self, queue, elapse):
+        for number, function in enumerate(("f", "g", "f")):
+            await queue.put(Event(id=f"id-{number}", function=function, payload=b"abc", created_ms=1000 + number))
+        size = queue.statistics().bytes // 3
+        assert queue.backlogs() == {"f": Backlog(2, 2 * size, 1000), "g": Backlog(1, size, 1001)}
+        (lease,) = await queue.take(1, 0)
+        assert lease.event.id == "id-0"
+        assert queue.backlogs()["f"].events == 2, "in a taker's hands it is not done"
+        await queue.retry(lease, 10, headers={"longer": "header"})
+        assert queue.backlogs()["f"].bytes > 2 * size
+        assert queue.statistics().bytes == sum(b.bytes for b in queue.backlogs().values())
+        await queue.done("id-0")
+        await queue.done("id-1")
+        assert queue.backlogs() == {"f": Backlog(1, size, 1002)}
+        assert queue.statistics().bytes == size
 
     async def test_a_lease_that_lapses_is_delivered_again(self, queue, elapse):
         await queue.put(event(1))
