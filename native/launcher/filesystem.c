@@ -399,8 +399,10 @@ static const struct {
     {"/proc/sched_debug", HIDE_FILE},    {"/proc/interrupts", HIDE_FILE},   {"/proc/sysrq-trigger", HIDE_FILE},
     {"/proc/slabinfo", HIDE_FILE},       {"/proc/vmallocinfo", HIDE_FILE},  {"/proc/acpi", HIDE_DIRECTORY},
     {"/proc/asound", HIDE_DIRECTORY},    {"/proc/scsi", HIDE_DIRECTORY},    {"/proc/driver", HIDE_DIRECTORY},
-    {"/proc/bus", READ_ONLY},            {"/proc/fs", READ_ONLY},           {"/proc/irq", READ_ONLY},
-    {"/proc/sys", READ_ONLY},
+    {"/proc/cmdline", HIDE_FILE},        {"/proc/modules", HIDE_FILE},      {"/proc/diskstats", HIDE_FILE},
+    {"/proc/partitions", HIDE_FILE},     {"/proc/locks", HIDE_FILE},        {"/proc/kpagecgroup", HIDE_FILE},
+    {"/proc/pressure", READ_ONLY},       {"/proc/bus", READ_ONLY},          {"/proc/fs", READ_ONLY},
+    {"/proc/irq", READ_ONLY},            {"/proc/sys", READ_ONLY},
 };
 
 int fs_mask_proc(bool read_only_sys) {

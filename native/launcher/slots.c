@@ -130,6 +130,9 @@ static int make_ends(struct slot *slot, int *child) {
     if (error == 0) {
         error = grow_buffers(channel[1]);
     }
+    if (error == 0) {
+        (void)wire_refuse_descriptors(channel[0]); /* where it cannot be had, the sandbox's filter knows */
+    }
     const int progress = error == 0 ? make_progress() : -1;
     if (error < 0 || progress < 0) {
         error = error < 0 ? error : progress;

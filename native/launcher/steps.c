@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "filesystem.h"
+#include "filter.h"
 #include "wire.h"
 
 /* Which isolations a step belongs to. */
@@ -39,7 +40,14 @@ struct step {
     unsigned isolations;
 };
 
-enum { INSIDE_UID = 1000, OPEN_FILES_MAX = 1024, LOCKED_BYTES_MAX = 64 << 10, DATA_SLACK_MB = 64, LAST_CAPABILITY_GUESS = 63 };
+enum {
+    INSIDE_UID = 1000,
+    OPEN_FILES_MAX = 1024,
+    LOCKED_BYTES_MAX = 64 << 10,
+    SIGNALS_MAX = 4096,
+    DATA_SLACK_MB = 64,
+    LAST_CAPABILITY_GUESS = 63
+};
 
 static int outcome(long value) {
     return value < 0 ? -errno : 0;
@@ -194,7 +202,8 @@ static int resource_limits(struct newborn *newborn) {
         __rlimit_resource_t resource;
         rlim_t value;
     } limits[] = {
-        {RLIMIT_CORE, 0},
+        {RLIMIT_CORE, 1}, /* filter.c says why not 0 */
+        {RLIMIT_SIGPENDING, SIGNALS_MAX}, /* of a normal user all sandboxes have one */
         {RLIMIT_NOFILE, OPEN_FILES_MAX},
         {RLIMIT_MEMLOCK, LOCKED_BYTES_MAX},
         {RLIMIT_MSGQUEUE, LOCKED_BYTES_MAX},
@@ -253,6 +262,13 @@ static int no_new_privileges(struct newborn *newborn) {
     return outcome(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
 }
 
+/* Last of the steps that hold privileges for namespaces and keys. Both ends of a channel are made alike, so whether this one could
+ * refuse descriptors tells whether the service's does. */
+static int system_call_filter(struct newborn *newborn) {
+    (void)newborn;
+    return filter_install(wire_refuse_descriptors(SANDBOX_FD_CHANNEL) == 0);
+}
+
 static const struct step birth[] = {
     {"die with the launcher", die_with_launcher, ALWAYS},
     {"descriptors", descriptors, ALWAYS},
@@ -273,6 +289,7 @@ static const struct step birth[] = {
     {"supplementary groups", no_groups, AS_ROOT | AS_PROCESS},
     {"capability bounding set", bounding_set, AS_ROOT | AS_PROCESS},
     {"no new privileges", no_new_privileges, AS_ROOT | AS_PROCESS},
+    {"system call filter", system_call_filter, AS_ROOT | AS_PROCESS}, /* here it costs no call's time */
 };
 
 /* ---- stage 2 ---- */
@@ -384,6 +401,7 @@ static const struct step specialise[] = {
     {"unprivileged uid", identity, AS_ROOT | AS_PROCESS},
     {"no capabilities", no_capabilities, ALWAYS},
     {"no new privileges", no_new_privileges, AS_USER},
+    {"system call filter", system_call_filter, AS_USER}, /* after its user namespace was made */
     {"not traceable", not_traceable, ALWAYS},
     {"die with the launcher", die_with_launcher, ALWAYS},
     {"launcher alive", launcher_lives, ALWAYS},

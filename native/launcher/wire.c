@@ -95,6 +95,12 @@ ssize_t wire_receive(int fd, void *data, size_t bytes, int *fds, unsigned fds_ma
     return got;
 }
 
+int wire_refuse_descriptors(int fd) {
+    enum { PASS_RIGHTS = 83 }; /* SO_PASSRIGHTS, newer than the headers of most C libraries */
+    const int no = 0;
+    return setsockopt(fd, SOL_SOCKET, PASS_RIGHTS, &no, sizeof no) < 0 ? -errno : 0;
+}
+
 void wire_close(int *fd) {
     if (*fd >= 0) {
         close(*fd);

@@ -14,6 +14,10 @@ int wire_send(int fd, const void *data, size_t bytes, const int *fds, unsigned f
  * then on. A message or descriptor list that does not fit is -EMSGSIZE; then no descriptor is kept. */
 ssize_t wire_receive(int fd, void *data, size_t bytes, int *fds, unsigned fds_max, unsigned *fds_count, int flags);
 
+/* Descriptors can no longer be sent to this end: who tries gets EPERM. Dropping one may take the receiver's time for as long as
+ * the sender likes (a socket that lingers, a huge file's last reference). -ENOPROTOOPT before Linux 6.16. */
+int wire_refuse_descriptors(int fd);
+
 /* Closes *fd unless it is negative, and makes it -1. */
 void wire_close(int *fd);
 void wire_close_all(int *fds, unsigned count);

@@ -21,6 +21,14 @@ enum { BACKLOG = 4096, ACCEPTS_A_TURN = 64 };
 static const uint64_t ACCEPT_PAUSE_NS = 100ULL * 1000 * 1000;
 static const uint64_t ACCEPT_FAULT_NS = 10ULL * 1000 * 1000 * 1000; /* complaints about the same, at most so often */
 
+/* Clients have no descriptors to send. One that is dropped unread is closed by whoever reads, and a socket that lingers takes as
+ * long for that as the sender likes: the loop would stand still. Connections inherit it; before Linux 6.16 it cannot be had. */
+static void refuse_descriptors(int fd) {
+    enum { PASS_RIGHTS = 83 }; /* SO_PASSRIGHTS */
+    const int no = 0;
+    (void)setsockopt(fd, SOL_SOCKET, PASS_RIGHTS, &no, sizeof no);
+}
+
 static bool somebody_listens(const struct sockaddr_un *address) {
     const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) {
@@ -44,6 +52,7 @@ int listen_unix(struct sched *sched, const char *path) {
     if (fd < 0) {
         return -errno;
     }
+    refuse_descriptors(fd);
     struct stat info;
     if (lstat(path, &info) == 0) {
         if (!S_ISSOCK(info.st_mode)) {

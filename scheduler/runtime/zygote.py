@@ -12,6 +12,7 @@ copy) every page that it shares with this process.
 import gc
 import importlib.machinery
 import importlib.util
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -39,7 +40,8 @@ def main():
     gc.collect()
     gc.freeze()
     private = sandbox.serve(LAUNCHER_FD)
-    # A sandbox from here on.
+    # A sandbox from here on. What was drawn at random before is what all of them have; random itself is reseeded by a fork.
+    multiprocessing.current_process().authkey = os.urandom(32)
     if private:  # without namespaces /tmp is everybody's
         tempfile.tempdir = private
     bootstrap.main()

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import array
+import contextlib
+import socket
+import time
+
 import pytest
 
 from tests.e2e.load import Callers
@@ -107,3 +112,32 @@ def test_slow_readers_are_not_served_faster_than_they_read(served):
             assert other.invoke("neighbour", b"1")[0] is None
         answered = [deaf.receive() for _ in range(500)]
         assert {message[0] for message in answered} == {1}
+
+
+SO_PASSRIGHTS = 83
+
+
+def test_a_client_cannot_hold_the_service_up_with_a_descriptor(served):
+    """Whoever drops the last reference of a socket that lingers waits for it: that must not be the loop."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.getsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS)
+        except OSError:
+            pytest.skip("this kernel cannot refuse descriptors")
+        stuck = socket.create_connection(listener.getsockname())
+        stuck.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                stuck.send(bytes(1 << 20))
+        stuck.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, (1).to_bytes(4, "little") + (20).to_bytes(4, "little"))
+        client.connect(served.socket)
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [stuck.fileno()]).tobytes())]
+        begun = time.monotonic()
+        try:
+            client.sendmsg([b"\x94\x00"], rights)
+        except PermissionError:
+            stuck.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes(8))
+        stuck.close()
+        with served.raw() as other:
+            assert other.invoke("echo", b"1")[0] is None
+        assert time.monotonic() - begun < 5
