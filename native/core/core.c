@@ -419,6 +419,11 @@ static void on_invoke(struct core *core, const struct core_invoke_event *invoke)
         refuse(core, invoke, fn, CORE_DEADLINE, NULL);
         return;
     }
+    if (queue_stands(core, fn, &why)) {
+        core->accounts[why.account].refused[why.resource]++;
+        refuse(core, invoke, fn, CORE_THROTTLED, &why);
+        return;
+    }
     if (core->free_call == NONE) {
         why = (struct refusal){.account = 0, .resource = CORE_QUEUED_CALLS, .current = core->totals.calls,
                                .max = core->config.calls_max};

@@ -281,6 +281,11 @@ void dispatch(struct core *core);
 /* Expected wait of a call that joins the queue now; 0: not known. */
 uint64_t expected_wait_ns(const struct core *core, uint32_t function);
 uint64_t expected_run_ns(const struct function *function);
+/* A call that came now could not start in time, or would lengthen a queue that stands (many calls for each sandbox, worth more than
+ * half of what a call may wait), and no sandbox can be added: then what holds the function back. With a standing queue everybody
+ * served has waited for as long as anybody may, and for that long the service would not be itself after the load has gone
+ * (Nichols and Jacobson 2012). */
+bool queue_stands(struct core *core, uint32_t index, struct refusal *why);
 uint16_t tenant_of(const struct core *core, uint32_t function);
 
 #endif

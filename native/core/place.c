@@ -341,6 +341,40 @@ static bool only_competes(const struct core *core, const struct function *functi
     return full && (function->cpu_share >= SOME || used >= (uint64_t)cpus * CPU_SHARE_ONE / 2);
 }
 
+/* Who holds the function to the sandboxes it has: an account that has no unit of concurrency left. */
+static struct refusal full_account(struct core *core, const struct function *function) {
+    struct refusal why = {.account = function->account};
+    if (!meter_charge(&core->meter, function->account, CORE_CONCURRENCY, 1, &why)) {
+        core->accounts[why.account].refused[CORE_CONCURRENCY]--; /* nobody was refused, we only asked */
+    } else {
+        meter_uncharge(&core->meter, function->account, CORE_CONCURRENCY, 1);
+    }
+    return why;
+}
+
+bool queue_stands(struct core *core, uint32_t index, struct refusal *why) {
+    enum { LONG_QUEUE = 8 }; /* calls for each sandbox: shorter ones are the ups and downs of arrivals */
+    const struct function *function = &core->functions[index];
+    const uint32_t live = function->states[CORE_SB_IDLE] + function->states[CORE_SB_BUSY];
+    if (!function->run_known || function->coming > 0 || live == 0 || function->queue_timeout_ns == 0) {
+        return false;
+    }
+    const uint64_t before_it = (uint64_t)function->queued * function->run_ns / live;
+    const bool stands = function->queued >= LONG_QUEUE * live && before_it > function->queue_timeout_ns / 2;
+    if (!stands && before_it <= function->queue_timeout_ns) {
+        return false;
+    }
+    if (!meter_room(&core->meter, function->account, CORE_CONCURRENCY, 1)) {
+        *why = full_account(core, function);
+        return true;
+    }
+    if (only_competes(core, function, live - function->overrun)) {
+        *why = (struct refusal){.account = 0, .resource = CORE_CPU, .current = core->cpu_load * 100 / CPU_SHARE_ONE, .max = 100};
+        return true;
+    }
+    return false;
+}
+
 /* How many more sandboxes the waiting calls justify. Never a storm: calls that the living ones will have served before a
  * new one could start ask for none. */
 static bool wants_sandbox(const struct core *core, uint32_t index) {
@@ -475,13 +509,8 @@ static enum placed place_head(struct core *core, uint32_t index, bool guaranteed
     }
     if (!meter_room(&core->meter, function->account, CORE_CONCURRENCY, 1)) {
         /* Full, and nobody idle: say which account, so that a refusal can name it, and be woken when it has room. */
-        struct refusal why = {.account = function->account};
-        if (!meter_charge(&core->meter, function->account, CORE_CONCURRENCY, 1, &why)) {
-            core->accounts[why.account].refused[CORE_CONCURRENCY]--; /* nobody was refused, we only asked */
-            function->last_refusal = why;
-        } else {
-            meter_uncharge(&core->meter, function->account, CORE_CONCURRENCY, 1);
-        }
+        const struct refusal why = full_account(core, function);
+        function->last_refusal = why;
         core->accounts[why.account].blocked = true;
         if (why.account != function->account) {
             if (function->states[CORE_SB_BUSY] == 0 && function->coming == 0) {

@@ -174,6 +174,26 @@ def test_calls_that_only_compete_for_processors_get_no_storm_of_sandboxes(share:
     assert live >= min(most, 30)
 
 
+def test_a_queue_that_stands_takes_nobody_in() -> None:
+    """10 ms a call, one unit of concurrency, a second of patience: half a second's worth of calls may wait, no more."""
+    node = learnt(10 * MS, node=Node(cpus=2, ahead_max=1, calls_max=400))
+    node.give(account_put(2, 1, limits={Resource.CONCURRENCY: 1}))
+    node.give(function_put(F, 2, timeout_ns=60 * S, queue_timeout_ns=1 * S))
+    answers = [a for _ in range(200) for a in node.invoke(F) if a.kind == Act.ANSWER]
+    assert 145 <= len(answers) <= 150
+    assert {(a.outcome, a.account, a.resource) for a in answers} == {(Outcome.THROTTLED, 2, Resource.CONCURRENCY)}
+    assert min(a.retry_after_ns for a in answers) > 400 * MS
+
+
+def test_one_long_call_after_another_may_wait_for_its_turn() -> None:
+    """400 ms a call, a second of patience: three may wait, the last with 800 ms before it; a fourth could not start in time."""
+    node = learnt(400 * MS, node=Node(cpus=2, ahead_max=1))
+    node.give(account_put(2, 1, limits={Resource.CONCURRENCY: 1}))
+    node.give(function_put(F, 2, timeout_ns=60 * S, queue_timeout_ns=1 * S))
+    refused = [bool([a for a in node.invoke(F) if a.kind == Act.ANSWER]) for _ in range(6)]
+    assert refused == [False, False, False, False, True, True]
+
+
 def test_a_burst_of_long_calls_gets_a_sandbox_each_up_to_starting_max() -> None:
     node = learnt(200 * MS, starting_max=3)
     for _ in range(20):

@@ -272,10 +272,12 @@ class Judge:
         self.outcomes[Outcome(refusal.outcome)] += 1
         self._want(refusal.start_ns == 0 and refusal.sandbox == 0, f"a refused call has run: {refusal}")
         self._want(refusal.arrive_ns == self.now, f"arrival of a refused call: {refusal}")
-        queue_full = expected is not None and expected[2] in (Resource.QUEUED_CALLS, Resource.QUEUED_BYTES)
-        if (expected is None or queue_full) and refusal.outcome == Outcome.DEADLINE and call.deadline_ns:
+        free = expected is None or expected[2] in (Resource.QUEUED_CALLS, Resource.QUEUED_BYTES)
+        if free and refusal.outcome == Outcome.DEADLINE and call.deadline_ns:
             # The core expects that it cannot start in time. It must have a queue to expect that from.
             self._want(bool(self.functions[call.function].waiting), f"refused for a deadline with nothing before it: {call}")
+            return
+        if free and refusal.outcome == Outcome.THROTTLED and self._stands(call, refusal):
             return
         self._want(expected is not None, f"{call} refused without need: {refusal}")
         assert expected is not None
@@ -286,6 +288,17 @@ class Judge:
                 (refusal.account, refusal.resource) == (account, resource),
                 f"{call}: refused by {refusal.account}/{Resource(refusal.resource).name}, not {account}/{resource}",
             )
+
+    def _stands(self, call: Call, refusal: Action) -> bool:
+        """The core expects it to wait for more than half of what it may. There must be a queue, and something that keeps the
+        function from more sandboxes: an account that is full, or (as the kernel's figures say) the processors."""
+        function = self.functions[call.function]
+        if not function.waiting or function.queue_timeout_ns == 0:
+            return False
+        if refusal.resource == Resource.CPU:
+            return refusal.account == 0
+        full = self.accounts.refuses(function.account, Resource.CONCURRENCY)
+        return (refusal.account, refusal.resource) == (full, Resource.CONCURRENCY)
 
     def _refusal(self, call: Call) -> tuple[Outcome, int, Resource] | None:
         """What a call that arrives now has to be refused with. Predicted deadlines are the core's own affair."""
