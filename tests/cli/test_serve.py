@@ -15,7 +15,8 @@ import pytest
 
 from scheduler.cli.serve import GROUPS, refusal, serve_command
 from scheduler.config import SETTINGS, load
-from scheduler.errors import Internal, Unavailable
+from scheduler.engine import CannotListen
+from scheduler.errors import Unavailable
 
 
 def test_every_setting_is_an_option_with_its_help():
@@ -57,6 +58,18 @@ def test_all_that_is_wrong_is_told_at_once(scheduler, tmp_path):
     assert ran.err.splitlines()[-1].endswith("settings cannot be used; next: scheduler serve -h")
 
 
+def test_tokens_in_the_clear_need_an_explicit_word(scheduler):
+    far = ("serve", "--tcp", "0.0.0.0:7000", "--token-file", "t")
+    ran = scheduler(*far, socket=None)
+    assert ran.code == 2
+    assert "would carry tokens in the clear: give tls_cert_file and tls_key_file, or say tcp_plaintext = true" in ran.err
+    assert "in the clear" in scheduler(*far, "--tcp-plaintext", "false", socket=None).err
+    for given in (("--tcp-plaintext",), ("--tcp-plaintext", "true")):
+        ran = scheduler(*far, *given, "--calls-max", "x", socket=None)  # so that it does not start
+        assert "in the clear" not in ran.err
+        assert "'x' is not a whole number" in ran.err
+
+
 def test_a_config_file_that_is_not_there(scheduler):
     ran = scheduler("serve", "--config", "none.toml", socket=None)
     assert ran.code == 2
@@ -73,7 +86,7 @@ def test_the_socket_before_the_command_counts(scheduler, tmp_path):
     ("error", "words"),
     [
         (OSError(errno.EADDRINUSE, "Address already in use"), "Unavailable: metrics 127.0.0.1:{port} is in use"),
-        (Internal("socket /s: Address already in use"), "give another with --metrics"),
+        (CannotListen("socket /s: Address already in use"), "give another with --metrics"),
         (Unavailable("state directory /s is in use by the service with pid 7"), "or another --state-dir"),
         (Unavailable("no user namespaces: isolation cannot be had"), "next: scheduler doctor"),
         (PermissionError(errno.EACCES, "Permission denied", "/s"), "Unavailable: [Errno 13] Permission denied: '/s'"),

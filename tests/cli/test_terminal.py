@@ -124,3 +124,33 @@ def test_deploy_draws_a_bar_for_the_code(service, tmp_path):
     terminal = Terminal("--socket", service.address, "deploy", str(tmp_path / "app.py"))
     assert terminal.end() == 0
     assert "sending app" in terminal.drawn
+
+
+def test_drain_asks_what_runs_and_no_means_no(service):
+    for key, code in ((b"n\n", 2), (b"y\n", 0)):
+        terminal = Terminal("--socket", service.address, "drain")
+        terminal.read_until("[y/N]")
+        assert "1 call running" in terminal.drawn
+        assert [frame[2] for frame in service.requests if frame[2] == "drain"] == []
+        terminal.send(key)
+        assert terminal.end() == code
+    assert [frame[3] for frame in service.requests if frame[2] == "drain"] == [[{}]]
+
+
+def test_a_followed_log_ends_with_its_reader(service):
+    """`logs -f | head -1`, and nothing more is ever logged."""
+    asked = []
+
+    def logs(params):
+        asked.append(params[0])
+        return {"text": "one line\n" if len(asked) == 1 else "", "cursor": len(asked)}
+
+    service.methods["functions.logs"] = logs
+    read, write = os.pipe()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "scheduler", "--socket", service.address, "logs", "hello", "-f"], stdout=write
+    )
+    os.close(write)
+    assert os.read(read, 100) == b"one line\n"
+    os.close(read)
+    assert child.wait(20) == 0
