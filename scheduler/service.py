@@ -19,14 +19,12 @@ import stat
 import time
 import traceback
 from contextlib import AsyncExitStack
-from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from scheduler import __version__
 from scheduler.catalog import Catalog, CatalogFull, FunctionSpec, accounts_max
 from scheduler.config import unknown_variables
 from scheduler.console import http
@@ -37,6 +35,7 @@ from scheduler.control.methods import Methods
 from scheduler.deployments import Deployments
 from scheduler.engine import Engine, histogram_bounds
 from scheduler.errors import NotFound, SchedulerError, Unavailable
+from scheduler.figures import events_of, scrape
 from scheduler.functions.names import LATEST, Identity
 from scheduler.functions.names import parse as parse_name
 from scheduler.functions.packages import open_code_store
@@ -64,7 +63,7 @@ from scheduler.messages import (
     core,
     stop_listening,
 )
-from scheduler.metrics import AccountLabels, FunctionEvents, FunctionLabels, Octaves, Scrape, ServiceFigures, ShelfFigures
+from scheduler.metrics import Octaves
 from scheduler.orders import make_order
 from scheduler.queueing.caller import Caller
 from scheduler.queueing.dispatcher import Dispatcher as EventDispatcher
@@ -143,12 +142,12 @@ class Service:
         self.catalog = Catalog(settings)
         self.metrics_port: int | None = None
         self.tcp_port: int | None = None
-        self._start_s = time.time()
+        self.start_time_s = time.time()
         self._start_monotonic_s = trio.current_time()
         self._octaves = Octaves(histogram_bounds())
-        self._faults = 0
-        self._lag_s = 0.0
-        self._draining = False
+        self.faults = 0
+        self.lag_s = 0.0
+        self.draining = False
         self._drained = trio.Event()
         self._accepting = False
         self._over = trio.Event()  # the service is to end
@@ -163,7 +162,7 @@ class Service:
         return self._engine
 
     @property
-    def _isolation(self) -> str:
+    def isolation(self) -> str:
         launcher = self.supervisor.launcher
         return launcher.isolation.name.lower() if launcher is not None else "none"
 
@@ -176,7 +175,7 @@ class Service:
 
     def not_ready(self) -> str | None:
         """Why a call would not run now, or None."""
-        if self._draining:
+        if self.draining:
             return "draining"
         if not self._accepting:
             return "starting"
@@ -214,7 +213,7 @@ class Service:
         if settings.metrics is not None:
             await self._open_console(settings.metrics, inner)
         self._accepting = True
-        hidden = _hidden_from_others(settings.code_dir) if self._isolation == "process" else None
+        hidden = _hidden_from_others(settings.code_dir) if self.isolation == "process" else None
         if hidden is not None:
             self.log.warning("code", text=f"{hidden}: other users cannot pass; sandboxes will not find their code")
         self.log.info(
@@ -223,7 +222,7 @@ class Service:
             tcp_port=self.tcp_port,
             metrics_port=self.metrics_port,
             functions=len(self.registry),
-            isolation=self._isolation,
+            isolation=self.isolation,
             pid=os.getpid(),
         )
 
@@ -271,7 +270,7 @@ class Service:
             drain=self.drain_and_end,
             start_time_s=self._start_monotonic_s,
             accept_event=self._accept_event,
-            events_of=self._events_of,
+            events_of=partial(events_of, self),
         )
         self.dispatcher = Dispatcher(
             methods=self.methods.rows(), connections=self.connections, post=self.engine.post, nursery=inner, log=self.log
@@ -353,7 +352,7 @@ class Service:
         listeners = await http.listen(address)
         self.metrics_port = int(listeners[0].socket.getsockname()[1])
         pages = Pages(
-            scrape=self._scrape,
+            scrape=partial(scrape, self, self._octaves),
             not_ready=self.not_ready,
             debug={
                 "stats": self.methods.stats_view,
@@ -384,8 +383,8 @@ class Service:
         """Refuses new calls and waits for the running ones, grace_ms at most; then they are ended and told so. True: every
         call ended by itself. Idempotent."""
         grace_s = (self.settings.drain_grace_ms if grace_ms is None else grace_ms) / 1000
-        if not self._draining:
-            self._draining = True
+        if not self.draining:
+            self.draining = True
             self.events.stop()
             if self._tls is not None:
                 self._tls.stop_listening()
@@ -471,14 +470,14 @@ class Service:
         self._drained.set()
 
     async def _on_fault(self, event: Fault) -> None:
-        self._faults += 1
+        self.faults += 1
         self.log.error("fault", text=event.text)
 
     async def _watch_lag(self) -> None:
         while True:
             due = trio.current_time() + LAG_PERIOD_S
             await trio.sleep_until(due)
-            self._lag_s = trio.current_time() - due
+            self.lag_s = trio.current_time() - due
 
     async def _watch_tokens(self) -> None:
         """Whose token is taken out of the file loses the connection too."""
@@ -535,7 +534,7 @@ class Service:
 
     async def _accept_event(self, connection: Connection, call: MethodCall) -> object:
         """`invoke` with type "event": answered once it is durable."""
-        if self._draining:
+        if self.draining:
             raise Unavailable("the service is shutting down")
         event = read_event(call.params)
         version = self.registry.resolve(event.function)
@@ -552,73 +551,6 @@ class Service:
         self.events = EventDispatcher(queue=self.event_queue, caller=caller, log=self.log, now_s=time.time)
         inner.start_soon(caller.run)
         inner.start_soon(self.events.run)
-
-    async def _scrape(self) -> Scrape:
-        snapshot = await self.engine.stats()
-        functions: dict[int, FunctionLabels] = {}
-        for handle in snapshot.functions:
-            version = self.catalog.serving(handle)
-            if version is not None:
-                functions[handle] = FunctionLabels(version.name, version.version, version.config.tenant)
-        accounts: dict[int, AccountLabels] = {}
-        for index in snapshot.accounts:
-            info = self.catalog.account_info(index)
-            if info is not None:
-                accounts[index] = AccountLabels(info.name, info.kind.value)
-        return Scrape(snapshot, functions, accounts, self._figures(), self._octaves)
-
-    def _event_figures(self) -> tuple[FunctionEvents, ...]:
-        found = self.events.figures(lambda name: name in self.registry)
-        return tuple(
-            FunctionEvents(
-                function=name,
-                tenant=self.registry.get(name).config.tenant if name else "",
-                waiting=figures.waiting,
-                waiting_bytes=figures.waiting_bytes,
-                oldest_age_s=round(figures.oldest_age_s, 3),
-                accepted=figures.counts.accepted,
-                duplicates=figures.counts.duplicates,
-                delivered=figures.counts.delivered,
-                retried=dict(figures.counts.retried),
-                dropped={condition.name.lower(): n for condition, n in figures.counts.dropped.items()},
-            )
-            for name, figures in sorted(found.items())
-        )
-
-    def _events_of(self, name: str) -> dict[str, object]:
-        """As functions.get shows them."""
-        events = next((e for e in self._event_figures() if e.function == name), FunctionEvents(function=name, tenant=""))
-        return {key: value for key, value in asdict(events).items() if key not in ("function", "tenant")}
-
-    def _figures(self) -> ServiceFigures:
-        sandboxes = self.supervisor.stats()
-        times = self.supervisor.times
-        return ServiceFigures(
-            version=__version__,
-            isolation=self._isolation,
-            ready=self.not_ready() is None,
-            draining=self._draining,
-            start_time_s=self._start_s,
-            control_lag_s=self._lag_s,
-            bad_tokens=self.connections.bad_tokens_total,
-            faults=self._faults,
-            launcher_up=sandboxes.launcher_up,
-            launcher_restarts=sandboxes.launcher_restarts,
-            launch_failures=sandboxes.launch_failures,
-            sandbox_start_bounds_s=times.bounds_s,
-            sandbox_start_counts=tuple(times.counts),
-            sandbox_start_count=times.count,
-            sandbox_start_sum_s=times.sum_s,
-            events=self._event_figures(),
-            methods=dict(self.dispatcher.results),
-            shelves=tuple(
-                ShelfFigures(
-                    runtime=shelf.runtime, ready=shelf.ready, target=shelf.target, waiting=shelf.waiting, born=shelf.born,
-                    died=shelf.died, failed=shelf.failed, birth_s=shelf.birth_s,
-                )
-                for shelf in self.pool.stats()
-            ),
-        )  # fmt: skip
 
 
 # ---- the process --------------------------------------------------------------------------------------------------------
