@@ -34,6 +34,7 @@ help: ## this list
 
 $(VENV)/.deps: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "needs Python 3.11, 3.12 or 3.13 (set PYTHON=...)"; exit 1; }
+	@echo "installing the packages of pyproject.toml into $(VENV) with $(PYTHON)"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install -q --disable-pip-version-check "setuptools>=77" "cffi>=2.0" 2>/dev/null || $(PY) -m pip install "setuptools>=77" "cffi>=2.0"
 	@$(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print("\n".join(p["dependencies"] + p["optional-dependencies"]["dev"]))' > $(VENV)/requirements.txt
