@@ -206,6 +206,14 @@ class Catalog:
         }
         return [core(AccountPut(index=NODE_ACCOUNT, parent=NO_ACCOUNT, maxima=maxima), name="node")]
 
+    def reload(self, settings: Settings) -> list[Command]:
+        """New limits of the node, the tenants and the functions' queues, for what is there and what will come."""
+        self._settings = settings
+        commands = self.start()
+        commands += [self._tenant_put(name, tenant.account) for name, tenant in self._tenants.items()]
+        commands += [self._account_put(known) for known in self._functions.values()]
+        return commands
+
     # ---- functions ----
 
     def _check_room(self, spec: FunctionSpec, known: _Function | None) -> None:
@@ -296,18 +304,21 @@ class Catalog:
         if tenant is None:
             tenant = self._tenants[name] = _Tenant(self._accounts.take())
             self._account_info[tenant.account] = AccountInfo(f"tenant:{name}", AccountKind.TENANT)
-            limits = self._settings.tenant(name)
-            maxima = {
-                Resource.CONCURRENCY: limits.concurrency_max,
-                Resource.RATE: limits.rate_max,
-                Resource.MEMORY: limits.memory_mb_max,
-                Resource.QUEUED_CALLS: limits.queued_calls_max,
-            }
-            # A tenth of a second's worth may come at once: clients send in batches.
-            burst = max(1, min(limits.rate_max // 10, 1_000_000))
-            put = AccountPut(index=tenant.account, parent=NODE_ACCOUNT, weight=limits.weight, maxima=maxima, burst=burst)
-            commands.append(core(put, name=self._account_info[tenant.account].name))
+            commands.append(self._tenant_put(name, tenant.account))
         return tenant
+
+    def _tenant_put(self, name: str, account: int) -> Command:
+        limits = self._settings.tenant(name)
+        maxima = {
+            Resource.CONCURRENCY: limits.concurrency_max,
+            Resource.RATE: limits.rate_max,
+            Resource.MEMORY: limits.memory_mb_max,
+            Resource.QUEUED_CALLS: limits.queued_calls_max,
+        }
+        # A tenth of a second's worth may come at once: clients send in batches.
+        burst = max(1, min(limits.rate_max // 10, 1_000_000))
+        put = AccountPut(index=account, parent=NODE_ACCOUNT, weight=limits.weight, maxima=maxima, burst=burst)
+        return core(put, name=self._account_info[account].name)
 
     def _account_put(self, known: _Function) -> Command:
         reserved = known.spec.config.reserved_concurrency

@@ -50,6 +50,7 @@ __all__ = [
     "changes",
     "load",
     "manual",
+    "reloaded",
     "unknown_variables",
 ]
 
@@ -263,7 +264,9 @@ class Settings:
     tcp: Address | None = row(
         Kind.ADDRESS, None, "TCP address of the protocol; needs token_file unless loopback", optional=True
     )
-    token_file: Path | None = row(Kind.PATH, None, "hashed tokens with their tenants and rights", optional=True, reload=True)
+    token_file: Path | None = row(
+        Kind.PATH, None, "hashed tokens with their tenants and rights; read anew when it changes", optional=True
+    )
     tls_cert_file: Path | None = row(
         Kind.PATH, None, "certificate (and chain) for TLS on TCP, PEM; read anew when it changes", optional=True
     )
@@ -287,14 +290,14 @@ class Settings:
         Kind.CHOICE, "auto", "auto: namespaces and cgroups, or no start; process: bare processes", choices=("auto", "process")
     )
     runtime_default: str = row(
-        Kind.TEXT, "auto", "runtime of functions that name none; auto: the newest offered", 1, 64, reload=True
+        Kind.TEXT, "auto", "runtime of functions that name none; auto: the one that the service runs on", 1, 64, reload=True
     )
     sandbox_uid_base: int = row(Kind.INT, 300_000, "first of the user ids that sandboxes run as", 65_536, 2_000_000_000)
     cgroup_root: Path | None = row(
         Kind.PATH, None, "directory of the cgroup tree to use; none: found by the service", optional=True
     )
-    shells_ahead: int = row(Kind.INT, 2, "pre-warmed shells kept waiting for each runtime", 0, 256, reload=True)
-    shells_max: int = row(Kind.INT, 32, "most shells that may wait at once", 1, 1024, reload=True)
+    shells_ahead: int = row(Kind.INT, 2, "pre-warmed shells kept waiting for each runtime in use", 0, 256, reload=True)
+    shells_max: int = row(Kind.INT, 32, "most shells of a runtime that may wait at once", 1, 1024)
     init_timeout_ms: int = row(Kind.INT, limits.INIT_TIMEOUT_MS_DEFAULT, "longest init of a function", 100, 900_000)
     idle_timeout_s: int = row(Kind.INT, 600, "an idle sandbox is ended after this", 1, 86_400)
     reap_timeout_ms: int = row(Kind.INT, 1_000, "how long a dead sandbox's call waits for the cause", 10, 60_000)
@@ -598,6 +601,17 @@ def changes(old: Settings, new: Settings) -> tuple[Change, ...]:
     return tuple(Change(*pair) for pair in pairs if pair[1] != pair[2])
 
 
+def reloaded(old: Settings, new: Settings) -> tuple[Settings, tuple[Change, ...]]:
+    """What a running service goes on with: `old` with those changes that apply now. Raises ConfigError where the two would not
+    go together: then nothing is to be changed."""
+    found = changes(old, new)
+    mixed = dataclasses.replace(old, **{change.name: change.new for change in found if change.applies})
+    problems = tuple(_relations(mixed))
+    if problems:
+        raise ConfigError(problems)
+    return mixed, found
+
+
 # ---- the manual's page ---------------------------------------------------------------------------------------------------
 
 
@@ -610,7 +624,9 @@ def manual() -> str:
         "",
         "A setting is taken from the command's flag, else from the environment, else from the file (`--config FILE` or",
         "`SCHEDULER_CONFIG`, TOML), else it is the default. The key in the file is the setting's name; one that is not in the",
-        'table is an error. "MB" is 1,048,576 bytes. *Reload* says whether a change takes effect in a running service.',
+        'table is an error. "MB" is 1,048,576 bytes. *Reload* says whether a change in the file takes effect in a running',
+        "service when it gets SIGHUP; the others wait for the next start. Its log names each change, and what is wrong with a",
+        "file that cannot be used: then everything stays as it was.",
         "",
         "| setting | flag | variable | default | bounds | reload | meaning |",
         "|---|---|---|---|---|---|---|",

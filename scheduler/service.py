@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from scheduler.catalog import Catalog, CatalogFull, FunctionSpec, accounts_max
-from scheduler.config import unknown_variables
+from scheduler.config import ConfigError, reloaded, unknown_variables
 from scheduler.console import http
 from scheduler.console.pages import Pages
 from scheduler.control.access import Connections, TokenFile
@@ -373,6 +373,20 @@ class Service:
         while not self.supervisor.ready and not self._over.is_set():
             await self.pool.wait_changed()
 
+    async def reload(self, new: Settings) -> None:
+        """Goes on with those settings of `new` that may change; the log says which changed and which wait for the next start.
+        ConfigError: they do not go together with those that stay; nothing was changed."""
+        settings, found = reloaded(self.settings, new)
+        await self.post(*self.catalog.reload(settings))
+        self.settings = self.registry.settings = settings
+        self.code.bytes_max = settings.code_bytes_max
+        self.pool.resize(ahead=settings.shells_ahead, most=settings.shells_max)
+        self._use_runtimes(self.catalog.runtimes())
+        for change in found:
+            text = "in force now" if change.applies else "takes effect at the next start"
+            self.log.info("setting changed", setting=change.name, old=change.old, new=change.new, text=text)
+        self.log.info("reloaded", changed=sum(change.applies for change in found), waiting=sum(not c.applies for c in found))
+
     # ---- ending ----
 
     def end(self) -> None:
@@ -587,24 +601,40 @@ async def run_service(
     await Service(settings, log or Log()).run(task_status=task_status)
 
 
-async def _end_on_signals(service: Service, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+async def _heed_signals(
+    service: Service, load: Callable[[], Settings], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         task_status.started()
         async with trio.open_nursery() as nursery:
             seen = 0
             async for number in signals:
-                seen += 1
                 service.log.info("signal", name=signal.Signals(number).name)
+                if number == signal.SIGHUP:
+                    await _reload(service, load)
+                    continue
+                seen += 1
                 if seen == 1 and service.accepting:
                     nursery.start_soon(service.drain_and_end)
                 else:
                     service.end()
 
 
-async def _serve(settings: Settings, log: Log, ready: Callable[[Service], None]) -> None:
+async def _reload(service: Service, load: Callable[[], Settings]) -> None:
+    if not service.accepting:
+        service.log.warning("not reloaded", text="the service is starting or ending")
+        return
+    try:
+        await service.reload(load())
+    except ConfigError as error:
+        for problem in error.problems:
+            service.log.error("not reloaded", text=problem)
+
+
+async def _serve(settings: Settings, load: Callable[[], Settings], log: Log, ready: Callable[[Service], None]) -> None:
     service = Service(settings, log)
     async with trio.open_nursery() as nursery:
-        await nursery.start(_end_on_signals, service)
+        await nursery.start(_heed_signals, service, load)
         async with trio.open_nursery() as life:
             ready(await life.start(service.run))
         nursery.cancel_scope.cancel()
@@ -613,12 +643,14 @@ async def _serve(settings: Settings, log: Log, ready: Callable[[Service], None])
 def serve(
     settings: Settings,
     *,
+    load: Callable[[], Settings] | None = None,
     ready: Callable[[Service], None] = lambda service: None,
     refused: Callable[[SchedulerError | OSError], None] = lambda error: None,
 ) -> int:
     """Runs the service until SIGTERM or SIGINT; blocks. Returns the exit code: 0 ended in order, 1 broke, 3 could not start.
 
-    `ready` is called once a call would run, `refused` with the reason why it could not start: what they show is theirs.
+    `load` reads the settings anew when SIGHUP comes, and raises ConfigError; None: they stay. `ready` is called once a call
+    would run, `refused` with the reason why it could not start: what they show is theirs.
     """
     log = Log()
     for text in unknown_variables(os.environ):
@@ -631,7 +663,7 @@ def serve(
         ready(service)
 
     try:
-        trio.run(_serve, settings, log, tell)
+        trio.run(_serve, settings, load or (lambda: settings), log, tell)
     except BaseException as error:  # the last word of a broken service: whoever watches over it reads it
         cause = _only_cause(error)
         if not started and isinstance(cause, SchedulerError | OSError):

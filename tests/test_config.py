@@ -198,12 +198,29 @@ def test_unknown_variables_get_a_warning():
 
 def test_changes_tell_what_a_reload_can_do():
     old = load()
-    new = load({"shells_max": 33, "calls_max": 70000})
+    new = load({"shells_ahead": 3, "calls_max": 70000})
     assert config.changes(old, old) == ()
     assert {(change.name, change.old, change.new, change.applies) for change in config.changes(old, new)} == {
-        ("shells_max", 32, 33, True),
+        ("shells_ahead", 2, 3, True),
         ("calls_max", 65536, 70000, False),
     }
+
+
+def test_a_reload_takes_what_may_change_and_leaves_the_rest():
+    old = load()
+    mixed, found = config.reloaded(old, load({"shells_ahead": 3, "calls_max": 70_000, "queued_calls_max": 60_000}))
+    assert (mixed.shells_ahead, mixed.calls_max, mixed.queued_calls_max) == (3, 65_536, 60_000)
+    assert {change.name: change.applies for change in found} == {
+        "shells_ahead": True,
+        "calls_max": False,
+        "queued_calls_max": True,
+    }
+
+
+def test_a_reload_that_does_not_go_with_what_stays_is_refused():
+    """Both files are right by themselves, but one setting of the pair waits for the next start."""
+    with pytest.raises(ConfigError, match="shells_ahead: 40 is more than shells_max, which is 32"):
+        config.reloaded(load(), load({"shells_ahead": 40, "shells_max": 50}))
 
 
 def test_memory_and_cpus_default_to_the_machine():

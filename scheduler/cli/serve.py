@@ -100,7 +100,8 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
 @json_option
 @click.pass_context
 def serve_command(context: click.Context, /, config_file: Path | None, **flags: Any) -> None:
-    """Run the service in the foreground until SIGTERM or Ctrl-C; then it finishes what runs and exits with 0.
+    """Run the service in the foreground until SIGTERM or Ctrl-C; then it finishes what runs and exits with 0. SIGHUP makes it
+    read the file of settings anew.
 
     A setting is taken from its option, else from the environment (SCHEDULER_ and its name, as SCHEDULER_STATE_DIR), else
     from the file, else it is the default in brackets.
@@ -124,7 +125,10 @@ def serve_command(context: click.Context, /, config_file: Path | None, **flags: 
     def refused(error: SchedulerError | OSError) -> None:
         click.echo(f"scheduler: {refusal(error, settings)}", err=True)
 
-    context.exit(serve(settings, ready=ready, refused=refused))
+    def again() -> Settings:
+        return load(flags, os.environ, config_file)
+
+    context.exit(serve(settings, load=again, ready=ready, refused=refused))
 
 
 def _listeners(settings: Settings, service: Service) -> dict[str, str]:

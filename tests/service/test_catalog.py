@@ -68,6 +68,22 @@ def test_a_new_function_gets_its_accounts_its_handle_and_its_names():
     assert order.index(AccountPut) < order.index(FunctionPut) < order.index(CommandKind.NAME_PUT), "nobody finds it too early"
 
 
+def test_a_reload_changes_the_limits_of_what_is_there_and_of_what_comes():
+    catalog = Catalog(settings_with())
+    catalog.start()
+    catalog.put(spec("f", tenant="acme", reserved_concurrency=2))
+    limits = TenantSettings(name="acme", weight=7, concurrency_max=3)
+    puts = cores(catalog.reload(settings_with(tenants=(limits,), concurrency_max=9, function_queued_calls_max=5)), AccountPut)
+    assert [put.index for put in puts] == [0, 1, 2], "parents first"
+    node, tenant, function = puts
+    assert node.maxima[Resource.CONCURRENCY] == 9
+    assert (tenant.weight, tenant.maxima[Resource.CONCURRENCY], tenant.parent) == (7, 3, 0)
+    assert function.maxima == {Resource.CONCURRENCY: 2, Resource.QUEUED_CALLS: 5}
+    assert function.minima == {Resource.CONCURRENCY: 2}
+    (later,) = cores(catalog.put(spec("g", tenant="acme")), AccountPut)
+    assert later.maxima[Resource.QUEUED_CALLS] == 5
+
+
 def test_tenants_have_the_limits_of_the_settings():
     limits = TenantSettings(name="acme", weight=7, concurrency_max=3, rate_max=100, memory_mb_max=512, queued_calls_max=4)
     catalog = Catalog(settings_with(tenants=(limits,)))
