@@ -23,6 +23,7 @@ CANARY   = $(OUT)/fuzz_canary
 REPLAY   = $(if $(LIBFUZZER),,$(OUT)/fuzz/replay.o)
 RUNS    ?= 10000
 STATE   ?= state
+ISOLATION ?= auto
 SEED    ?= 1
 EVENTS  ?= 20000
 
@@ -50,7 +51,7 @@ $(VENV)/.built: $(VENV)/.deps setup.py native/build_cffi.py $(ENGINE) $(HEADERS)
 build: $(VENV)/.built ## build everything into .venv (command: .venv/bin/scheduler)
 
 run: build ## build, start the service, deploy the sample function, invoke it, stay in the foreground
-	@$(PY) -m scheduler.cli.quickstart --state-dir $(STATE)
+	@$(PY) -m scheduler.cli.quickstart --state-dir $(STATE) --isolation $(ISOLATION)
 
 STRICT_OBJECTS := $(patsubst native/%.c,build/strict/%.o,$(ENGINE) \
                   $(filter-out native/launcher/zygote_module.c,$(wildcard native/launcher/*.c)))

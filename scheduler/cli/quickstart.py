@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="quickstart", description="Start the service, deploy the sample function, call it.")
     parser.add_argument("--state-dir", default="state", metavar="DIR", help="where the service keeps everything [state]")
     parser.add_argument("--sample", default=str(_sample()), metavar="SRC", help="the function to deploy")
+    parser.add_argument("--isolation", default="auto", choices=("auto", "process"), help="as of scheduler serve [auto]")
     given = parser.parse_args(arguments)
     state_dir = Path(given.state_dir)
     socket_path = state_dir / "scheduler.sock"
@@ -54,13 +55,16 @@ def main(arguments: list[str] | None = None) -> int:
     metrics = f"127.0.0.1:{_free_port()}"
     command = [sys.executable, "-m", "scheduler", "serve", "--state-dir", str(state_dir), "--socket", str(socket_path)]
     command += ["--metrics", metrics]
+    command += ["--isolation", given.isolation] if given.isolation != "auto" else []
     _say(f"Starting the service: scheduler {shlex.join(command[3:])}")
     begun = time.monotonic()
     with Service(command) as service:
         if not service.wait_ready(metrics):
             code = service.wait()
             if code and not service.told_to_end:
-                _say(f"The service ended with exit code {code}; its last lines say why. See also: scheduler doctor")
+                _say(f"The service ended with exit code {code}; its last lines say why.")
+                if given.isolation == "auto":
+                    _without_isolation()
             return code
         _say(f"Ready after {time.monotonic() - begun:.2f} s.")
         failed = _show_sample(socket_path, given.sample)
@@ -182,6 +186,17 @@ def _show_sample(path: Path, sample: str) -> int:
         if code:
             return code
     return 0
+
+
+def _without_isolation() -> None:
+    """What a first-time user can do where functions cannot be isolated; that it was this cannot be seen from here."""
+    _say("\nIf it is isolation that this user cannot have here:")
+    for line, purpose in (
+        ("sudo make run", "as root it has all it needs"),
+        (".venv/bin/scheduler doctor", "what is missing, each with its fix"),
+        ("make run ISOLATION=process", "without any: run only code you trust"),
+    ):
+        _say(f"  {line:<27} # {purpose}")
 
 
 def _next_steps(path: Path) -> None:

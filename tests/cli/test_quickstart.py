@@ -117,5 +117,6 @@ def test_a_service_that_cannot_start_gives_its_exit_code(tmp_path):
         out, _ = quickstart.process.communicate(timeout=30)
         assert quickstart.process.returncode == 3
         assert "exit code 3" in out
+        assert "make run ISOLATION=process" in out
     finally:
         quickstart.close()
