@@ -208,7 +208,7 @@ static void greet(struct sched *sched, int fd, bool tcp) {
 }
 
 void listen_accept(struct sched *sched, int listen_fd, bool tcp) {
-    for (int i = 0; i < ACCEPTS_A_TURN; i++) {
+    for (int i = 0; i < ACCEPTS_A_TURN && listen_fd >= 0; i++) {
         if (slow_side_behind(sched)) {
             accept_later(sched, NULL); /* each connection is two events for it: let it catch up first */
             return;

@@ -1,8 +1,12 @@
 /* reactor.c: the loop.
  *
- * A turn: commands from the slow side; wait; read clients and sandboxes, which fills the batch of core events; step the core and do
- * what it says; send what is owed, sandboxes first since they have work to do with it; close what died. The work of a turn is
- * bounded in items and bytes per source, so nobody's flood is everybody's delay. */
+ * A turn: wait; read sandboxes; carry out the slow side's commands; read clients; all of which fills the batch of core events; step
+ * the core and do what it says; send what is owed, sandboxes first since they have work to do with it; close what died. The work
+ * of a turn is bounded in items and bytes per source, so nobody's flood is everybody's delay.
+ *
+ * The order has two reasons. A command that was posted before a client sent something is carried out before that is read: what
+ * the client may do was decided by then. And an answer that lies unread in a sandbox's channel is read before anything that
+ * may step the core, for a timer that it should have stopped could fire there. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -206,12 +210,25 @@ static int wait_for(struct sched *sched, struct epoll_event *ready, int timeout_
     return count;
 }
 
-static void dispatch_ready(struct sched *sched, const struct epoll_event *ready) {
+static void hear_sandbox(struct sched *sched, const struct epoll_event *ready) {
     const uint32_t index = (uint32_t)ready->data.u64;
     switch ((enum source)(ready->data.u64 >> 32)) {
     case SOURCE_COMMANDS:
         mailbox_wake(&sched->commands);
         break;
+    case SOURCE_CHANNEL:
+        channel_ready(sched, index, ready->events);
+        break;
+    case SOURCE_OUTPUT:
+        logs_ready(sched, index);
+        break;
+    case SOURCE_UNIX: case SOURCE_TCP: case SOURCE_CLIENT:
+        break;
+    }
+}
+
+static void hear_client(struct sched *sched, const struct epoll_event *ready) {
+    switch ((enum source)(ready->data.u64 >> 32)) {
     case SOURCE_UNIX:
         listen_accept(sched, sched->unix_fd, false);
         break;
@@ -219,13 +236,9 @@ static void dispatch_ready(struct sched *sched, const struct epoll_event *ready)
         listen_accept(sched, sched->tcp_fd, true);
         break;
     case SOURCE_CLIENT:
-        client_ready(sched, index, ready->events);
+        client_ready(sched, (uint32_t)ready->data.u64, ready->events);
         break;
-    case SOURCE_CHANNEL:
-        channel_ready(sched, index, ready->events);
-        break;
-    case SOURCE_OUTPUT:
-        logs_ready(sched, index);
+    case SOURCE_COMMANDS: case SOURCE_CHANNEL: case SOURCE_OUTPUT:
         break;
     }
 }
@@ -269,24 +282,18 @@ int sched_turn(struct sched *sched, int timeout_ms) {
         return -1;
     }
     struct epoll_event ready[FDS_A_TURN];
-    const uint32_t done = run_commands(sched);
-    if (done > 0) {
-        /* Otherwise no step before the wait: an answer that lies unread in a socket must be seen before the timer it stops. */
-        batch_step(sched);
-        flush_all(sched);
-        if (sched->told) {
-            sched->told = false;
-            mailbox_ring(&sched->events);
-        }
-    }
-    const int count = wait_for(sched, ready, done > 0 ? 0 : wait_ms(sched, timeout_ms));
+    const int count = wait_for(sched, ready, wait_ms(sched, timeout_ms));
     if (count < 0 && errno != EINTR) {
         return -errno;
     }
     const uint64_t begun = sched->now_ns = clock_ns();
     share_out(sched, count > 0 ? (uint32_t)count : 1);
     for (int i = 0; i < count; i++) {
-        dispatch_ready(sched, &ready[i]);
+        hear_sandbox(sched, &ready[i]);
+    }
+    const uint32_t done = run_commands(sched);
+    for (int i = 0; i < count; i++) {
+        hear_client(sched, &ready[i]);
     }
     sweep(sched);
     batch_step(sched);

@@ -304,6 +304,7 @@ static inline bool rig_heard(const struct rig *rig, const char *text) {
 
 /* A sandbox that the core asked for, started and ready. */
 static inline struct rig_sandbox *rig_ready_sandbox(struct rig *rig) {
+    rig_turn(rig); /* connections that were just adopted are heard in the next turn */
     rig_turn(rig);
     struct rig_sandbox *sandbox = NULL;
     for (int i = 0; i < RIG_SANDBOXES && sandbox == NULL; i++) {

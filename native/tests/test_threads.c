@@ -225,7 +225,38 @@ static void everybody_at_once(void) {
     SCHED_ASSERT(unlink(path) == 0 && rmdir(dir) == 0);
 }
 
+/* The reactor may find both at once: what a client may do was decided before it asked. */
+static void a_command_is_carried_out_before_what_was_sent_after_it(void) {
+    enum { TIMES = 2000 };
+    struct rig rig;
+    rig_init(&rig);
+    SCHED_ASSERT(fcntl(rig.client, F_SETFL, 0) == 0);
+    struct world world = {.sched = rig.sched};
+    pthread_t reactor;
+    SCHED_ASSERT(pthread_create(&reactor, NULL, be_reactor, rig.sched) == 0);
+    struct sched_command grant = rig_command(SCHED_CMD_CONNECTION_GRANT);
+    grant.connection = 1ULL << 32;
+    for (uint32_t i = 0; i < TIMES; i++) {
+        grant.u32s[0] = i % 2 == 0 ? 0 : SCHED_RIGHT_INVOKE;
+        post(&world, &grant, NULL, 0);
+        uint8_t frame[64];
+        uint8_t *at = pack_array(pack_str(pack_uint(pack_u8(pack_array(frame, 4), 0), i), "invoke"), 2);
+        at = pack_uint(pack_str(at, "nobody's"), 1);
+        rig_write(rig.client, frame, (size_t)(at - frame));
+        uint8_t answer[512];
+        const ssize_t got = recv(rig.client, answer, sizeof answer, 0);
+        const char *const expected = i % 2 == 0 ? "Unauthorized" : "NotFound";
+        SCHED_ASSERT(got > 0 && memmem(answer, (size_t)got, expected, strlen(expected)) != NULL);
+    }
+    const struct sched_command stop = rig_command(SCHED_CMD_STOP);
+    post(&world, &stop, NULL, 0);
+    SCHED_ASSERT(pthread_join(reactor, NULL) == 0);
+    rig_events(&rig);
+    rig_free(&rig);
+}
+
 int main(void) {
+    RUN(a_command_is_carried_out_before_what_was_sent_after_it);
     RUN(everybody_at_once);
     return 0;
 }
