@@ -69,7 +69,8 @@ def _page() -> Iterator[str]:
     yield "| 2 | the command line, a local file or a setting is wrong; nothing was sent |"
     yield "| 3 | the service refused (throttled, not found, not allowed, …) or cannot be reached |"
     yield "| 130 | interrupted by Ctrl-C |"
-    context = click.Context(cli, info_name="scheduler")
+    # A command remembers how its help is asked for from the first context it sees.
+    context = click.Context(cli, info_name="scheduler", **cli.context_settings)
     for name in COMMANDS:
         command = cli.get_command(context, name)
         assert command is not None
