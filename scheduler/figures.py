@@ -6,7 +6,7 @@ Law of this file: it reads, and changes nothing but that the dispatcher of event
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scheduler import __version__
 from scheduler.metrics import AccountLabels, FunctionEvents, FunctionLabels, Scrape, ServiceFigures, ShelfFigures
@@ -87,4 +87,20 @@ def _outside(service: Service) -> ServiceFigures:
             )
             for shelf in service.pool.stats()
         ),
+        **_tls(service),
     )  # fmt: skip
+
+
+def _tls(service: Service) -> dict[str, Any]:
+    front = service.tls
+    if front is None:
+        return {}
+    counted = front.figures
+    return {
+        "tls_handshakes": {
+            "accepted": counted.accepted, "failed": counted.failed, "timed_out": counted.timed_out,
+            "crowded_out": counted.crowded_out, "refused": counted.refused,
+        },
+        "tls_under_way": front.handshakes,
+        "tls_stalled": counted.stalled,
+    }  # fmt: skip

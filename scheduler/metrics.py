@@ -141,6 +141,9 @@ class ServiceFigures:
     events: tuple[FunctionEvents, ...] = ()
     methods: dict[tuple[str, str], int] = field(default_factory=dict)  # (method, result) -> calls
     shelves: tuple[ShelfFigures, ...] = ()
+    tls_handshakes: dict[str, int] = field(default_factory=dict)  # by how they ended
+    tls_under_way: int = 0
+    tls_stalled: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +352,11 @@ METRICS: tuple[Row, ...] = (
             one(lambda s: s.snapshot.loop.refused_requests)),
     Row("rpc_methods", C, ("method", "result"), "Control methods answered, by result", lambda s: s.service.methods.items()),
     Row("rpc_bad_tokens", C, (), "Tokens that were refused", one(lambda s: s.service.bad_tokens)),
+    Row("tls_handshakes", C, ("result",), "TLS connections, by how the handshake ended; crowded_out: made room for newer ones",
+            lambda s: (((result,), n) for result, n in s.service.tls_handshakes.items())),
+    Row("tls_handshakes_under_way", G, (), "TLS handshakes that have not ended", one(lambda s: s.service.tls_under_way)),
+    Row("tls_stalled", C, (), "TLS connections cut off: they took nothing of what waited for them",
+            one(lambda s: s.service.tls_stalled)),
     Row("connections", G, (), "Clients connected", one(lambda s: s.snapshot.loop.connections)),
     Row("connections_paused", G, (), "Clients not read: they do not read, or wait for memory, or are being closed",
             one(lambda s: s.snapshot.loop.connections_paused)),

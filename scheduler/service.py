@@ -152,7 +152,7 @@ class Service:
         self._accepting = False
         self._over = trio.Event()  # the service is to end
         self._engine: Engine | None = None
-        self._tls: TlsFront | None = None
+        self.tls: TlsFront | None = None
 
     # ---- pieces that need others ----
 
@@ -192,8 +192,8 @@ class Service:
             async with trio.open_nursery() as inner:
                 await self._build(stack, inner)
                 await outer.start(self.engine.run)
-                if self._tls is not None:
-                    await outer.start(self._tls.run)
+                if self.tls is not None:
+                    await outer.start(self.tls.run)
                 await self._open(inner)
                 await self._wait_ready()
                 self.log.info("ready", after_s=round(trio.current_time() - self._start_monotonic_s, 3))
@@ -295,7 +295,7 @@ class Service:
         def report(text: str) -> None:
             self.log.warning("tls", text=text)
 
-        self._tls = TlsFront(
+        self.tls = TlsFront(
             listeners,
             certificate,
             adopt=lambda fd: self.post(connection_adopt(fd, Right.NONE)),
@@ -400,8 +400,8 @@ class Service:
         if not self.draining:
             self.draining = True
             self.events.stop()
-            if self._tls is not None:
-                self._tls.stop_listening()
+            if self.tls is not None:
+                self.tls.stop_listening()
             self.log.info("draining", grace_s=grace_s)
             deadline = time.monotonic_ns() + int(grace_s * 1e9)
             await self.post(stop_listening(), core(Drain(deadline)))

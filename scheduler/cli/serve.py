@@ -180,8 +180,11 @@ def _isolation(service: Service) -> str:
     launcher = service.supervisor.launcher
     if launcher is None:
         return "none yet"
-    limits = ", ".join(sorted(limit.name.lower().replace("_", " ") for limit in launcher.limits)) or "nothing"
-    return f"{ISOLATION[launcher.isolation.name]}; cgroups v{launcher.cgroup_version} hold {limits}"
+    isolation = ISOLATION[launcher.isolation.name]
+    if not launcher.limits:
+        return f"{isolation}; no control groups, so each process has limits of its own"
+    limits = ", ".join(sorted(limit.name.lower().replace("_", " ") for limit in launcher.limits))
+    return f"{isolation}; cgroups v{launcher.cgroup_version} hold {limits}"
 
 
 def refusal(error: SchedulerError | OSError, settings: Settings) -> str:

@@ -193,6 +193,9 @@ def test_a_client_without_tls_is_told_what_is_missing(secured):
         raw.send("hello", {})
         assert raw.receive()[:2] == [1, 0]
         assert raw.receive() is None
+    figures = secured.get("/metrics")[1]
+    assert 'scheduler_tls_handshakes_total{result="accepted"}' in figures
+    assert 'scheduler_tls_handshakes_total{result="failed"} 0.0' not in figures
 
 
 def test_half_a_handshake_hinders_nobody(secured):

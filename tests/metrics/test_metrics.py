@@ -88,6 +88,7 @@ def scrape(functions=None, accounts=None, **service):
         "sandbox_start_bounds_s": (0.001, 0.01), "sandbox_start_counts": (1, 3), "sandbox_start_count": 4,
         "sandbox_start_sum_s": 0.5, "events": (EVENTS,), "methods": {("ping", "ok"): 3},
         "shelves": (ShelfFigures(runtime="python3.12", ready=2, target=2, waiting=0, born=9, died=1, failed=0, birth_s=0.004),),
+        "tls_handshakes": {"accepted": 7, "failed": 2}, "tls_under_way": 1, "tls_stalled": 3,
     }  # fmt: skip
     loop = LoopStats(**{name: i for i, name in enumerate(LoopStats.__slots__)})
     totals = Totals(**{name: i for i, name in enumerate(Totals.__slots__)})
