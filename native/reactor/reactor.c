@@ -291,6 +291,7 @@ int sched_turn(struct sched *sched, int timeout_ms) {
     for (int i = 0; i < count; i++) {
         hear_sandbox(sched, &ready[i]);
     }
+    channel_flush_all(sched); /* sandboxes that have become free go on before a flood of requests is read */
     const uint32_t done = run_commands(sched);
     for (int i = 0; i < count; i++) {
         hear_client(sched, &ready[i]);
