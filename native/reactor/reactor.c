@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -177,16 +178,31 @@ static void sweep(struct sched *sched) {
     }
 }
 
-static int wait_ms(const struct sched *sched, int timeout_ms) {
+/* A time-out given to epoll_wait() is a timer set and taken back for each call, which costs microseconds where the clock's
+ * hardware is the hypervisor's. One timer that stays set costs nothing: it is moved only when something is due earlier, and when
+ * it goes off too early, which is once for all calls meanwhile. */
+static void set_timer(struct sched *sched, uint64_t due) {
+    if (due >= sched->timer_ns) {
+        return;
+    }
+    const struct itimerspec when = {.it_value = {.tv_sec = (time_t)(due / 1000000000ULL), .tv_nsec = (long)(due % 1000000000ULL)}};
+    SCHED_ASSERT(timerfd_settime(sched->timer_fd, TFD_TIMER_ABSTIME, &when, NULL) == 0);
+    sched->timer_ns = due;
+}
+
+static void timer_went_off(struct sched *sched) {
+    uint64_t times;
+    (void)!read(sched->timer_fd, &times, sizeof times);
+    sched->timer_ns = UINT64_MAX;
+}
+
+static int wait_ms(struct sched *sched, int timeout_ms) {
     const uint64_t due = min_of(core_next_ns(sched->core), sweep_due(sched));
     if (due <= sched->now_ns) {
         return 0;
     }
-    const uint64_t ms = (due - sched->now_ns + MS - 1) / MS;
-    if (due == UINT64_MAX || (timeout_ms >= 0 && ms > (uint64_t)timeout_ms)) {
-        return timeout_ms;
-    }
-    return ms > 60000 ? 60000 : (int)ms;
+    set_timer(sched, due);
+    return timeout_ms;
 }
 
 static int wait_for(struct sched *sched, struct epoll_event *ready, int timeout_ms) {
@@ -216,6 +232,9 @@ static void hear_sandbox(struct sched *sched, const struct epoll_event *ready) {
     case SOURCE_COMMANDS:
         mailbox_wake(&sched->commands);
         break;
+    case SOURCE_TIMER:
+        timer_went_off(sched);
+        break;
     case SOURCE_CHANNEL:
         channel_ready(sched, index, ready->events);
         break;
@@ -238,7 +257,7 @@ static void hear_client(struct sched *sched, const struct epoll_event *ready) {
     case SOURCE_CLIENT:
         client_ready(sched, (uint32_t)ready->data.u64, ready->events);
         break;
-    case SOURCE_COMMANDS: case SOURCE_CHANNEL: case SOURCE_OUTPUT:
+    case SOURCE_COMMANDS: case SOURCE_TIMER: case SOURCE_CHANNEL: case SOURCE_OUTPUT:
         break;
     }
 }
@@ -391,7 +410,9 @@ static const char *build(struct sched *sched) {
     }
     (void)mailbox_sleep(&sched->events); /* from the start the other side waits */
     sched->epfd = epoll_create1(EPOLL_CLOEXEC);
-    if (sched->epfd < 0 || !watch(sched, EPOLL_CTL_ADD, sched->commands.eventfd, EPOLLIN, SOURCE_COMMANDS, 0)) {
+    sched->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (sched->epfd < 0 || sched->timer_fd < 0 || !watch(sched, EPOLL_CTL_ADD, sched->timer_fd, EPOLLIN, SOURCE_TIMER, 0) ||
+        !watch(sched, EPOLL_CTL_ADD, sched->commands.eventfd, EPOLLIN, SOURCE_COMMANDS, 0)) {
         return "epoll could not be set up";
     }
     if (journal_new(&sched->journal, config->log_dir, config->log_bytes_max, config->log_files_max) != 0) {
@@ -409,7 +430,8 @@ struct sched *sched_new(const struct sched_config *config, char *error, size_t e
     }
     memset(sched, 0, sizeof *sched);
     sched->config = *config;
-    sched->epfd = sched->unix_fd = sched->tcp_fd = -1;
+    sched->epfd = sched->unix_fd = sched->tcp_fd = sched->timer_fd = -1;
+    sched->timer_ns = UINT64_MAX;
     sched->commands.eventfd = sched->events.eventfd = -1;
     sched->client_free = sched->dirty_clients = sched->wanting_head = sched->wanting_tail = sched->dead_clients = NO_INDEX;
     sched->dirty_channels = sched->dead_channels = sched->used_channels = sched->swept_channels = NO_INDEX;
@@ -468,6 +490,9 @@ void sched_free(struct sched *sched) {
     }
     if (sched->events.items != NULL) {
         mailbox_free(&sched->events);
+    }
+    if (sched->timer_fd >= 0) {
+        close(sched->timer_fd);
     }
     if (sched->epfd >= 0) {
         close(sched->epfd);

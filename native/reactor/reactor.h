@@ -59,7 +59,7 @@ enum {
     SHARE_BYTES_MAX = 64 * 1024
 };
 
-enum source { SOURCE_COMMANDS = 1, SOURCE_UNIX = 2, SOURCE_TCP = 3, SOURCE_CLIENT = 4, SOURCE_CHANNEL = 5, SOURCE_OUTPUT = 6 };
+enum source { SOURCE_COMMANDS = 1, SOURCE_UNIX = 2, SOURCE_TCP = 3, SOURCE_CLIENT = 4, SOURCE_CHANNEL = 5, SOURCE_OUTPUT = 6, SOURCE_TIMER = 7 };
 
 #define NO_INDEX UINT32_MAX
 
@@ -279,6 +279,8 @@ struct sched {
     uint64_t sweep_ns;          /* last look at usage and journals */
     uint64_t slow_sweep_ns;     /* last look at half frames */
     uint64_t stop_by_ns;
+    int timer_fd;
+    uint64_t timer_ns;          /* what it is set for; UINT64_MAX: nothing */
     uint64_t commands_done;
     bool told;                  /* events were pushed, the bell not rung yet */
     bool stepping;              /* actions are being done: no event may be given, no step taken */
