@@ -213,6 +213,10 @@ class Service:
         if settings.metrics is not None:
             await self._open_console(settings.metrics, inner)
         self._accepting = True
+        launcher = self.supervisor.launcher
+        if launcher is not None and not launcher.limits:
+            why = launcher.why_limited or "there are none to be had"
+            self.log.warning("limits", text=f"no control groups ({why}): each process is held by limits of its own alone")
         hidden = _hidden_from_others(settings.code_dir) if self.isolation == "process" else None
         if hidden is not None:
             self.log.warning("code", text=f"{hidden}: other users cannot pass; sandboxes will not find their code")
