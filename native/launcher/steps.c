@@ -382,11 +382,12 @@ static int not_traceable(struct newborn *newborn) {
 }
 
 /* The kernel forgets the death signal when a process changes identity. If the launcher died before it was set again, the
- * control socket has ended. */
+ * control socket has ended. An order that waits there shows that it lives: the worker may have been told of its function
+ * before the first process, which runs beside it, comes here. */
 static int launcher_lives(struct newborn *newborn) {
     char byte;
     const ssize_t got = recv(newborn->control, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    return got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) ? 0 : -EPIPE;
+    return got > 0 || (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) ? 0 : -EPIPE;
 }
 
 static const struct step specialise[] = {

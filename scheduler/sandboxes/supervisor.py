@@ -350,7 +350,7 @@ class Supervisor:
         if sandbox is None:
             return  # a surplus shell that we ended
         sandbox.scope.cancel()
-        if exited.cause.name == "LAUNCH_FAILED":
+        if exited.cause.name == "LAUNCH_FAILED" and sandbox.state is not State.DYING:  # we ended it, or said so already
             self._report(f"sandbox {exited.id}: {exited.step}")
         await self._reap(
             sandbox,
