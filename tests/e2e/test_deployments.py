@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
 
+from scheduler.sandboxes.runtimes import find_runtimes
 from tests.e2e.load import Callers
-from tests.e2e.serving import wait_until
+from tests.e2e.serving import ISOLATION, RUNTIME, Served, descendants, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -157,3 +159,34 @@ def test_code_of_others_is_not_had_by_its_hash(served, raw):
         "functions.deploy", {"name": "thief", "code_sha256": "0" * 64, "code_kind": "zip", "handler": "app.handler"}
     )
     assert error["type"] == "NotFound"
+
+
+def shells(service, runtime):
+    """(wanted, there)"""
+    found = {}
+    for line in service.get("/metrics")[1].splitlines():
+        name, _, value = line.rpartition(" ")
+        if name.endswith(f'{{runtime="{runtime}"}}'):
+            found[name.partition("{")[0]] = float(value)
+    return found["scheduler_shells_target"], found["scheduler_shells_ready"]
+
+
+@pytest.mark.slow
+def test_a_runtime_starts_when_a_function_uses_it_and_is_warm_at_the_next_start(tmp_path):
+    other = next((name for name in find_runtimes(prefer_public=ISOLATION == "process") if name != RUNTIME), None)
+    if other is None:
+        pytest.skip("this machine has one Python that is served")
+    with Served(tmp_path / "state", shells_ahead=1) as service:
+        before = descendants(service.process.pid)
+        assert shells(service, RUNTIME) == (1, 1)
+        assert shells(service, other) == (0, 0)
+        service.deploy("f", "import sys\ndef handler(event, context):\n    return sys.version_info[:2]\n", runtime=other)
+        assert service.get("/readyz")[0] == 200
+        assert shells(service, other)[0] >= 1, "it was started before the deployment was acknowledged"
+        with service.raw() as raw:
+            error, result = raw.invoke("f")
+            assert (error, other) == (None, "python" + ".".join(map(str, json.loads(result[0]))))
+        assert len(descendants(service.process.pid)) > len(before)
+        assert service.stop() == 0
+        service.start()
+        assert shells(service, other) == (1, 1), "ready means: for every function that is deployed"
