@@ -235,6 +235,10 @@ static int try_v2(struct cgroups *groups, const char *base, const int *supervise
     }
     if (error == 0) {
         error = enable(groups->hierarchies[0].instance, flags, groups->plain);
+        if (error < 0) {
+            cgroups_close(groups);
+            groups->controllers = 0;
+        }
     }
     if (error < 0) {
         explain(groups, "cannot make groups in", base, error);
@@ -282,6 +286,23 @@ static void weigh_instance(struct cgroups *groups) {
     }
 }
 
+static uint64_t kernel_number(const char *path) {
+    char text[32];
+    return cgroup_read_file(path, text, sizeof text) < 0 ? 0 : strtoull(text, NULL, 10);
+}
+
+/* A fork bomb in each of a few dozen sandboxes would take every pid of the machine: a quarter stays with the others. */
+static void bound_instance(struct cgroups *groups) {
+    const struct cgroup_hierarchy *pids = cgroup_with(groups, FLAG_PIDS);
+    const uint64_t numbers = kernel_number("/proc/sys/kernel/pid_max"), threads = kernel_number("/proc/sys/kernel/threads-max");
+    const uint64_t machine = numbers < threads ? numbers : threads;
+    char path[CGROUP_PATH_BYTES + 64], text[24];
+    if (pids != NULL && machine > 0 && (unsigned)snprintf(path, sizeof path, "%s/pids.max", pids->instance) < sizeof path) {
+        snprintf(text, sizeof text, "%llu", (unsigned long long)(machine - machine / 4));
+        (void)cgroup_write_file(path, text, groups->plain); /* each sandbox has its own bound anyway */
+    }
+}
+
 static void find_hierarchies(struct cgroups *groups, const char *root, const int *supervised,
                              unsigned supervised_count) {
     if (root != NULL) {
@@ -320,4 +341,5 @@ void cgroups_open(struct cgroups *groups, const char *root, const int *supervise
     cgroup_own_name(groups->name);
     find_hierarchies(groups, root, supervised, supervised_count);
     weigh_instance(groups);
+    bound_instance(groups);
 }

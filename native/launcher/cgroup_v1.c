@@ -53,6 +53,13 @@ static int prepare(struct cgroups *groups, uint32_t slot) {
             return error;
         }
     }
+    const struct cgroup_hierarchy *pids = cgroup_with(groups, FLAG_PIDS);
+    if (pids != NULL) { /* 0 where the last occupant had to be stopped from forking */
+        const int error = cgroup_write(groups, pids, slot, "pids.max", "max");
+        if (error < 0) {
+            return error;
+        }
+    }
     const struct cgroup_hierarchy *time = cgroup_with(groups, FLAG_CPU_TIME);
     return time == NULL ? 0 : cgroup_write(groups, time, slot, "cpuacct.usage", "0");
 }

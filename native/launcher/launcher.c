@@ -11,24 +11,32 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "wire.h"
 
-enum { EPOLL_BATCH = 64, EMPTYING_POLL_MS = 2 };
+enum { EPOLL_BATCH = 64, EMPTYING_POLL_MS = 2, OVERDUE_POLLS = 10 };
 
 /* ---- telling the service ---- */
 
 /* Blocks when the service does not read: it is trusted, and when it dies this fails and the loop sees the end. */
-void launcher_tell(const struct notice *notice, const int *fds, unsigned count) {
-    (void)wire_send(LAUNCHER_FD_SERVICE, notice, sizeof *notice, fds, count, 0);
+int launcher_tell(const struct notice *notice, const int *fds, unsigned count) {
+    return wire_send(LAUNCHER_FD_SERVICE, notice, sizeof *notice, fds, count, 0);
+}
+
+uint64_t launcher_now_ms(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000U + (uint64_t)now.tv_nsec / 1000000U;
 }
 
 void launcher_warn(const char *note) {
     struct notice notice = {.kind = NOTICE_WARNING};
     wire_text(notice.note, sizeof notice.note, note);
-    launcher_tell(&notice, NULL, 0);
+    (void)launcher_tell(&notice, NULL, 0);
 }
 
 int launcher_watch(struct launcher *launcher, int fd, uint32_t what, uint32_t which) {
@@ -63,6 +71,11 @@ static void handle(struct launcher *launcher, const struct request *request, con
     case REQUEST_REST:
         zygote_rest(launcher, request->runtime);
         break;
+    case REQUEST_PING: {
+        const struct notice pong = {.kind = NOTICE_PONG};
+        (void)launcher_tell(&pong, NULL, 0);
+        break;
+    }
     default: /* from outside: any number may come */
         launcher_warn("a request of an unknown kind was ignored");
         break;
@@ -177,9 +190,22 @@ static int open_loop(struct launcher *launcher) {
     return error < 0 ? error : launcher_watch(launcher, launcher->options.supervisor, WATCH_SUPERVISOR, 0);
 }
 
+/* Once all that was there to be read has been read: this process itself may have been stopped for a while. */
+static void look_for_overdue(struct launcher *launcher) {
+    const uint64_t now_ms = launcher_now_ms();
+    if (now_ms - launcher->looked_ms >= launcher->options.patience_ms / OVERDUE_POLLS) {
+        launcher->looked_ms = now_ms;
+        zygotes_overdue(launcher, now_ms);
+        slots_overdue(launcher, now_ms);
+    }
+}
+
 static void turn(struct launcher *launcher) {
     struct epoll_event events[EPOLL_BATCH];
-    const int count = epoll_wait(launcher->epoll, events, EPOLL_BATCH, launcher->emptying > 0 ? EMPTYING_POLL_MS : -1);
+    const int wait_ms = launcher->emptying > 0  ? EMPTYING_POLL_MS
+                        : launcher->pending > 0 ? (int)(launcher->options.patience_ms / OVERDUE_POLLS)
+                                                : -1;
+    const int count = epoll_wait(launcher->epoll, events, EPOLL_BATCH, wait_ms);
     for (int i = 0; i < count; i++) {
         const uint32_t which = (uint32_t)events[i].data.u64;
         switch ((enum watched)(events[i].data.u64 >> 32)) {
@@ -210,6 +236,9 @@ static void turn(struct launcher *launcher) {
         if (launcher->slots[i].state == SLOT_EMPTYING) {
             slot_try_free(launcher, i);
         }
+    }
+    if (launcher->pending > 0 && count < EPOLL_BATCH) {
+        look_for_overdue(launcher);
     }
 }
 
@@ -244,7 +273,9 @@ static void say_ready(const struct launcher *launcher) {
                             .runtime = launcher->groups.version,
                             .error = PROTOCOL_VERSION};
     wire_text(notice.note, sizeof notice.note, launcher->groups.why_not);
-    launcher_tell(&notice, NULL, 0);
+    int self = (int)syscall(SYS_pidfd_open, getpid(), 0); /* so that the service can end it when it is stuck */
+    (void)launcher_tell(&notice, &self, self < 0 ? 0 : 1);
+    wire_close(&self);
 }
 
 int launcher_run(const struct options *options, struct cgroups *groups) {

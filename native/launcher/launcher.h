@@ -24,6 +24,7 @@ struct options {
     uint32_t uid_base;              /* slot n runs as uid_base + n */
     uint32_t pids_max;              /* processes and threads of one sandbox */
     uint32_t shell_scratch_mb;      /* /tmp of a shell; specialising resizes it if asked for another size */
+    uint32_t patience_ms;           /* for a birth, for specialising, for a zygote's answer */
     uint32_t isolation;             /* resolved, not what was asked for */
     bool change_uid;                /* started as root: slots have uids of their own */
     const char *temp_root;          /* process isolation: where private directories are made */
@@ -34,6 +35,7 @@ enum slot_state { SLOT_FREE, SLOT_QUEUED, SLOT_CLONING, SLOT_BIRTH, SLOT_SHELL, 
 
 struct slot {
     enum slot_state state;
+    uint64_t since_ms;              /* it is in this state */
     uint32_t generation;
     uint32_t runtime;
     uint32_t next;                  /* in the free list or the queue of a zygote */
@@ -61,6 +63,7 @@ struct zygote {
     unsigned orders;                /* sent and not answered */
     uint32_t queue_head, queue_tail; /* slots that wait for room */
     bool ready;
+    uint64_t since_ms;              /* it was started, or given work, or has answered */
     bool resting;                   /* it was told to end, for nobody needs it now */
     int32_t error;                  /* why it could not start */
     char step[PROTOCOL_STEP_BYTES];
@@ -79,6 +82,8 @@ struct launcher {
     uint32_t free_head;
     uint32_t cloning;               /* slots in CLONING: while there are any, an unknown dead child may be one of theirs */
     uint32_t emptying;
+    uint32_t pending;               /* slots that wait for their zygote or for their newborn */
+    uint64_t looked_ms;             /* last look for what is overdue */
     struct zygote zygotes[PROTOCOL_RUNTIMES_MAX];
     struct orphan *orphans;         /* reaped before their zygote named them */
     uint32_t orphans_count;
@@ -105,6 +110,8 @@ void zygote_rest(struct launcher *launcher, uint32_t runtime);
 void zygote_readable(struct launcher *launcher, uint32_t runtime);
 /* Its process was reaped. */
 void zygote_died(struct launcher *launcher, uint32_t runtime);
+/* Ends those that have been silent for too long with work to do. */
+void zygotes_overdue(struct launcher *launcher, uint64_t now_ms);
 
 /* ---- slots.c ---- */
 
@@ -125,10 +132,14 @@ void slot_readable(struct launcher *launcher, uint32_t slot);
 void slot_reaped(struct launcher *launcher, uint32_t slot, int status, uint64_t cpu_ns);
 /* From EMPTYING to FREE if nothing is left in its group, else kills what is left. */
 void slot_try_free(struct launcher *launcher, uint32_t slot);
+/* Ends newborns that have been silent for too long. */
+void slots_overdue(struct launcher *launcher, uint64_t now_ms);
 
 /* ---- launcher.c ---- */
 
-void launcher_tell(const struct notice *notice, const int *fds, unsigned count);
+/* 0 or -errno; only who sends descriptors has to care. */
+int launcher_tell(const struct notice *notice, const int *fds, unsigned count);
+uint64_t launcher_now_ms(void);
 /* epoll data: what and which. */
 int launcher_watch(struct launcher *launcher, int fd, uint32_t what, uint32_t which);
 void launcher_warn(const char *note);

@@ -48,12 +48,13 @@ static const struct number_option number_options[] = {
     {"--uid-base", offsetof(struct settings, options.uid_base), 1, UID_MAX_ALLOWED},
     {"--pids-max", offsetof(struct settings, options.pids_max), 8, 1U << 20},
     {"--shell-scratch-mb", offsetof(struct settings, options.shell_scratch_mb), 1, 1U << 20},
+    {"--patience-ms", offsetof(struct settings, options.patience_ms), 100, 600000},
 };
 
 static void usage(const char *about, const char *value) {
     fprintf(stderr,
             "scheduler-launcher: %s: %s\n"
-            "usage: scheduler-launcher [--slots N] [--uid-base N] [--pids-max N] [--shell-scratch-mb N]\n"
+            "usage: scheduler-launcher [--slots N] [--uid-base N] [--pids-max N] [--shell-scratch-mb N] [--patience-ms N]\n"
             "       [--isolation auto|process] [--cgroup-root DIR] [--temp-root DIR]   with a SOCK_SEQPACKET socket as descriptor 3\n"
             "       scheduler-launcher --layout\n",
             about, value);
@@ -123,9 +124,10 @@ static const struct {
     int value;
 } constants[] = {
     NAMED(PROTOCOL_VERSION), NAMED(PROTOCOL_TEXT_BYTES_MAX), NAMED(PROTOCOL_STRINGS_MAX), NAMED(PROTOCOL_RUNTIMES_MAX),
-    NAMED(PROTOCOL_SLOTS_MAX), NAMED(REQUEST_RUNTIME), NAMED(REQUEST_SHELL), NAMED(REQUEST_SPECIALISE), NAMED(REQUEST_KILL), NAMED(REQUEST_REST),
-    NAMED(NOTICE_READY), NAMED(NOTICE_REFUSED), NAMED(NOTICE_SHELL), NAMED(NOTICE_SHELL_FAILED), NAMED(NOTICE_SPECIALISED),
-    NAMED(NOTICE_SPECIALISE_FAILED), NAMED(NOTICE_EXITED), NAMED(NOTICE_WARNING), NAMED(CAUSE_EXIT), NAMED(CAUSE_SIGNAL),
+    NAMED(PROTOCOL_SLOTS_MAX), NAMED(REQUEST_RUNTIME), NAMED(REQUEST_SHELL), NAMED(REQUEST_SPECIALISE), NAMED(REQUEST_KILL),
+    NAMED(REQUEST_REST), NAMED(REQUEST_PING), NAMED(NOTICE_READY), NAMED(NOTICE_REFUSED), NAMED(NOTICE_SHELL),
+    NAMED(NOTICE_SHELL_FAILED), NAMED(NOTICE_SPECIALISED), NAMED(NOTICE_SPECIALISE_FAILED), NAMED(NOTICE_EXITED),
+    NAMED(NOTICE_WARNING), NAMED(NOTICE_PONG), NAMED(CAUSE_EXIT), NAMED(CAUSE_SIGNAL),
     NAMED(CAUSE_OOM), NAMED(CAUSE_KILLED), NAMED(CAUSE_LAUNCH_FAILED), NAMED(ISOLATION_ROOT), NAMED(ISOLATION_USER),
     NAMED(ISOLATION_PROCESS), NAMED(FLAG_MEMORY), NAMED(FLAG_PIDS), NAMED(FLAG_CPU), NAMED(FLAG_CPU_TIME),
 };
@@ -196,6 +198,12 @@ static void own_user_namespace(void) {
     }
 }
 
+/* Who started the service may have keys in its session, which everything below would possess too. */
+static void own_keyring(void) {
+    enum { JOIN_SESSION_KEYRING = 1 };
+    (void)syscall(SYS_keyctl, JOIN_SESSION_KEYRING, NULL); /* fails only where the kernel has no keys */
+}
+
 /* Decides once what the whole run does. With namespaces: this process is afterwards in a mount namespace of its own, and its next
  * child is the first of a pid namespace. */
 static void isolate(struct settings *settings) {
@@ -260,7 +268,8 @@ static int supervise(struct settings *settings, struct cgroups *groups, pid_t la
 
 int main(int count, char **arguments) {
     struct settings settings = {
-        .options = {.slots = 1000, .uid_base = 300000, .pids_max = 1024, .shell_scratch_mb = 512, .temp_root = "/tmp"}};
+        .options = {.slots = 1000, .uid_base = 300000, .pids_max = 1024, .shell_scratch_mb = 512, .patience_ms = 20000,
+                    .temp_root = "/tmp"}};
     struct cgroups groups;
     int supervisor[2];
     if (count == 2 && strcmp(arguments[1], "--layout") == 0) {
@@ -276,6 +285,7 @@ int main(int count, char **arguments) {
     ignore_terminal();
     raise_descriptors();
     (void)clearenv();
+    own_keyring();
     isolate(&settings);
     const int supervised[] = {getppid(), getpid()};
     cgroups_open(&groups, settings.cgroup_root, supervised, 2);

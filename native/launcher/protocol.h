@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 enum {
-    PROTOCOL_VERSION = 2,
+    PROTOCOL_VERSION = 3,
     PROTOCOL_TEXT_BYTES_MAX = 16384, /* of one request: a runtime's list of mounts is the longest */
     PROTOCOL_STRINGS_MAX = 160,
     PROTOCOL_STEP_BYTES = 48,        /* a step's name, NUL-terminated */
@@ -32,7 +32,8 @@ enum request_kind {
     REQUEST_SHELL = 2,      /* runtime, token */
     REQUEST_SPECIALISE = 3, /* shell, memory_mb, ephemeral_storage_mb; strings: code_dir, layers_dir (may be empty) */
     REQUEST_KILL = 4,       /* shell */
-    REQUEST_REST = 5        /* runtime: end its process; the next shell starts another. Not heeded while shells are under way */
+    REQUEST_REST = 5,       /* runtime: end its process; the next shell starts another. Not heeded while shells are under way */
+    REQUEST_PING = 6        /* answered by PONG at once: whoever does not answer is stuck */
 };
 
 struct request {
@@ -47,14 +48,16 @@ struct request {
 };
 
 enum notice_kind {
-    NOTICE_READY = 1,             /* the launcher can work; flags: what it can limit; status: isolation; runtime: cgroup version */
+    NOTICE_READY = 1,             /* the launcher can work; flags: what it can limit; status: isolation; runtime: cgroup version;
+                                     descriptor: a pidfd of the launcher, where the kernel has them */
     NOTICE_REFUSED = 2,           /* it cannot: step, error, note. It exits afterwards */
     NOTICE_SHELL = 3,             /* token, shell; descriptors: channel, output, progress, pidfd, then as flags say cpu, memory */
     NOTICE_SHELL_FAILED = 4,      /* token, step, error */
     NOTICE_SPECIALISED = 5,       /* shell */
     NOTICE_SPECIALISE_FAILED = 6, /* shell, step, error; EXITED follows */
     NOTICE_EXITED = 7,            /* shell, cause, status, cpu_ns, memory_peak_bytes; step and error with CAUSE_LAUNCH_FAILED */
-    NOTICE_WARNING = 8            /* note: something the operator should know */
+    NOTICE_WARNING = 8,           /* note: something the operator should know */
+    NOTICE_PONG = 9
 };
 
 enum exit_cause { CAUSE_EXIT = 1, CAUSE_SIGNAL = 2, CAUSE_OOM = 3, CAUSE_KILLED = 4, CAUSE_LAUNCH_FAILED = 5 };

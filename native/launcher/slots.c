@@ -40,6 +40,19 @@ static uint32_t find(const struct launcher *launcher, uint64_t shell) {
     return slot;
 }
 
+static bool is_pending(enum slot_state state) {
+    return state == SLOT_QUEUED || state == SLOT_CLONING || state == SLOT_BIRTH || state == SLOT_SPECIALISING;
+}
+
+/* The one place where a slot changes its state, so that the counts are those of the states. */
+static void enter(struct launcher *launcher, struct slot *slot, enum slot_state state) {
+    launcher->pending += (is_pending(state) ? 1U : 0U) - (is_pending(slot->state) ? 1U : 0U);
+    launcher->cloning += (state == SLOT_CLONING ? 1U : 0U) - (slot->state == SLOT_CLONING ? 1U : 0U);
+    launcher->emptying += (state == SLOT_EMPTYING ? 1U : 0U) - (slot->state == SLOT_EMPTYING ? 1U : 0U);
+    slot->state = state;
+    slot->since_ms = launcher_now_ms();
+}
+
 static void close_ends(struct slot *slot) {
     wire_close(&slot->control);
     wire_close(&slot->channel);
@@ -55,31 +68,25 @@ void slot_try_free(struct launcher *launcher, uint32_t index) {
         cgroup_kill(&launcher->groups, index);
         return;
     }
-    slot->state = SLOT_FREE;
+    enter(launcher, slot, SLOT_FREE);
     slot->next = launcher->free_head;
     launcher->free_head = index;
-    launcher->emptying--;
 }
 
 /* From any state to EMPTYING, and to FREE as soon as nothing is left in the group. */
 static void release(struct launcher *launcher, uint32_t index) {
     struct slot *slot = &launcher->slots[index];
     SCHED_ASSERT(slot->state != SLOT_FREE && slot->state != SLOT_EMPTYING);
-    if (slot->state == SLOT_CLONING) {
-        SCHED_ASSERT(launcher->cloning > 0);
-        launcher->cloning--;
-    }
     close_ends(slot);
     slot->pid = 0;
-    slot->state = SLOT_EMPTYING;
-    launcher->emptying++;
+    enter(launcher, slot, SLOT_EMPTYING);
     slot_try_free(launcher, index);
 }
 
 static void refuse_shell(uint64_t token, int32_t error, const char *step) {
     struct notice notice = {.kind = NOTICE_SHELL_FAILED, .token = token, .error = error};
     wire_text(notice.step, sizeof notice.step, step);
-    launcher_tell(&notice, NULL, 0);
+    (void)launcher_tell(&notice, NULL, 0);
 }
 
 void slot_abandon(struct launcher *launcher, uint32_t index, int32_t error, const char *step) {
@@ -176,20 +183,20 @@ int slot_send_order(struct launcher *launcher, uint32_t index) {
         return error;
     }
     const int entries = cgroup_open_entries(&launcher->groups, index, child + 4, PROTOCOL_FDS_MAX - 4);
-    error = entries < 0 ? entries : wire_send(zygote->fd, &order, sizeof order, child, 4 + (unsigned)entries, MSG_DONTWAIT);
+    /* Watched before it is ordered: an order that was sent will be answered. */
+    error = entries < 0 ? entries : launcher_watch(launcher, slot->control, WATCH_SLOT, index);
+    if (error == 0) {
+        error = wire_send(zygote->fd, &order, sizeof order, child, 4 + (unsigned)entries, MSG_DONTWAIT);
+    }
     wire_close(&child[0]);
     wire_close(&child[1]);
     wire_close(&child[3]); /* child[2], the progress page, is the slot's too */
     wire_close_all(child + 4, entries < 0 ? 0 : (unsigned)entries);
-    if (error == 0) {
-        error = launcher_watch(launcher, slot->control, WATCH_SLOT, index);
-    }
     if (error < 0) {
         close_ends(slot);
         return error;
     }
-    slot->state = SLOT_CLONING;
-    launcher->cloning++;
+    enter(launcher, slot, SLOT_CLONING);
     return 0;
 }
 
@@ -216,14 +223,20 @@ static void hand_over(struct launcher *launcher, uint32_t index) {
         notice.flags |= FLAG_MEMORY;
         fds[count++] = memory;
     }
-    slot->state = SLOT_SHELL;
-    slot->told = true;
-    launcher_tell(&notice, fds, count);
+    const int error = launcher_tell(&notice, fds, count);
     wire_close(&cpu);
     wire_close(&memory);
     wire_close(&slot->channel);
     wire_close(&slot->output);
     wire_close(&slot->progress);
+    if (error < 0) { /* too many descriptors under way; the service hears of it when it is reaped */
+        slot->error = -error;
+        wire_text(slot->step, sizeof slot->step, "descriptors to the service");
+        kill_slot(slot);
+        return;
+    }
+    enter(launcher, slot, SLOT_SHELL);
+    slot->told = true;
 }
 
 void slot_cloned(struct launcher *launcher, uint64_t shell, pid_t pid, int pidfd, int32_t error, const char *step) {
@@ -237,8 +250,7 @@ void slot_cloned(struct launcher *launcher, uint64_t shell, pid_t pid, int pidfd
         slot_abandon(launcher, index, error != 0 ? error : EPROTO, step);
         return;
     }
-    launcher->cloning--;
-    slot->state = SLOT_BIRTH;
+    enter(launcher, slot, SLOT_BIRTH);
     slot->pid = pid;
     slot->pidfd = pidfd;
     if (slot->killed) {
@@ -271,8 +283,8 @@ static void hear(struct launcher *launcher, uint32_t index, const struct stage_a
         hand_over(launcher, index);
     } else if (slot->state == SLOT_SPECIALISING && answer->stage == 2) {
         const struct notice notice = {.kind = NOTICE_SPECIALISED, .shell = shell_id(launcher, index)};
-        slot->state = SLOT_LIVE;
-        launcher_tell(&notice, NULL, 0);
+        enter(launcher, slot, SLOT_LIVE);
+        (void)launcher_tell(&notice, NULL, 0);
     }
 }
 
@@ -309,8 +321,9 @@ void slot_ask_shell(struct launcher *launcher, const struct request *request) {
     struct slot *slot = &launcher->slots[index];
     launcher->free_head = slot->next;
     const uint32_t generation = slot->generation + 1;
-    *slot = (struct slot){.state = SLOT_QUEUED, .generation = generation, .runtime = request->runtime, .next = NO_SLOT,
+    *slot = (struct slot){.generation = generation, .runtime = request->runtime, .next = NO_SLOT,
                           .token = request->token, .pidfd = -1, .control = -1, .channel = -1, .output = -1, .progress = -1};
+    enter(launcher, slot, SLOT_QUEUED);
     const int error = zygote_enqueue(launcher, index);
     if (error < 0) {
         slot_abandon(launcher, index, -error, "runtime process");
@@ -323,9 +336,26 @@ static void fail_specialise(struct launcher *launcher, uint32_t index, int error
     wire_text(notice.step, sizeof notice.step, step);
     slot->error = error;
     wire_text(slot->step, sizeof slot->step, step);
-    slot->state = SLOT_LIVE; /* to be reaped; says its step then too */
-    launcher_tell(&notice, NULL, 0);
+    enter(launcher, slot, SLOT_LIVE); /* to be reaped; says its step then too */
+    (void)launcher_tell(&notice, NULL, 0);
     kill_slot(slot);
+}
+
+void slots_overdue(struct launcher *launcher, uint64_t now_ms) {
+    for (uint32_t i = 0; i < launcher->options.slots; i++) {
+        struct slot *slot = &launcher->slots[i];
+        if ((slot->state != SLOT_BIRTH && slot->state != SLOT_SPECIALISING) ||
+            now_ms - slot->since_ms <= launcher->options.patience_ms) {
+            continue;
+        }
+        if (slot->state == SLOT_SPECIALISING) {
+            fail_specialise(launcher, i, ETIMEDOUT, "answer of the newborn");
+        } else if (slot->error == 0) {
+            slot->error = ETIMEDOUT;
+            wire_text(slot->step, sizeof slot->step, "answer of the newborn");
+            kill_slot(slot);
+        }
+    }
 }
 
 static int send_specialise(struct launcher *launcher, uint32_t index, const struct request *request, const char *const *paths,
@@ -364,7 +394,7 @@ void slot_ask_specialise(struct launcher *launcher, const struct request *reques
     if (index == NO_SLOT || launcher->slots[index].state != SLOT_SHELL) {
         struct notice notice = {.kind = NOTICE_SPECIALISE_FAILED, .shell = request->shell, .error = ESRCH};
         wire_text(notice.step, sizeof notice.step, "shell");
-        launcher_tell(&notice, NULL, 0);
+        (void)launcher_tell(&notice, NULL, 0);
         return;
     }
     struct slot *slot = &launcher->slots[index];
@@ -381,7 +411,7 @@ void slot_ask_specialise(struct launcher *launcher, const struct request *reques
         fail_specialise(launcher, index, -error, step);
         return;
     }
-    slot->state = SLOT_SPECIALISING;
+    enter(launcher, slot, SLOT_SPECIALISING);
 }
 
 void slot_ask_kill(struct launcher *launcher, uint64_t shell) {
@@ -402,7 +432,9 @@ static enum exit_cause cause_of(struct launcher *launcher, uint32_t index, int s
         return CAUSE_EXIT;
     }
     if (WTERMSIG(status) == SIGKILL) {
-        if (cgroup_oom_kills(&launcher->groups, index) > slot->oom_before) {
+        /* Version 1 may have killed a child long ago, and the worker lived on until we ended it; version 2 takes all at once. */
+        const bool by_us = slot->killed && !slot->ended && launcher->groups.version != 2;
+        if (!by_us && cgroup_oom_kills(&launcher->groups, index) > slot->oom_before) {
             return CAUSE_OOM;
         }
         if (slot->killed) {
@@ -429,7 +461,7 @@ void slot_reaped(struct launcher *launcher, uint32_t index, int init_status, uin
         }
         failure.error = slot->error;
         wire_text(failure.step, sizeof failure.step, slot->step);
-        launcher_tell(&failure, NULL, 0);
+        (void)launcher_tell(&failure, NULL, 0);
     }
     const uint64_t group_ns = cgroup_cpu_ns(&launcher->groups, index);
     notice.cause = cause_of(launcher, index, status);
@@ -443,5 +475,5 @@ void slot_reaped(struct launcher *launcher, uint32_t index, int init_status, uin
         wire_text(notice.step, sizeof notice.step, slot->step);
     }
     release(launcher, index); /* before it is told: who hears of it may ask for the slot again */
-    launcher_tell(&notice, NULL, 0);
+    (void)launcher_tell(&notice, NULL, 0);
 }

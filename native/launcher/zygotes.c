@@ -18,6 +18,7 @@
 #include "wire.h"
 
 enum { STRING_NAME, STRING_EXECUTABLE, STRING_PACKAGE, STRING_BINDS, ZYGOTE_FD = 3 };
+enum { START_PATIENCE_MS = 60000 }; /* Python's own start, from a cold and slow disk */
 
 static const char PACKAGE_TARGET[] = "/var/runtime";
 
@@ -126,7 +127,13 @@ static int start(struct launcher *launcher, uint32_t runtime) {
     zygote->orders = 0;
     zygote->error = 0;
     zygote->step[0] = '\0';
-    return launcher_watch(launcher, zygote->fd, WATCH_ZYGOTE, runtime);
+    zygote->since_ms = launcher_now_ms();
+    const int error = launcher_watch(launcher, zygote->fd, WATCH_ZYGOTE, runtime);
+    if (error < 0) { /* the reaper does the rest */
+        kill(pid, SIGKILL);
+        wire_close(&zygote->fd);
+    }
+    return error;
 }
 
 int zygote_declare(struct launcher *launcher, uint32_t runtime, const char *text, unsigned bytes, unsigned strings) {
@@ -162,7 +169,9 @@ static void send_orders(struct launcher *launcher, struct zygote *zygote) {
             zygote->queue_tail = NO_SLOT;
         }
         if (error == 0) {
-            zygote->orders++;
+            if (zygote->orders++ == 0) {
+                zygote->since_ms = launcher_now_ms();
+            }
         } else {
             slot_abandon(launcher, slot, -error, "order to the runtime process");
         }
@@ -224,24 +233,40 @@ void zygote_readable(struct launcher *launcher, uint32_t runtime) {
         answer.step[sizeof answer.step - 1] = '\0';
         if (answer.shell == 0) {
             zygote->ready = answer.error == 0;
+            zygote->since_ms = launcher_now_ms();
             zygote->error = answer.error;
             wire_text(zygote->step, sizeof zygote->step, answer.step);
             continue;
         }
         SCHED_ASSERT(zygote->orders > 0);
         zygote->orders--;
+        zygote->since_ms = launcher_now_ms();
         slot_cloned(launcher, answer.shell, answer.pid, count == 1 ? pidfd : -1, answer.error, answer.step);
     }
     send_orders(launcher, zygote);
 }
 
+void zygotes_overdue(struct launcher *launcher, uint64_t now_ms) {
+    for (uint32_t i = 0; i < PROTOCOL_RUNTIMES_MAX; i++) {
+        struct zygote *zygote = &launcher->zygotes[i];
+        const uint64_t patience_ms = zygote->ready ? launcher->options.patience_ms : START_PATIENCE_MS;
+        if (zygote->pid > 0 && (zygote->orders > 0 || !zygote->ready) && now_ms - zygote->since_ms > patience_ms) {
+            zygote->error = ETIMEDOUT;
+            wire_text(zygote->step, sizeof zygote->step, zygote->ready ? "answer of the runtime process"
+                                                                       : "start of the runtime process");
+            zygote->since_ms = now_ms;
+            kill(zygote->pid, SIGKILL);
+        }
+    }
+}
+
 void zygote_died(struct launcher *launcher, uint32_t runtime) {
     struct zygote *zygote = &launcher->zygotes[runtime];
+    zygote->pid = 0; /* reaped: the number may be another's */
     if (zygote->fd >= 0) {
         zygote_readable(launcher, runtime); /* its last words */
     }
     wire_close(&zygote->fd);
-    zygote->pid = 0;
     zygote->orders = 0;
     if (zygote->resting && !launcher->stopping) {
         zygote->resting = false;

@@ -16,15 +16,16 @@ import signal
 import socket
 import sys
 from collections import deque
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from scheduler.errors import SchedulerError
+from scheduler.sandboxes.failure import LaunchFailed
 from scheduler.sandboxes.runtimes import is_public
+from scheduler.sandboxes.spawn import close_all, pid_of, reap, start
 from scheduler.sandboxes.wire import (
     ENFORCED,
     FDS_MAX,
@@ -64,9 +65,10 @@ __all__ = [
 EXECUTABLE: Final = Path(__file__).resolve().parent.parent / "_native" / "scheduler-launcher"
 RUNTIME_PACKAGE: Final = Path(__file__).resolve().parent.parent / "runtime"
 TASK_ROOT: Final = "/var/task"
-SOCKET_BUFFER_BYTES: Final = 1 << 20
 START_TIMEOUT_S: Final = 20.0
 STOP_TIMEOUT_S: Final = 10.0
+QUIET_S: Final = 5.0  # with something asked for and nothing heard for this long, a launcher is asked whether it lives
+QUIETS_MAX: Final = 3  # in a row without an answer, and it is ended
 
 
 # ---- what others use ----
@@ -123,37 +125,13 @@ class Exited:
     step: str | None
 
 
-# What a person can do about a step that failed.
-_HINTS: Final[Mapping[str, str]] = {
-    "fresh /proc": "inside a container /proc must not be masked (docker: --security-opt systempaths=unconfined)",
-    "clone": "the machine is out of processes or memory, or forbids namespaces (sysctl user.max_*_namespaces)",
-    "code directory": "the code's directory must exist and be a directory",
-    "slots": "all slots are taken; raise the number of sandboxes that the launcher may run",
-    "code at /var/task": "the code's directory must be a directory",
-    "launcher": "the service starts another launcher by itself",
-}
-
-
-class LaunchFailed(SchedulerError):
-    """A sandbox, or the launcher itself, could not be made. step: of the launcher's list; errno_name: "EPERM", or "";
-    hint: what to do, or ""."""
-
-    default_message = "a sandbox could not be made"
-
-    def __init__(self, step: str, error: int = 0, hint: str = "") -> None:
-        self.step = step
-        self.errno_name = errno.errorcode.get(error, "") if error else ""
-        self.hint = hint or _HINTS.get(step, "")
-        reason = f": {os.strerror(error)}" if error else ""
-        super().__init__(f"step {step!r} failed{reason}" + (f" ({self.hint})" if self.hint else ""))
-
-
 @dataclass(frozen=True, slots=True)
 class LauncherConfig:
     """isolation: "auto" (namespaces, or no start) or "process" (bare processes). slots: sandboxes alive at once; slot n runs as
     uid uid_base + n when started as root. pids_max: processes and threads of one sandbox. cgroup_root: a cgroup v2 directory
     to use instead of looking for one. temp_root: with "process", where private directories are made. require_limits: no start
-    unless memory, processes and CPU can be limited; None: yes, unless isolation is "process". command: what to execute."""
+    unless memory, processes and CPU can be limited; None: yes, unless isolation is "process". patience_s: for a birth and for
+    specialising, each; what takes longer fails. command: what to execute."""
 
     isolation: str = "auto"
     slots: int = 1000
@@ -162,12 +140,18 @@ class LauncherConfig:
     cgroup_root: str | None = None
     temp_root: str = "/tmp"
     require_limits: bool | None = None
+    patience_s: float = 20.0
     command: tuple[str, ...] = (str(EXECUTABLE),)
 
     def __post_init__(self) -> None:
         if self.isolation not in ("auto", "process"):
             raise ValueError(f"isolation is {self.isolation!r}, must be auto or process")
-        for name, low, high in (("slots", 1, SLOTS_MAX), ("uid_base", 1, 2_000_000_000), ("pids_max", 8, 1 << 20)):
+        for name, low, high in (
+            ("slots", 1, SLOTS_MAX),
+            ("uid_base", 1, 2_000_000_000),
+            ("pids_max", 8, 1 << 20),
+            ("patience_s", 0.1, 600),
+        ):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name} is {value}, must be {low} to {high}")
@@ -178,6 +162,7 @@ class LauncherConfig:
             "--slots": str(self.slots),
             "--uid-base": str(self.uid_base),
             "--pids-max": str(self.pids_max),
+            "--patience-ms": str(round(self.patience_s * 1000)),
             "--temp-root": self.temp_root,
         }
         if self.cgroup_root is not None:
@@ -201,27 +186,6 @@ class _Waiting:
         self.done.set()
 
 
-def _pid_of(pidfd: int) -> int:
-    """As this process' /proc sees it: the launcher lives in a pid namespace of its own and counts otherwise. -1: gone."""
-    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == "Pid":
-            return int(value)
-    return -1
-
-
-def _reap(pid: int) -> str:
-    """Of a child that has ended. How it ended, for a person."""
-    try:
-        _, status = os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return "it is gone"
-    code = os.waitstatus_to_exitcode(status)
-    if code < 0:
-        return f"its supervisor got signal {-code}"
-    return f"it got signal {code - 128}" if code > 128 else f"exit status {code}"
-
-
 class Launcher:
     """Made by open_launcher(). One task may await a given shell() or specialise(); many may at once.
 
@@ -233,9 +197,12 @@ class Launcher:
     cgroup_version: int
     why_limited: str
 
-    def __init__(self, sock: socket.socket, pid: int, runtimes: Mapping[str, int], report: Callable[[str], None]) -> None:
+    def __init__(
+        self, sock: socket.socket, pid: int, pidfd: int, runtimes: Mapping[str, int], report: Callable[[str], None]
+    ) -> None:
         self.pid = pid
-        self._pidfd = os.pidfd_open(pid)
+        self._pidfd = pidfd
+        self._inner_pidfd = -1  # of the launcher proper, below its supervisor
         self._socket = trio.socket.from_stdlib_socket(sock)
         self._raw = sock
         self.runtimes = tuple(runtimes)
@@ -247,6 +214,9 @@ class Launcher:
         self._specialising: dict[int, _Waiting] = {}
         self._outgoing: deque[bytes] = deque()
         self._outgoing_there = trio.Event()
+        self._asked = trio.Event()
+        self._asked_last = 0  # count of what was heard when something was last asked for
+        self._heard = 0
         self._dead = trio.Event()
         self._why_dead = ""
         self._exits_in, self.exits = trio.open_memory_channel[Exited](math.inf)  # bounded by the number of slots
@@ -325,6 +295,8 @@ class Launcher:
     def _post(self, data: bytes) -> None:
         if self._dead.is_set():
             raise LaunchFailed("launcher")
+        self._asked_last = self._heard
+        self._asked.set()
         if not self._outgoing:
             try:
                 self._raw.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
@@ -368,16 +340,44 @@ class Launcher:
     async def _listen(self) -> None:
         while (received := await self._receive()) is not None:
             notice, fds = received
+            self._heard += 1
             self._handlers[notice.kind](self, notice, fds)
         await self._died()
 
+    async def _watch(self) -> None:
+        """A launcher that says nothing is ended: what waits for it fails, and the service can start another."""
+        while True:
+            await self._asked.wait()
+            self._asked = trio.Event()
+            quiets = 0
+            while self._shells or self._specialising or self._heard == self._asked_last:
+                heard = self._heard
+                await trio.sleep(QUIET_S)
+                quiets = quiets + 1 if self._heard == heard else 0
+                if quiets == QUIETS_MAX:
+                    self._report(f"the launcher has not answered for {QUIET_S * QUIETS_MAX:g} s and is ended")
+                    self._end_inner()
+                    return
+                if quiets and not self._dead.is_set():
+                    self._post(encode(RequestKind.PING))
+
     def _on_shell(self, notice: Notice, fds: list[int]) -> None:
-        channel, output, progress, pidfd, *more = fds
-        cpu = more.pop(0) if notice.flags & Limit.CPU_TIME.value else -1
-        memory = more.pop(0) if notice.flags & Limit.MEMORY.value else -1
-        name = self._runtime_names[notice.runtime]
-        shell = Shell(notice.shell, name, _pid_of(pidfd), channel, output, progress, pidfd, cpu, memory)
         waiting = self._shells.pop(notice.token)
+        with_cpu, with_memory = (bool(notice.flags & limit.value) for limit in (Limit.CPU_TIME, Limit.MEMORY))
+        try:
+            if len(fds) != 4 + with_cpu + with_memory:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))  # the kernel hands over what there is room for
+            pid = pid_of(fds[3])
+        except OSError as error:
+            self.kill(notice.shell)
+            close_all(fds)
+            waiting.finish(failure=LaunchFailed("descriptors", error.errno or 0))
+            return
+        channel, output, progress, pidfd, *more = fds
+        cpu = more.pop(0) if with_cpu else -1
+        memory = more.pop(0) if with_memory else -1
+        name = self._runtime_names[notice.runtime]
+        shell = Shell(notice.shell, name, pid, channel, output, progress, pidfd, cpu, memory)
         if waiting.abandoned:
             self._discard(shell)
         else:
@@ -407,7 +407,11 @@ class Launcher:
     def _on_warning(self, notice: Notice, fds: list[int]) -> None:
         self._report(notice.note)
 
+    def _on_pong(self, notice: Notice, fds: list[int]) -> None:
+        pass
+
     def _on_late(self, notice: Notice, fds: list[int]) -> None:
+        close_all(fds)
         self._report(f"the launcher said {notice.kind.name} out of turn")
 
     _handlers: Final = {
@@ -419,6 +423,7 @@ class Launcher:
         NoticeKind.SPECIALISE_FAILED: _on_specialise_failed,
         NoticeKind.EXITED: _on_exited,
         NoticeKind.WARNING: _on_warning,
+        NoticeKind.PONG: _on_pong,
     }
 
     # ---- life ----
@@ -429,7 +434,8 @@ class Launcher:
             received = await self._receive()
             if received is None:
                 raise LaunchFailed("start", hint=f"the launcher ended at once: {await self._wait_process()}")
-            notice, _ = received
+            notice, fds = received
+            self._inner_pidfd = fds.pop(0) if fds else -1
             if notice.kind is NoticeKind.REFUSED:
                 raise LaunchFailed(notice.step, notice.error, notice.note)
             if notice.kind is not NoticeKind.READY or notice.error != PROTOCOL_VERSION:
@@ -450,7 +456,13 @@ class Launcher:
     async def _wait_process(self) -> str:
         """Reaps the supervising process. How it ended, for a person."""
         await trio.lowlevel.wait_readable(self._pidfd)
-        return _reap(self.pid)
+        return reap(self.pid)
+
+    def _end_inner(self) -> None:
+        """SIGKILL to the launcher proper, with which every sandbox ends; its supervisor cleans up."""
+        fd = self._inner_pidfd if self._inner_pidfd >= 0 else self._pidfd
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
 
     async def _died(self) -> None:
         with trio.move_on_after(STOP_TIMEOUT_S) as patience:
@@ -469,33 +481,14 @@ class Launcher:
         with trio.move_on_after(STOP_TIMEOUT_S) as patience:
             await self._wait_process()
         if patience.cancelled_caught:
+            self._end_inner()
+            with trio.move_on_after(STOP_TIMEOUT_S) as patience:
+                await self._wait_process()
+        if patience.cancelled_caught:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             await self._wait_process()
-        os.close(self._pidfd)
+        close_all(fd for fd in (self._pidfd, self._inner_pidfd) if fd >= 0)
         self._exits_in.close()
-
-
-def _start(config: LauncherConfig) -> tuple[socket.socket, int]:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for end in (ours, theirs):
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
-    ours.setblocking(False)
-    command = config.arguments()
-    try:
-        with theirs:
-            pid = os.posix_spawnp(
-                command[0],
-                command,
-                {"PATH": os.defpath},
-                file_actions=[
-                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),
-                ],
-            )
-    except OSError as error:
-        ours.close()
-        raise LaunchFailed("execute", error.errno or 0, f"{command[0]}: run make build") from error
-    return ours, pid
 
 
 def _to_stderr(text: str) -> None:
@@ -515,8 +508,8 @@ async def open_launcher(
     declared = list(runtimes)
     if not 1 <= len(declared) <= RUNTIMES_MAX:
         raise ValueError(f"runtimes are {len(declared)}, must be 1 to {RUNTIMES_MAX}")
-    sock, pid = _start(config)
-    launcher = Launcher(sock, pid, {runtime.name: index for index, runtime in enumerate(declared)}, report)
+    sock, pid, pidfd = start(config.arguments())
+    launcher = Launcher(sock, pid, pidfd, {runtime.name: index for index, runtime in enumerate(declared)}, report)
     failure: BaseException | None = None
     try:
         await launcher._handshake(config)
@@ -534,6 +527,7 @@ async def open_launcher(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(launcher._listen)
             nursery.start_soon(launcher._send_outgoing)
+            nursery.start_soon(launcher._watch)
             try:
                 yield launcher
             except BaseException as error:  # raised again below: the nursery would wrap it in a group

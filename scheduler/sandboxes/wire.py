@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 FDS_MAX: Final = 12
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 TEXT_BYTES_MAX: Final = 16384
 RUNTIMES_MAX: Final = 16
 SLOTS_MAX: Final = 4096
@@ -85,6 +85,7 @@ class RequestKind(Enum):
     SPECIALISE = 3
     KILL = 4
     REST = 5
+    PING = 6
 
 
 class NoticeKind(Enum):
@@ -96,6 +97,7 @@ class NoticeKind(Enum):
     SPECIALISE_FAILED = 6
     EXITED = 7
     WARNING = 8
+    PONG = 9
 
 
 class Cause(Enum):
