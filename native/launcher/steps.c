@@ -382,12 +382,8 @@ static int not_traceable(struct newborn *newborn) {
 }
 
 /* The kernel forgets the death signal when a process changes identity. If the launcher died before it was set again, the
-<<<<<<< ours
  * control socket has ended. An order that waits there shows that it lives: the worker may have been told of its function
  * before the first process, which runs beside it, comes here. */
-=======
- * control socket has ended. Init may find the worker's order in it, if that comes before init's turn. */
->>>>>>> theirs
 static int launcher_lives(struct newborn *newborn) {
     char byte;
     const ssize_t got = recv(newborn->control, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
