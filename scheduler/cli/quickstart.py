@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--state-dir", default="state", metavar="DIR", help="where the service keeps everything [state]")
     parser.add_argument("--sample", default=str(_sample()), metavar="SRC", help="the function to deploy")
     parser.add_argument("--isolation", default="auto", choices=("auto", "process"), help="as of scheduler serve [auto]")
+    parser.add_argument("--metrics", metavar="HOST:PORT", help="address of the metrics [the usual port, or a free one]")
     given = parser.parse_args(arguments)
     state_dir = Path(given.state_dir)
     socket_path = state_dir / "scheduler.sock"
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         _say(f"The service is already running on {state_dir}.")
         _next_steps(socket_path)
         return 0
-    metrics = f"127.0.0.1:{_free_port()}"
+    metrics = given.metrics or f"127.0.0.1:{_free_port()}"
     command = [sys.executable, "-m", "scheduler", "serve", "--state-dir", str(state_dir), "--socket", str(socket_path)]
     command += ["--metrics", metrics]
     command += ["--isolation", given.isolation] if given.isolation != "auto" else []

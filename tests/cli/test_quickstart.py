@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -26,9 +27,13 @@ class Quickstart:
     def __init__(self, state_dir: Path, log: Path) -> None:
         # Where namespaces cannot be had the quick start is the same but for the walls.
         env = {**os.environ, **({"SCHEDULER_ISOLATION": "process"} if os.geteuid() else {})}
+        # Not the usual port: another run of these tests, or a service of the developer's own, may have it.
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            metrics = f"127.0.0.1:{probe.getsockname()[1]}"
         self._log = log.open("wb")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "scheduler.cli.quickstart", "--state-dir", str(state_dir)],
+            [sys.executable, "-m", "scheduler.cli.quickstart", "--state-dir", str(state_dir), "--metrics", metrics],
             stdout=subprocess.PIPE, stderr=self._log, cwd=ROOT, env=env, text=True,
         )  # fmt: skip
         self.lines: list[str] = []
