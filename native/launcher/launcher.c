@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "children.h"
 #include "wire.h"
 
 enum { EPOLL_BATCH = 64, EMPTYING_POLL_MS = 2, OVERDUE_POLLS = 10 };
@@ -110,32 +111,26 @@ static uint64_t nanoseconds(const struct timeval *time) {
     return (uint64_t)time->tv_sec * 1000000000U + (uint64_t)time->tv_usec * 1000U;
 }
 
-/* Without a pid namespace, what a dead sandbox started is inherited by this process (a subreaper): none of it may live on. */
-static void kill_strays(const struct launcher *launcher) {
-    char path[64], text[4096];
-    snprintf(path, sizeof path, "/proc/self/task/%d/children", (int)getpid());
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        return;
+static bool is_known(const void *context, pid_t pid) {
+    const struct launcher *launcher = context;
+    for (uint32_t i = 0; i < PROTOCOL_RUNTIMES_MAX; i++) {
+        if (launcher->zygotes[i].pid == pid) {
+            return true;
+        }
     }
-    const ssize_t got = read(fd, text, sizeof text - 1);
-    close(fd);
-    text[got < 0 ? 0 : got] = '\0';
-    for (char *at = text, *end; *at != '\0'; at = *end == '\0' ? end : end + 1) {
-        const long pid = strtol(at, &end, 10);
-        bool known = end == at;
-        for (uint32_t i = 0; i < launcher->options.slots && !known; i++) {
-            known = launcher->slots[i].pid == pid;
+    for (uint32_t i = 0; i < launcher->options.slots; i++) {
+        if (launcher->slots[i].pid == pid) {
+            return true;
         }
-        for (uint32_t i = 0; i < PROTOCOL_RUNTIMES_MAX && !known; i++) {
-            known = launcher->zygotes[i].pid == pid;
-        }
-        if (!known && launcher->cloning == 0) {
-            kill((pid_t)pid, SIGKILL);
-        }
-        if (end == at) {
-            break;
-        }
+    }
+    return false;
+}
+
+/* Without a pid namespace, what a dead sandbox started is inherited by this process (a subreaper): none of it may live on. While
+ * slots are cloning, a child not known yet may be one of theirs. */
+static void kill_strays(const struct launcher *launcher) {
+    if (launcher->cloning == 0) {
+        children_kill(is_known, launcher);
     }
 }
 
@@ -258,12 +253,7 @@ static void stop_everything(struct launcher *launcher) {
             cgroup_kill(&launcher->groups, i);
         }
     }
-    launcher->cloning = 0;
-    while (wait4(-1, NULL, 0, NULL) > 0 || errno == EINTR) {
-        if (launcher->options.isolation == ISOLATION_PROCESS) {
-            kill_strays(launcher);
-        }
-    }
+    children_end();
 }
 
 static void say_ready(const struct launcher *launcher) {

@@ -17,11 +17,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "children.h"
 #include "filesystem.h"
 #include "launcher.h"
 #include "tempdir.h"
@@ -260,8 +262,12 @@ static int supervise(struct settings *settings, struct cgroups *groups, pid_t la
     int status = 0;
     close(supervisor[0]);
     close(LAUNCHER_FD_SERVICE); /* so that its end tells of the launcher's death */
+    if (settings->options.isolation == ISOLATION_PROCESS) {
+        (void)prctl(PR_SET_CHILD_SUBREAPER, 1); /* no pid namespace ends what a killed launcher leaves */
+    }
     while (waitpid(launcher, &status, 0) < 0 && errno == EINTR) {
     }
+    children_end();
     clean(settings, groups);
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }

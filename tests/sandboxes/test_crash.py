@@ -46,14 +46,8 @@ pytestmark = [
 
 ROOT = Path(__file__).resolve().parents[2]
 
-SERVICE = """
-import sys, trio
-from pathlib import Path
-from scheduler.sandboxes.launcher import LauncherConfig
-from tests.sandboxes.driver import launched, own_runtime, public_runtime
-
 # A sandbox that does what it can to outlive its makers: no death signal, a child in a session of its own, no signal heeded.
-STUBBORN = '''
+STUBBORN = """
 import ctypes, os, signal
 ctypes.CDLL(None).prctl(1, 0)
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
@@ -62,7 +56,15 @@ if os.fork() == 0:
     os.setsid()
     while True:
         signal.pause()
-'''
+"""
+
+SERVICE = f"""
+import sys, trio
+from pathlib import Path
+from scheduler.sandboxes.launcher import LauncherConfig
+from tests.sandboxes.driver import launched, own_runtime, public_runtime
+
+STUBBORN = {STUBBORN!r}
 
 async def main():
     runtime = own_runtime() if sys.argv[2] == "auto" else public_runtime()
@@ -209,6 +211,24 @@ async def test_process_isolation_leaves_nothing_either() -> None:
         await until(victims.all_gone, "everything below the service is dead")
         assert groups_left() == []
         assert [name for name in os.listdir("/tmp") if name.startswith(f"scheduler-{victims.supervisor}-")] == []
+
+
+@pytest.mark.skipif(public_runtime() is None, reason="no Python here that every user may read")
+async def test_bare_processes_without_groups_end_with_their_launcher() -> None:
+    """Nothing but the supervisor is left to end what has no death signal and no group."""
+    runtime = public_runtime()
+    assert runtime is not None
+    with public_directory() as directory:
+        (directory / "groups").mkdir()
+        config = LauncherConfig(slots=4, isolation="process", cgroup_root=str(directory / "groups"))
+        async with launched(directory, config, [runtime], warnings=[]) as made:
+            await (await made.sandbox()).run(STUBBORN)
+            everything = below(made.launcher.pid)
+            (inner,) = children(made.launcher.pid)
+            os.kill(inner, signal.SIGKILL)
+            with trio.fail_after(PATIENCE_S):
+                await made.launcher.wait_dead()
+            assert [pid for pid in everything if not gone(pid)] == []
 
 
 def test_without_a_socket_it_says_how_it_is_used() -> None:

@@ -227,6 +227,51 @@ async def test_process_isolation_works_and_is_said_loudly() -> None:
         assert gone_directory(private[0])
 
 
+LITTER = """
+import os, tempfile
+top = tempfile.gettempdir()
+os.chdir(top)
+os.symlink("TARGET", "link")
+os.mkdir("shut")
+os.mkdir("shut/inner")
+open("shut/inner/file", "w").close()
+os.chmod("shut/inner", 0)
+os.chmod("shut", 0)
+for name in (".0", ".1"):
+    os.mkdir(name)
+    open(name + "/file", "w").close()
+for _ in range(300):
+    os.mkdir("deep" * 10)
+    os.chdir("deep" * 10)
+os.symlink("TARGET", "link")
+os.chdir("/")
+"""
+
+
+@pytest.mark.parametrize("as_root", [pytest.param(True, marks=pytest.mark.skipif(not IS_ROOT, reason="needs root")), False])
+async def test_a_slot_is_emptied_whatever_its_occupant_left(as_root: bool) -> None:
+    """Deeper than a path can be long, shut to its owner, links to what is not the sandbox's."""
+    runtime = public_runtime()
+    assert runtime is not None
+    with public_directory() as directory:
+        kept = directory / "kept"
+        kept.mkdir(mode=0o777)
+        kept.chmod(0o777)
+        (kept / "file").write_text("")
+        config = configuration(isolation="process", slots=1)
+        if as_root:
+            config = replace(config, command=LauncherConfig().command)
+        async with launched(directory, config, [runtime], warnings=[]) as made:
+            sandbox = await made.sandbox()
+            private = await sandbox.run(LITTER.replace("TARGET", str(kept)) + "result = top")
+            await sandbox.end()
+            again = await made.sandbox()
+            assert await again.run("import os, tempfile; result = os.listdir(tempfile.gettempdir())") == []
+            await again.run(LITTER.replace("TARGET", str(kept)))
+        assert gone_directory(os.path.dirname(private)), "the end removes it too"
+        assert os.listdir(kept) == ["file"]
+
+
 async def test_doctor_tells_what_is_missing_without_root() -> None:
     runtime = public_runtime()
     assert runtime is not None
