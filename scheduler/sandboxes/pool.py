@@ -34,6 +34,7 @@ BIRTH_GUESS_S = 0.010
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 5.0
 SAFETY = 2.0
+CALM_S = 10.0  # without a failure or a death for this long, trouble is forgotten
 SHED_PERIOD_S = 5.0  # a surplus of shells shrinks by one in this time
 REST_AFTER_S = 300.0  # a runtime that no function uses any more is let go after this
 
@@ -142,6 +143,22 @@ class _Shelf:
         self.died += 1
         self.poke()
         return True
+
+
+@dataclass(slots=True)
+class _Trouble:
+    """How long to wait after each failure or death: doubled while they follow one another."""
+
+    last_s: float = -math.inf
+    pause_s: float = BACKOFF_FIRST_S
+
+    def again(self, now_s: float) -> float:
+        if now_s - self.last_s - self.pause_s >= CALM_S:
+            self.pause_s = BACKOFF_FIRST_S
+        else:
+            self.pause_s = min(self.pause_s * 2, BACKOFF_MAX_S)
+        self.last_s = now_s
+        return self.pause_s
 
 
 class ShellPool:
@@ -270,10 +287,18 @@ class ShellPool:
                 nursery.start_soon(self._refill, shelf, source)
 
     async def _refill(self, shelf: _Shelf, source: ShellSource) -> None:
-        backoff_s = BACKOFF_FIRST_S
+        trouble = _Trouble()
+        died = shelf.died
         awake = False  # the runtime's process was started in this launcher's life
         while True:
             now_s = trio.current_time()
+            if shelf.died != died:
+                # Whoever kills them, a machine short of memory for one, would be fed by making them again at once.
+                died = shelf.died
+                pause_s = trouble.again(now_s)
+                self._report(f"a shell of {shelf.runtime} died unused, next one in {pause_s:g} s")
+                await trio.sleep(pause_s)
+                continue
             if shelf.waiters or len(shelf.ready) < self._target(shelf, now_s):
                 awake = True
                 try:
@@ -282,11 +307,10 @@ class ShellPool:
                     shelf.failed += 1
                     shelf.able = False
                     self._tell()
-                    self._report(f"a shell of {shelf.runtime} could not be made, next try in {backoff_s:g} s: {error}")
-                    await trio.sleep(backoff_s)
-                    backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+                    pause_s = trouble.again(trio.current_time())
+                    self._report(f"a shell of {shelf.runtime} could not be made, next try in {pause_s:g} s: {error}")
+                    await trio.sleep(pause_s)
                     continue
-                backoff_s = BACKOFF_FIRST_S
                 shelf.able = True
                 shelf.born += 1
                 shelf.demand.born(trio.current_time() - now_s)

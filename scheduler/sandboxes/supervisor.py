@@ -293,8 +293,7 @@ class Supervisor:
 
     async def _make(self, sandbox: Sandbox) -> None:
         with sandbox.scope:
-            async with self._starting:
-                await self._start(sandbox)
+            await self._start(sandbox)
         if sandbox.state is State.WAITING:
             # Cancelled, unknown, or no such runtime: there never was a process.
             await self._reap(sandbox, SandboxReaped(sandbox=sandbox.handle, cause=Cause.LAUNCH_FAILED))
@@ -318,7 +317,11 @@ class Supervisor:
         sandbox.state = State.MAKING
         self._by_shell[shell.id] = sandbox
         try:
-            await launcher.specialise(shell, order.specialisation)
+            # Only now: who waits for a shell of a runtime in trouble keeps nobody else from starting.
+            async with self._starting:
+                if sandbox.state is not State.MAKING:
+                    return  # killed while it waited for its turn
+                await launcher.specialise(shell, order.specialisation)
         except LaunchFailed as error:
             # Its process is dead already and its end is on the way.
             if sandbox.state is State.MAKING:

@@ -156,6 +156,26 @@ async def test_a_shell_that_dies_on_the_way_to_its_taker_costs_it_nothing(source
     nursery.cancel_scope.cancel()
 
 
+async def test_shells_that_are_killed_as_soon_as_they_are_there_make_no_storm(source, autojump_clock, nursery):
+    """A machine short of memory takes the youngest processes first: to make them again at once takes what is left."""
+    shells = pool(ahead=1)
+    nursery.start_soon(shells.refill, source)
+    with trio.move_on_after(30):
+        while True:
+            await shells.wait_changed()
+            if shells.stats()[0].ready:
+                assert shells.exited(source.made[-1].id)
+    assert 8 <= len(source.made) <= 16
+    assert "died" in shells.reports[0]
+    await trio.sleep(60)
+    quiet = len(source.made)
+    assert shells.stats()[0].ready == 1
+    shells.exited(source.made[-1].id)
+    await trio.sleep(0.1)
+    assert len(source.made) == quiet + 1, "after a calm while one death is one death"
+    nursery.cancel_scope.cancel()
+
+
 async def test_failures_back_off_and_are_told(source, autojump_clock, nursery):
     shells = pool(ahead=1)
     source.fail = 4

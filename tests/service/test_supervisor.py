@@ -27,7 +27,7 @@ class FakeLauncher:
         self.killed = []
 
     async def shell(self, runtime):
-        await trio.sleep(0.01)
+        await trio.sleep(0.01 if runtime != self.world.without else 1e9)
         self.world.shells += 1
         fd = os.open("/dev/null", os.O_RDONLY)
         self.world.fds.append(fd)
@@ -37,7 +37,12 @@ class FakeLauncher:
         if self.world.specialise_fails:
             self.send.send_nowait(Exited(shell.id, Cause.LAUNCH_FAILED, 0, 0, 0, "mount: EPERM"))
             raise LaunchFailed("mount", 1)
-        await trio.sleep(self.world.specialise_s)
+        self.world.specialising.add(shell.id)
+        self.world.specialised += 1
+        try:
+            await trio.sleep(self.world.specialise_s)
+        finally:
+            self.world.specialising.remove(shell.id)
 
     def kill(self, shell_id):
         self.killed.append(shell_id)
@@ -54,6 +59,9 @@ class World:
         self.fds = []
         self.specialise_fails = False
         self.specialise_s = 0.001
+        self.specialising = set()
+        self.specialised = 0
+        self.without = ""  # a runtime of which no shell is ever born
         self.posted = []
         self.reports = []
         self.launchers = []
@@ -140,6 +148,48 @@ async def test_killed_while_it_is_specialised(world, autojump_clock):
     await trio.sleep(20)
     assert world.started() == []
     assert world.reaped() == [(7, CoreCause.KILLED)]
+
+
+async def test_a_runtime_without_shells_holds_up_no_other(autojump_clock, nursery):
+    world = World()
+    world.pool = ShellPool(["none", "py"], ahead=1, most=4, report=world.reports.append)
+    world.pool.use(["py"])
+    world.orders[2] = Order("g", "1", "none", Specialisation("/code", 128, 512), {"function_name": "g"})
+    world.supervisor = Supervisor(
+        pool=world.pool,
+        post=world.post,
+        orders=lambda function, revision: world.orders.get(function),
+        open_launcher=world.open_launcher,
+        starting_max=2,
+        report=world.reports.append,
+    )
+    world.without = "none"
+    await nursery.start(world.supervisor.run)
+    for handle in range(10):
+        world.supervisor.need(handle, 2, 1)
+    await trio.sleep(1)
+    world.supervisor.need(77, 1, 1)
+    await trio.sleep(1)
+    assert world.started() == [77]
+    world.supervisor.kill_all()
+    await trio.sleep(1)
+    assert world.supervisor.sandboxes() == []
+    nursery.cancel_scope.cancel()
+
+
+async def test_starts_at_once_are_bounded_and_one_killed_meanwhile_is_not_made(world, autojump_clock):
+    world.specialise_s = 10
+    for handle in range(8):
+        world.supervisor.need(handle, 1, 1)
+    await trio.sleep(5)
+    assert len(world.specialising) == 4
+    waiting = next(s for s in world.supervisor.sandboxes() if s.shell.id not in world.specialising)
+    assert waiting.state is State.MAKING
+    world.supervisor.killed(waiting.handle, Why.REMOVED)
+    await trio.sleep(60)
+    assert sorted(world.started()) == [handle for handle in range(8) if handle != waiting.handle]
+    assert world.specialised == 7
+    assert [handle for handle, _ in world.reaped()] == [waiting.handle]
 
 
 async def test_killed_twice_and_gone_too_is_killed_once(world, autojump_clock):
