@@ -105,11 +105,53 @@ result = [names == ["lo"], "sees " + ", ".join(names)]
     "privileges": (
         "uid, capabilities, no_new_privs",
         """
-import os
+import os, socket, stat
 lines = dict(line.split(":\\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\\t" in line)
-held = [key for key in ("CapInh", "CapPrm", "CapEff", "CapAmb") if int(lines[key], 16)]
-result = [os.getuid() != 0 and not held and lines["NoNewPrivs"] == "1",
-          f"uid {os.getuid()}, " + ("holds " + ", ".join(held) if held else "no capabilities, and can gain none")]
+could = [key for key in ("CapInh", "CapPrm", "CapEff", "CapAmb") if int(lines[key], 16)]
+for name, attempt in (
+    ("become root", lambda: os.setuid(0)),
+    ("join root's group", lambda: os.setgid(0)),
+    ("leave its root", lambda: os.chroot("/tmp")),
+    ("make a device", lambda: os.mknod("/tmp/disk", stat.S_IFBLK | 0o600, os.makedev(8, 0))),
+    ("name the host", lambda: socket.sethostname("mine")),
+    ("send raw packets", lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)),
+):
+    try:
+        attempt()
+        could.append(name)
+    except OSError:
+        pass
+result = [os.getuid() != 0 and not could and lines["NoNewPrivs"] == "1",
+          f"uid {os.getuid()}, " + ("could " + ", ".join(could) if could else "no capabilities, and can gain none")]
+""",
+        "",
+    ),
+    "system calls": (
+        "system call filter",
+        """
+import ctypes, os, socket
+libc = ctypes.CDLL(None)
+room = ctypes.create_string_buffer(4096)
+def vsock():
+    try:
+        socket.socket(40, socket.SOCK_STREAM).close()
+        return 0
+    except OSError:
+        return -1
+attempts = {
+    "make user namespaces": lambda: libc.unshare(0x10000000),
+    "reach the hypervisor": vsock,
+    "read the kernel's log": lambda: libc.klogctl(3, room, 4096),
+    "use io_uring": lambda: libc.syscall(425, 8, room),
+}
+could = []
+for name, attempt in attempts.items():
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if attempt() < 0 else 1)
+    if os.waitpid(pid, 0)[1]:
+        could.append(name)
+result = [not could, "could " + ", ".join(could) if could else "none that lead out of the namespaces"]
 """,
         "",
     ),
@@ -196,7 +238,11 @@ class _Sandbox:
     @classmethod
     async def make(cls, launcher: Launcher, runtime: str, code_dir: str) -> _Sandbox:
         shell = await launcher.shell(runtime)
-        await launcher.specialise(shell, Specialisation(code_dir, PROBE_MEMORY_MB, PROBE_STORAGE_MB))
+        try:
+            await launcher.specialise(shell, Specialisation(code_dir, PROBE_MEMORY_MB, PROBE_STORAGE_MB))
+        except LaunchFailed:
+            shell.close()
+            raise
         sandbox = cls(launcher, shell)
         start = {
             "function_name": "doctor",
@@ -284,7 +330,10 @@ async def _attempts(launcher: Launcher, runtime: str, code_dir: str) -> list[Fin
         answer = await sandbox.run(code)
         if not isinstance(answer, list):
             answer = [False, f"the attempt itself failed: {answer.get('errorType')}: {answer.get('errorMessage')}"]
-        findings.append(Finding(name, bool(answer[0]), str(answer[1]), "" if answer[0] else fix, by))
+        ok = bool(answer[0])
+        if name == "process limit" and Limit.PIDS not in launcher.limits:
+            by = "RLIMIT_NPROC"
+        findings.append(Finding(name, ok, str(answer[1]), "" if ok else fix, by if ok else ""))
     exited = await sandbox.end()
     metered = Limit.CPU_TIME in launcher.limits and exited.cpu_ns > 0
     findings.append(
@@ -327,11 +376,15 @@ async def _cpu(launcher: Launcher, runtime: str, code_dir: str) -> Finding:
     used = await sandbox.run(_BURN)
     await sandbox.end()
     processors = len(os.sched_getaffinity(0))
-    ok = Limit.CPU in launcher.limits and used < 1.5
-    detail = f"four busy processes used {used:.2f} of {processors} processors, about 1 allowed"
-    return Finding(
-        "CPU limit", ok, detail, "" if ok else _limits_fix(launcher), f"cpu control group v{launcher.cgroup_version}"
-    )
+    if not isinstance(used, float):
+        detail, ok = f"the attempt itself failed: {used}", False
+    elif processors == 1:
+        detail, ok = "with one processor nothing can use more than one", Limit.CPU in launcher.limits
+    else:
+        detail = f"four busy processes used {used:.2f} of {processors} processors, about 1 allowed"
+        ok = Limit.CPU in launcher.limits and used < 1.5
+    by = f"cpu control group v{launcher.cgroup_version}" if ok else ""
+    return Finding("CPU limit", ok, detail, "" if ok else _limits_fix(launcher), by)
 
 
 async def _tried(launcher: Launcher, runtime: str, code_dir: str) -> list[Finding]:
@@ -364,6 +417,9 @@ def _scratch() -> Finding:
 
 def _users(config: LauncherConfig) -> Finding:
     """Nobody else may be one of the users that sandboxes run as."""
+    if os.geteuid() != 0:
+        detail = f"every sandbox runs as uid {os.geteuid()} and shares that user's quotas with the others"
+        return Finding("users of sandboxes", False, detail, "run as root, then each sandbox has a uid of its own", "uid")
     low, high = config.uid_base, config.uid_base + config.slots - 1
     taken: list[str] = []
     for file, first, count in (("/etc/passwd", 2, None), ("/etc/subuid", 1, 2)):
@@ -381,7 +437,8 @@ def _users(config: LauncherConfig) -> Finding:
             if begin <= high and low <= end:
                 taken.append(f"{fields[0]} in {file}")
     fix = "set sandbox_uid_base to a range that nobody has" if taken else ""
-    detail = f"{low} to {high}" + (f" overlap with {', '.join(taken[:3])}" if taken else ", which nobody else has")
+    nobody = ", which nobody has in /etc/passwd and /etc/subuid"
+    detail = f"{low} to {high}" + (f" overlap with {', '.join(taken[:3])}" if taken else nobody)
     return Finding("users of sandboxes", not taken, detail, fix, "uid")
 
 
@@ -414,4 +471,6 @@ async def diagnose(config: LauncherConfig | None = None, runtimes: Sequence[Runt
                     findings += await _tried(launcher, name, code_dir)
         except LaunchFailed as error:
             findings.append(Finding("isolation", False, str(error), error.hint, ""))
+        except OSError as error:
+            findings.append(Finding("isolation", False, f"could not be tried: {error}", "", ""))
     return [*findings, _users(wanted), _scratch()]

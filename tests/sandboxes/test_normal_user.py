@@ -281,6 +281,9 @@ async def test_doctor_tells_what_is_missing_without_root() -> None:
     assert findings["host files"].fix
     assert not findings["memory limit"].ok
     assert "Delegate" in findings["memory limit"].fix
+    assert findings["system calls"].ok, findings["system calls"].detail
+    assert findings["privileges"].ok, findings["privileges"].detail
+    assert findings["host files"].enforced_by == "", "nothing hides them"
 
 
 async def test_doctor_survives_a_launcher_that_cannot_start() -> None:
