@@ -8,6 +8,8 @@
 
 enum {
     SHARES_PER_CPU = 1024,
+    SOCKETS_MB_MIN = 16,
+    SOCKETS_SHARE = 8, /* of the memory */
     RESIDUE_BYTES = 4 << 20
 };
 
@@ -73,6 +75,12 @@ static int limit(struct cgroups *groups, uint32_t slot, const struct cgroup_limi
         char text[24];
         snprintf(text, sizeof text, "%llu", (unsigned long long)limits->memory_mb << 20);
         error = write_both(groups, memory, slot, text);
+        if (error == 0) { /* Else buffers of sockets count for nobody, and one sandbox could take all that the machine has for TCP. */
+            const uint32_t share_mb = limits->memory_mb / SOCKETS_SHARE;
+            error = write_number(groups, memory, slot, "memory.kmem.tcp.limit_in_bytes",
+                                 (uint64_t)(share_mb < SOCKETS_MB_MIN ? SOCKETS_MB_MIN : share_mb) << 20);
+            error = error == -ENOENT || error == -EOPNOTSUPP ? 0 : error; /* newer kernels take it away, older ones lack it */
+        }
     }
     if (error == 0 && pids != NULL) {
         error = write_number(groups, pids, slot, "pids.max", limits->pids_max);

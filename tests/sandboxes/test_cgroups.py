@@ -167,6 +167,35 @@ async def test_figures_are_the_kernels(tmp_path: Path) -> None:
         assert 64 << 20 < int(os.pread(sandbox.shell.memory_fd, 64, 0)) < 160 << 20
 
 
+FILL_SOCKETS = """
+import socket
+def pages():
+    line = next(line for line in open("/proc/net/sockstat") if line.startswith("TCP:")).split()
+    return int(line[line.index("mem") + 1])
+before, kept = pages(), []
+with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
+    for _ in range(40):
+        kept += [socket.create_connection(listener.getsockname()), listener.accept()[0]]
+for end in kept:
+    end.setblocking(False)
+    try:
+        while True:
+            end.send(bytes(1 << 18))
+    except BlockingIOError:
+        pass
+result = (pages() - before) * 4096
+"""
+
+
+async def test_buffers_of_sockets_are_bounded(tmp_path: Path) -> None:
+    """They are the kernel's, from a store that all the machine's connections share."""
+    async with launched(tmp_path) as made:
+        if Limit.MEMORY not in made.launcher.limits:
+            pytest.skip("no memory controller here")
+        sandbox = await made.sandbox(memory_mb=128)
+        assert await sandbox.run(FILL_SOCKETS) < 64 << 20
+
+
 def cpu_ns(fd: int, version: int) -> int:
     text = os.pread(fd, 4096, 0).decode()
     return int(text) if version == 1 else int(text.split()[1]) * 1000
