@@ -15,6 +15,7 @@
 /* <sys/mount.h> of newer C libraries and <linux/mount.h> define the same names, so the calls are made by number. */
 enum { UMOUNT_DETACH = 2, SHM_MB = 64, SHM_INODES = 1024, ROOT_INODES = 4096, INODES_PER_MB = 256 };
 
+static const uint64_t PRIVATE = 1UL << 18, SLAVE = 1UL << 19; /* MS_ of <sys/mount.h> */
 static const uint64_t CODE_ATTRIBUTES = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
 static const char STAGING[] = "/dev"; /* exists on every Linux; covered in the zygote's namespace only */
 
@@ -26,8 +27,9 @@ static int open_clone(const char *path, unsigned flags) {
     return result(syscall(SYS_open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | flags));
 }
 
+/* Private, too: what the host mounts below later would come without the attributes. */
 static int set_attributes(int fd, const char *path, unsigned flags, uint64_t set) {
-    struct mount_attr attributes = {.attr_set = set};
+    struct mount_attr attributes = {.attr_set = set, .propagation = PRIVATE};
     return result(syscall(SYS_mount_setattr, fd, path, flags, &attributes, sizeof attributes));
 }
 
@@ -92,9 +94,17 @@ static int mount_tmpfs(const char *target, uint32_t size_mb, uint32_t inodes, co
     return attach_and_close(new_mount("tmpfs", options, 3, attributes), target);
 }
 
-int fs_make_private(void) {
-    struct mount_attr attributes = {.propagation = 1UL << 18 /* MS_PRIVATE */};
+static int propagate(uint64_t how) {
+    struct mount_attr attributes = {.propagation = how};
     return result(syscall(SYS_mount_setattr, AT_FDCWD, "/", AT_RECURSIVE, &attributes, sizeof attributes));
+}
+
+int fs_make_slave(void) {
+    return propagate(SLAVE);
+}
+
+int fs_make_private(void) {
+    return propagate(PRIVATE);
 }
 
 /* ---- the root of a runtime ---- */

@@ -30,7 +30,9 @@ struct fs_root {
 
 enum { FS_BINDS_MAX = 80 };
 
-/* Mounts of this process' namespace no longer reach its parent's or come from there. */
+/* Mounts of this process' namespace no longer reach its parent's. Slave: those made and taken away there still come here, so that a
+ * disk that the host unmounts is not kept busy. Private: nor do they. */
+int fs_make_slave(void);
 int fs_make_private(void);
 
 /* Builds the root and makes it this process' "/". *failed names the path at fault (may point into root). */

@@ -226,9 +226,9 @@ static void isolate(struct settings *settings) {
     if (unshare(CLONE_NEWPID) < 0) {
         refuse(errno, "pid namespace", "run as root or with --isolation=process");
     }
-    const int error = fs_make_private();
+    const int error = fs_make_slave();
     if (error < 0) {
-        refuse(-error, "private mounts", "needs the mount interface of Linux 5.12 (mount_setattr)");
+        refuse(-error, "mounts of its own", "needs the mount interface of Linux 5.12 (mount_setattr)");
     }
 }
 

@@ -68,6 +68,7 @@ static void enter_root(const struct options *options, const struct zygote *zygot
                                  .uid_count = options->isolation == ISOLATION_USER ? 1 : options->slots};
     const char *failed = "";
     int error = unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) < 0 ? -errno : 0;
+    error = error < 0 ? error : fs_make_private();
     if (error < 0) {
         fail(error, "namespaces of the runtime", "");
     }

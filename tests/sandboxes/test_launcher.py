@@ -38,7 +38,7 @@ from tests.sandboxes.driver import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Iterator
     from pathlib import Path
 
 pytestmark = [
@@ -466,6 +466,47 @@ def count_mounts() -> int:
 
 def count_descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+class Mounts:
+    """Mounts of the host, taken away at the end of a test in whatever state."""
+
+    def __init__(self) -> None:
+        self.held: list[str] = []
+
+    def add(self, path: Path, *options: str) -> str:
+        path.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", *options, "none", str(path)], check=True)
+        self.held.append(str(path))
+        return str(path)
+
+    def remove(self) -> None:
+        subprocess.run(["umount", self.held.pop()], check=True)
+
+
+@pytest.fixture
+def mounts() -> Iterator[Mounts]:
+    made = Mounts()
+    yield made
+    while made.held:
+        made.remove()
+
+
+async def test_a_disk_that_the_host_unmounts_is_let_go(tmp_path: Path, mounts: Mounts) -> None:
+    """And what the host mounts meanwhile is not seen by sandboxes that live."""
+    mounts.add(tmp_path / "top", "--make-shared")
+    disk = mounts.add(tmp_path / "top" / "disk")
+    async with launched(tmp_path / "top") as made:
+        sandbox = await made.sandbox()
+        (inner,) = children(made.launcher.pid)
+        assert disk in text_of(f"/proc/{inner}/mountinfo")
+        mounts.remove()
+        assert disk not in text_of(f"/proc/{inner}/mountinfo")
+        mounts.add(tmp_path / "top" / "code" / "late")
+        assert "late" in text_of(f"/proc/{inner}/mountinfo")
+        for pid in below(inner):
+            assert "late" not in text_of(f"/proc/{pid}/mountinfo")
+        assert await sandbox.run("import os; result = os.listdir('/var/task/late')") == []
 
 
 async def test_an_idle_shell_is_small(tmp_path: Path) -> None:
