@@ -156,13 +156,11 @@ static void invoke(struct sched *sched, struct client *client, const struct rpc_
     }
     const uint64_t function = names_find(sched, request->function.at, request->function.size);
     const struct function_info *info = info_of(sched, function);
-    if (info == NULL) {
+    /* Whoever may not invoke it is not told that it exists. */
+    const bool theirs = info != NULL && client->tenant != 0 && info->tenant_number != 0 && client->tenant != info->tenant_number;
+    if (info == NULL || theirs) {
         answer_error(sched, client, msgid, "NotFound", "Function not found: %.*s", (int)request->function.size,
                      (const char *)request->function.at);
-        return;
-    }
-    if (client->tenant != 0 && info->tenant_number != 0 && client->tenant != info->tenant_number) {
-        answer_error(sched, client, msgid, "Unauthorized", "this token may not invoke functions of another tenant");
         return;
     }
     if (request->payload.size > sched->config.payload_bytes_max) {
