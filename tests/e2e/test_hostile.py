@@ -77,7 +77,8 @@ def neighbour(served):
 def test_hostile_handlers(served, raw, neighbour, what):
     body, expected = BODIES[what]
     name = "hostile_" + what.replace(" ", "_")
-    served.deploy(name, PREFIX.format(body=body), timeout_s=1, memory_mb=128)
+    # Its patience: ending a thousand processes takes a busy machine a while.
+    served.deploy(name, PREFIX.format(body=body), timeout_s=1, memory_mb=128, queue_timeout_ms=10_000)
     assert raw.invoke(name, b"null")[0] is None
     before = {s["sandbox"] for s in served.sandboxes(name)}
     with Callers(served.socket, neighbour, b'"still here"', count=1) as callers:
