@@ -323,6 +323,15 @@ static int work_in_task(struct newborn *newborn) {
     return outcome(chdir("/var/task"));
 }
 
+/* What counts for the user as a whole is bounded for each sandbox, or one could take it all from the others. */
+static const struct {
+    const char *path, *value;
+} namespace_limits[] = {
+    {"/proc/sys/user/max_user_namespaces", "0"}, /* this one is the last: no privileges inside a further one */
+    {"/proc/sys/user/max_inotify_instances", "16"},
+    {"/proc/sys/user/max_inotify_watches", "4096"},
+};
+
 /* Leaves the namespace whose root the launcher is: what follows drops what this gave. */
 static int user_namespace(struct newborn *newborn) {
     (void)newborn;
@@ -338,10 +347,11 @@ static int user_namespace(struct newborn *newborn) {
     if (error == 0) {
         error = write_text("/proc/self/uid_map", map);
     }
-    if (error == 0) { /* this one is the last: no privileges inside a further one */
-        error = write_text("/proc/sys/user/max_user_namespaces", "0");
+    for (unsigned i = 0; i < sizeof namespace_limits / sizeof *namespace_limits && error == 0; i++) {
+        error = write_text(namespace_limits[i].path, namespace_limits[i].value);
+        error = error == -ENOENT ? 0 : error; /* a kernel without that knob */
     }
-    return error == -ENOENT ? 0 : error; /* a kernel without that knob */
+    return error;
 }
 
 /* By number: the C library's wrappers signal other threads, of which there are none. */

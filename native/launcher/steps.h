@@ -8,7 +8,7 @@
  * function in process 1 would be a surprise: the kernel ignores signals that process 1 sends itself, so abort() and
  * kill(getpid(), SIGKILL) would not do what they say, and every orphan would stay a zombie.
  *
- * To add a step (seccomp, encrypted scratch, keyrings): write `static int name(struct newborn *)` in steps.c and put its line into the list
+ * To add a step (encrypted scratch, say): write `static int name(struct newborn *)` in steps.c and put its line into the list
  * at the place where the privileges it needs are still there.
  */
 #ifndef LAUNCHER_STEPS_H

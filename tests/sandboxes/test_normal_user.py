@@ -136,6 +136,26 @@ async def test_processes_are_bounded_without_control_groups() -> None:
 
 
 @namespaced
+async def test_what_a_user_has_once_is_not_taken_by_one_sandbox() -> None:
+    """Instances of inotify are 128 a user."""
+    runtime = public_runtime()
+    assert runtime is not None
+    take = """
+    import ctypes, os
+    libc = ctypes.CDLL(None)
+    held = []
+    while len(held) < 200 and (fd := libc.inotify_init()) >= 0:
+        held.append(fd)
+    result = len(held)
+    """
+    with public_directory() as directory:
+        async with launched(directory, configuration(), [runtime]) as made:
+            sandbox, neighbour = await made.sandbox(), await made.sandbox()
+            assert await sandbox.run(take) == 16
+            assert await neighbour.run(take) == 16
+
+
+@namespaced
 async def test_memory_is_bounded_without_control_groups() -> None:
     runtime = public_runtime()
     assert runtime is not None
