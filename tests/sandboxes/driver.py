@@ -227,7 +227,7 @@ def text_of(path: str | Path) -> str:
     try:
         with open(path) as file:
             return file.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return ""
 
 

@@ -5,9 +5,10 @@ that dies with much under way. Whoever asked gets an answer, and nothing is left
 from __future__ import annotations
 
 import os
+import random
 import resource
 import signal
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,6 +28,7 @@ from tests.sandboxes.driver import (
     launched,
     own_runtime,
     text_of,
+    until,
 )
 
 if TYPE_CHECKING:
@@ -328,3 +330,83 @@ def test_a_pidfd_of_a_process_that_is_gone_has_no_pid() -> None:
     os.waitpid(pid, 0)
     assert spawn.pid_of(pidfd) == -1
     os.close(pidfd)
+
+
+# ---- anything killed at any moment ----
+
+SLOTS = 12
+RUNTIME_KILLS = 0.03
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_kills_at_random_cost_no_slot_and_no_descriptor(tmp_path: Path, seed: int) -> None:
+    """Runtime process, init, worker, at birth, while specialised, at work: each question is answered, then all is as before."""
+    chance = random.Random(seed)
+    async with launched(tmp_path, LauncherConfig(slots=SLOTS), warnings=[]) as made:
+        launcher = made.launcher
+        await (await made.sandbox()).end()
+        pid = inner(made)
+        await until(lambda: len(children(pid)) == 1, "only the runtime process is there")
+        descriptors = len(os.listdir(f"/proc/{pid}/fd"))
+        live: set[int] = set()
+        outcomes: dict[str, int] = {}
+
+        async def lives() -> None:
+            for _ in range(25):
+                try:
+                    shell = await launcher.shell(own_runtime().name)
+                except LaunchFailed as failure:
+                    outcomes[failure.step] = outcomes.get(failure.step, 0) + 1
+                    await trio.sleep(0.01)
+                    continue
+                live.add(shell.id)
+                try:
+                    await launcher.specialise(shell, Specialisation(made.code_dir, 128, 512))
+                except LaunchFailed as failure:
+                    outcomes[failure.step] = outcomes.get(failure.step, 0) + 1
+                if chance.random() < 0.5:
+                    launcher.kill(shell.id)
+                else:
+                    await trio.sleep(chance.random() * 0.01)
+                    launcher.kill(shell.id)
+                shell.close()
+
+        async def exits() -> None:
+            async for exited in launcher.exits:
+                live.remove(exited.id)
+
+        async def killer() -> None:
+            while True:
+                victims = below(pid)
+                if chance.random() > RUNTIME_KILLS:  # a runtime process takes its time to start, and has no children
+                    victims = [victim for victim in victims if children(victim) or victim not in children(pid)]
+                if victims:
+                    with suppress(ProcessLookupError):
+                        os.kill(chance.choice(victims), signal.SIGKILL)
+                await trio.sleep(chance.random() * 0.01)
+
+        with trio.fail_after(PATIENCE_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(exits)
+                nursery.start_soon(killer)
+                async with trio.open_nursery() as working:
+                    for _ in range(8):
+                        working.start_soon(lives)
+                await until(lambda: not live, "each shell's end was told")
+                nursery.cancel_scope.cancel()
+        assert sum(outcomes.values()) < 150, outcomes
+        await until(lambda: len(children(pid)) <= 1, "nothing is left but perhaps the runtime process")
+        shells = []
+        for _ in range(SLOTS):
+            while True:
+                try:
+                    shells.append(await launcher.shell(own_runtime().name))
+                except LaunchFailed:  # the last victim may have been the runtime process
+                    continue
+                break
+        for shell in shells:
+            launcher.kill(shell.id)
+            shell.close()
+        await until(lambda: len(children(pid)) == 1, "all shells have ended")
+        await until(lambda: len(os.listdir(f"/proc/{pid}/fd")) == descriptors, "no descriptor is left")
+    assert groups_left() == []
