@@ -127,9 +127,10 @@ static bool is_known(const void *context, pid_t pid) {
 }
 
 /* Without a pid namespace, what a dead sandbox started is inherited by this process (a subreaper): none of it may live on. While
- * slots are cloning, a child not known yet may be one of theirs. */
-static void kill_strays(const struct launcher *launcher) {
-    if (launcher->cloning == 0) {
+ * slots are cloning, a child not known yet may be one of theirs, so then it has to wait. */
+static void kill_strays(struct launcher *launcher) {
+    if (launcher->strays && launcher->cloning == 0) {
+        launcher->strays = false;
         children_kill(is_known, launcher);
     }
 }
@@ -162,9 +163,7 @@ static void reap(struct launcher *launcher) {
     }
     while ((pid = wait4(-1, &status, WNOHANG, &usage)) > 0) {
         bury(launcher, pid, status, &usage);
-        if (launcher->options.isolation == ISOLATION_PROCESS) {
-            kill_strays(launcher);
-        }
+        launcher->strays = launcher->options.isolation == ISOLATION_PROCESS;
     }
 }
 
@@ -232,6 +231,7 @@ static void turn(struct launcher *launcher) {
             slot_try_free(launcher, i);
         }
     }
+    kill_strays(launcher);
     if (launcher->pending > 0 && count < EPOLL_BATCH) {
         look_for_overdue(launcher);
     }

@@ -84,6 +84,7 @@ struct launcher {
     uint32_t emptying;
     uint32_t pending;               /* slots that wait for their zygote or for their newborn */
     uint64_t looked_ms;             /* last look for what is overdue */
+    bool strays;                    /* process isolation: something has died, and what it had started may be ours now */
     struct zygote zygotes[PROTOCOL_RUNTIMES_MAX];
     struct orphan *orphans;         /* reaped before their zygote named them */
     uint32_t orphans_count;

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 
 from scheduler.sandboxes.launcher import EXECUTABLE, Cause, LauncherConfig, LaunchFailed
 from tests.sandboxes.driver import (
@@ -229,6 +230,28 @@ async def test_bare_processes_without_groups_end_with_their_launcher() -> None:
             with trio.fail_after(PATIENCE_S):
                 await made.launcher.wait_dead()
             assert [pid for pid in everything if not gone(pid)] == []
+
+
+@pytest.mark.skipif(public_runtime() is None, reason="no Python here that every user may read")
+async def test_what_a_bare_process_left_dies_though_others_are_being_born() -> None:
+    runtime = public_runtime()
+    assert runtime is not None
+    with public_directory() as directory:
+        (directory / "groups").mkdir()
+        config = LauncherConfig(slots=4, isolation="process", cgroup_root=str(directory / "groups"))
+        async with launched(directory, config, [runtime], warnings=[]) as made:
+            sandbox = await made.sandbox()
+            await sandbox.run(STUBBORN)
+            (inner,) = children(made.launcher.pid)
+            (zygote,) = [pid for pid in children(inner) if pid != sandbox.shell.pid]
+            (stray,) = children(sandbox.shell.pid)
+            os.kill(zygote, signal.SIGSTOP)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(made.shell)
+                await trio.testing.wait_all_tasks_blocked()  # asked for, so the launcher hears of it first
+                assert (await sandbox.end()).cause is Cause.KILLED
+                os.kill(zygote, signal.SIGCONT)
+            await until(lambda: gone(stray), "the process that it left is dead")
 
 
 def test_without_a_socket_it_says_how_it_is_used() -> None:
