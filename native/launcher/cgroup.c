@@ -298,6 +298,10 @@ uint64_t cgroup_oom_kills(struct cgroups *groups, uint32_t slot) {
 
 bool cgroup_empty(struct cgroups *groups, uint32_t slot) {
     char text[64];
+    if (groups->version == 2 && !groups->plain) { /* the list leaves out what is dying, and the group cannot be removed yet */
+        const int got = cgroup_read(&groups->hierarchies[0], slot, "cgroup.events", text, sizeof text);
+        return got == -ENOENT || (got > 0 && strstr(text, "populated 0") != NULL);
+    }
     for (unsigned i = 0; i < groups->count && !groups->plain; i++) {
         if (cgroup_read(&groups->hierarchies[i], slot, "cgroup.procs", text, sizeof text) > 0) {
             return false;

@@ -295,6 +295,12 @@ int launcher_run(const struct options *options, struct cgroups *groups) {
         return error;
     }
     say_ready(launcher);
+    if (options->slots < options->slots_wanted) {
+        char note[PROTOCOL_NOTE_BYTES];
+        snprintf(note, sizeof note, "room for %u sandboxes at once, not %u: raise the hard limit of open files (LimitNOFILE, ulimit -Hn)",
+                 options->slots, options->slots_wanted);
+        launcher_warn(note);
+    }
     while (!launcher->stopping) {
         turn(launcher);
     }

@@ -20,7 +20,7 @@
 enum { ZYGOTE_ORDERS_MAX = 8, LAUNCHER_FD_SERVICE = 3 };
 
 struct options {
-    uint32_t slots;                 /* 1 .. PROTOCOL_SLOTS_MAX */
+    uint32_t slots, slots_wanted;   /* 1 .. PROTOCOL_SLOTS_MAX; fewer than wanted where descriptors are short */
     uint32_t uid_base;              /* slot n runs as uid_base + n */
     uint32_t pids_max;              /* processes and threads of one sandbox */
     uint32_t shell_scratch_mb;      /* /tmp of a shell; specialising resizes it if asked for another size */

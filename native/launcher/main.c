@@ -232,11 +232,22 @@ static void isolate(struct settings *settings) {
     }
 }
 
-static void raise_descriptors(void) {
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
+/* As many as all slots need, or as many as may be; then there are fewer slots. */
+static void raise_descriptors(struct options *options) {
+    enum { A_SLOT = 2, OTHERS = 256 };
+    const rlim_t needed = (rlim_t)options->slots * A_SLOT + OTHERS;
+    struct rlimit limit, more;
+    options->slots_wanted = options->slots;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0) {
+        return;
+    }
+    limit.rlim_cur = limit.rlim_max;
+    more = limit;
+    more.rlim_cur = more.rlim_max = needed;
+    if (limit.rlim_max >= needed || setrlimit(RLIMIT_NOFILE, &more) < 0) {
         setrlimit(RLIMIT_NOFILE, &limit);
+        const rlim_t room = limit.rlim_max > OTHERS ? (limit.rlim_max - OTHERS) / A_SLOT : 0;
+        options->slots = room >= options->slots ? options->slots : room < 1 ? 1 : (uint32_t)room;
     }
 }
 
@@ -289,7 +300,7 @@ int main(int count, char **arguments) {
     fcntl(LAUNCHER_FD_SERVICE, F_SETFD, FD_CLOEXEC);
     (void)syscall(SYS_close_range, LAUNCHER_FD_SERVICE + 1, ~0U, 0);
     ignore_terminal();
-    raise_descriptors();
+    raise_descriptors(&settings.options);
     (void)clearenv();
     own_keyring();
     isolate(&settings);

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import tempfile
 import textwrap
@@ -51,6 +52,7 @@ IS_ROOT = os.geteuid() == 0
 HEADER = struct.Struct("<IBBHIIQ")
 START, CALL, RESULT, LOG, READY = 1, 2, 16, 17, 18
 FUNCTION_ERROR = 2
+LAUNCHER_GROUP = re.compile(r"scheduler-(\d+)-(\d+)-\d+")
 PATIENCE_S = 20.0  # far beyond anything measured: a hang, not a slow machine
 
 FUNCTION = """
@@ -270,8 +272,10 @@ def groups_left() -> list[str]:
     """Directories of launchers that live no more, in every control group hierarchy."""
     left = []
     for where, directories, _ in os.walk("/sys/fs/cgroup"):
-        for name in [name for name in directories if name.startswith("scheduler-")]:
-            pid, start, _ = name.removeprefix("scheduler-").split("-")
+        for name in directories:
+            if (numbers := LAUNCHER_GROUP.fullmatch(name)) is None:
+                continue
+            pid, start = numbers.groups()
             stat = text_of(f"/proc/{pid}/stat").rpartition(")")[2].split()
             alive = len(stat) > 19 and stat[19] == start and stat[0] not in ("Z", "X")
             if not alive:

@@ -156,6 +156,23 @@ async def test_what_a_user_has_once_is_not_taken_by_one_sandbox() -> None:
 
 
 @namespaced
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="prlimit is missing")
+async def test_few_descriptors_mean_few_slots_and_that_is_said() -> None:
+    runtime = public_runtime()
+    assert runtime is not None
+    warnings: list[str] = []
+    command = ("prlimit", "--nofile=260:260", *as_user())
+    with public_directory() as directory:
+        config = configuration(slots=50, command=command)
+        async with launched(directory, config, [runtime], warnings=warnings) as made:
+            for _ in range(2):
+                await made.shell()
+            with pytest.raises(LaunchFailed, match="slots"):
+                await made.shell()
+            assert any("room for 2 sandboxes at once, not 50" in text for text in warnings)
+
+
+@namespaced
 async def test_memory_is_bounded_without_control_groups() -> None:
     runtime = public_runtime()
     assert runtime is not None
