@@ -410,9 +410,9 @@ static const struct {
     {"/proc/slabinfo", HIDE_FILE},       {"/proc/vmallocinfo", HIDE_FILE},  {"/proc/acpi", HIDE_DIRECTORY},
     {"/proc/asound", HIDE_DIRECTORY},    {"/proc/scsi", HIDE_DIRECTORY},    {"/proc/driver", HIDE_DIRECTORY},
     {"/proc/cmdline", HIDE_FILE},        {"/proc/modules", HIDE_FILE},      {"/proc/diskstats", HIDE_FILE},
-    {"/proc/partitions", HIDE_FILE},     {"/proc/locks", HIDE_FILE},        {"/proc/kpagecgroup", HIDE_FILE},
-    {"/proc/pressure", READ_ONLY},       {"/proc/bus", READ_ONLY},          {"/proc/fs", READ_ONLY},
-    {"/proc/irq", READ_ONLY},            {"/proc/sys", READ_ONLY},
+    {"/proc/partitions", HIDE_FILE},     {"/proc/locks", HIDE_FILE},        {"/proc/pressure", READ_ONLY},
+    {"/proc/bus", READ_ONLY},            {"/proc/fs", READ_ONLY},           {"/proc/irq", READ_ONLY},
+    {"/proc/sys", READ_ONLY},
 };
 
 int fs_mask_proc(bool read_only_sys) {
@@ -427,11 +427,11 @@ int fs_mask_proc(bool read_only_sys) {
             }
             return -errno;
         }
-        const char *source = masks[i].how == HIDE_FILE ? "/dev/null" : masks[i].how == HIDE_DIRECTORY ? "/var/empty"
-                                                                                                      : masks[i].path;
-        const uint64_t attributes = masks[i].how == HIDE_FILE ? MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC
-                                                              : CODE_ATTRIBUTES | MOUNT_ATTR_NOEXEC;
-        const int error = attach_and_close(detached(source, attributes), masks[i].path);
+        /* /dev/null and /var/empty have been mounted read-only, and their clones are what they are. */
+        const int mount = masks[i].how == HIDE_FILE        ? open_clone("/dev/null", 0)
+                          : masks[i].how == HIDE_DIRECTORY ? open_clone("/var/empty", 0)
+                                                           : detached(masks[i].path, CODE_ATTRIBUTES | MOUNT_ATTR_NOEXEC);
+        const int error = attach_and_close(mount, masks[i].path);
         if (error < 0) {
             return error;
         }
