@@ -22,8 +22,9 @@ def tmp_path(tmp_path):
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory):
+    """As tmp_path, for services that many tests share."""
     if ISOLATION != "process":
-        yield tmp_path_factory.mktemp("served")
+        yield tmp_path_factory.mktemp("place")
         return
     with public_directory() as directory:
         yield directory
@@ -32,7 +33,7 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="session")
 def served(place):
     """One service for all tests that need no settings of their own, with the function `echo`."""
-    service = Served(place, concurrency_max=1000, shells_ahead=4)
+    service = Served(place / "served", concurrency_max=1000, shells_ahead=4)
     try:
         service.start()
     except CannotServe as error:

@@ -76,8 +76,10 @@ def secured_or_skip(directory, **settings):
 
 
 @pytest.fixture(scope="module")
-def secured(tmp_path_factory):
-    service = secured_or_skip(tmp_path_factory.mktemp("secured"))
+def secured(place):
+    directory = place / "secured"
+    directory.mkdir()
+    service = secured_or_skip(directory)
     try:
         yield service
     finally:
