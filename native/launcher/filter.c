@@ -17,6 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/inotify.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -66,7 +67,10 @@ static const struct {
 #endif
 };
 
-enum { REFUSED = sizeof refused / sizeof *refused, PROGRAM_MAX = 160 };
+/* Done without doing anything: what they would bring to a disk is the host's, and each costs its disk a flush. */
+static const uint32_t flushes[] = {SYS_fsync, SYS_fdatasync, SYS_sync, SYS_syncfs, SYS_sync_file_range};
+
+enum { REFUSED = sizeof refused / sizeof *refused, FLUSHES = sizeof flushes / sizeof *flushes, PROGRAM_MAX = 160 };
 
 struct program {
     struct sock_filter steps[PROGRAM_MAX];
@@ -177,6 +181,18 @@ static void no_lingering(struct program *program) {
     answer(program, SECCOMP_RET_ALLOW);
 }
 
+static void no_flushes(struct program *program) {
+    for (unsigned i = 0; i < FLUSHES; i++) {
+        if_equal(program, flushes[i], 1);
+        answer(program, refuse(0));
+    }
+    if_equal(program, SYS_msync, 4); /* without MS_SYNC it only looks, as unwinders do */
+    load_argument(program, 2);
+    if_any_bit(program, MS_SYNC, 1);
+    answer(program, refuse(0));
+    answer(program, SECCOMP_RET_ALLOW);
+}
+
 static void no_old_notification(struct program *program) {
     if_equal(program, SYS_fcntl, 4);
     load_argument(program, 1);
@@ -186,7 +202,7 @@ static void no_old_notification(struct program *program) {
 }
 
 /* First those whose arguments are looked at, which run the filter each time. */
-static void fill(struct program *program, bool linger) {
+static void fill(struct program *program, const struct filter *filter) {
     load(program, offsetof(struct seccomp_data, arch));
     unless_equal(program, NATIVE, 1);
     answer(program, refuse(ENOSYS));
@@ -194,8 +210,11 @@ static void fill(struct program *program, bool linger) {
     if_any_bit(program, X32, 1);
     answer(program, refuse(ENOSYS));
     no_old_notification(program);
-    if (!linger) {
+    if (!filter->linger) {
         no_lingering(program);
+    }
+    if (filter->in_memory) {
+        no_flushes(program);
     }
     refuse_bits(program, SYS_clone, 0, NAMESPACES);
     sockets(program, SYS_socket);
@@ -210,9 +229,9 @@ static void fill(struct program *program, bool linger) {
     answer(program, SECCOMP_RET_ALLOW);
 }
 
-int filter_install(bool linger) {
+int filter_install(const struct filter *filter) {
     struct program program = {.count = 0};
-    fill(&program, linger);
+    fill(&program, filter);
     if (program.full) {
         return -E2BIG;
     }

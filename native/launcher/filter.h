@@ -4,8 +4,12 @@
 
 #include <stdbool.h>
 
-/* Installs the filter in this process and those it will start. no_new_privs must be set. linger: sockets may linger, which is safe
- * while no descriptor can be sent to the service. 0 or -errno. */
-int filter_install(bool linger);
+struct filter {
+    bool linger;    /* sockets may linger, which is safe while no descriptor can be sent to the service */
+    bool in_memory; /* whatever the sandbox can write to is in memory: there is nothing to bring to a disk */
+};
+
+/* Installs the filter in this process and those it will start. no_new_privs must be set. 0 or -errno. */
+int filter_install(const struct filter *filter);
 
 #endif

@@ -265,8 +265,9 @@ static int no_new_privileges(struct newborn *newborn) {
 /* Last of the steps that hold privileges for namespaces and keys. Both ends of a channel are made alike, so whether this one could
  * refuse descriptors tells whether the service's does. */
 static int system_call_filter(struct newborn *newborn) {
-    (void)newborn;
-    return filter_install(wire_refuse_descriptors(SANDBOX_FD_CHANNEL) == 0);
+    const struct filter filter = {.linger = wire_refuse_descriptors(SANDBOX_FD_CHANNEL) == 0,
+                                  .in_memory = newborn->order.isolation != ISOLATION_PROCESS};
+    return filter_install(&filter);
 }
 
 static const struct step birth[] = {

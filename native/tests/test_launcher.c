@@ -93,12 +93,12 @@ static void strings_are_split_within_their_bytes(void) {
     }
 }
 
-static int in_a_child(bool linger, int (*attempt)(void)) {
+static int in_a_child(const struct filter *filter, int (*attempt)(void)) {
     int status;
     const pid_t pid = fork();
     SCHED_ASSERT(pid >= 0);
     if (pid == 0) {
-        if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || filter_install(linger) < 0) {
+        if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || filter_install(filter) < 0) {
             _exit(255);
         }
         _exit(attempt());
@@ -139,14 +139,30 @@ static int make_namespace(void) {
     return syscall(SYS_unshare, CLONE_NEWUSER) < 0 ? errno : 0;
 }
 
+/* No such descriptor, no such memory: the kernel would say so, had it been asked. */
+static int flush_nothing(void) {
+    return fsync(99) < 0 ? errno : 0;
+}
+
+static int map_flush_nothing(void) {
+    return msync((void *)4096, 4096, MS_SYNC) < 0 ? errno : 0;
+}
+
+static int look_at_nothing(void) {
+    return msync((void *)4096, 4096, MS_ASYNC) < 0 ? errno : 0;
+}
+
 static void the_filter(void) {
-    SCHED_ASSERT(in_a_child(true, set_linger) == 0);
-    SCHED_ASSERT(in_a_child(false, set_linger) == EPERM);
-    SCHED_ASSERT(in_a_child(false, set_others) == 0);
-    for (int linger = 0; linger < 2; linger++) {
-        SCHED_ASSERT(in_a_child(linger != 0, ask_core_limit) == 0);
-        SCHED_ASSERT(in_a_child(linger != 0, set_other_limit) == 0);
-        SCHED_ASSERT(in_a_child(linger != 0, make_namespace) == EPERM);
+    for (unsigned bits = 0; bits < 4; bits++) {
+        const struct filter filter = {.linger = (bits & 1) != 0, .in_memory = (bits & 2) != 0};
+        SCHED_ASSERT(in_a_child(&filter, set_linger) == (filter.linger ? 0 : EPERM));
+        SCHED_ASSERT(in_a_child(&filter, set_others) == 0);
+        SCHED_ASSERT(in_a_child(&filter, flush_nothing) == (filter.in_memory ? 0 : EBADF));
+        SCHED_ASSERT(in_a_child(&filter, map_flush_nothing) == (filter.in_memory ? 0 : ENOMEM));
+        SCHED_ASSERT(in_a_child(&filter, look_at_nothing) == ENOMEM);
+        SCHED_ASSERT(in_a_child(&filter, ask_core_limit) == 0);
+        SCHED_ASSERT(in_a_child(&filter, set_other_limit) == 0);
+        SCHED_ASSERT(in_a_child(&filter, make_namespace) == EPERM);
     }
 }
 

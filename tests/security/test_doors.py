@@ -123,6 +123,24 @@ result = added == 1 and len(os.read(watch, 4096)) > 0
 }
 
 
+async def test_no_flush_of_a_disk_of_the_host(tmp_path: Path) -> None:
+    """What a sandbox can write to is in memory. A read-only file of the host, though, can be flushed as well, disk and all."""
+    async with launched(tmp_path, LauncherConfig(slots=2)) as made:
+        sandbox = await made.sandbox()
+        # The kernel would refuse: a pipe cannot be flushed.
+        assert await sandbox.run("import os; os.fsync(os.pipe()[0]); os.fdatasync(os.pipe()[0]); result = os.sync()") is None
+        kept = await sandbox.run(
+            """
+            import os
+            with open("/tmp/kept", "wb") as file:
+                file.write(b"x")
+                os.fsync(file.fileno())
+            result = open("/tmp/kept").read()
+            """
+        )
+        assert kept == "x"
+
+
 async def test_what_functions_do_every_day_goes_on(tmp_path: Path) -> None:
     async with launched(tmp_path, LauncherConfig(slots=2)) as made:
         sandbox = await made.sandbox()
