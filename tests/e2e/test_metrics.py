@@ -104,13 +104,13 @@ def test_scraping_does_not_stall_calls(served, raw):
     thread = threading.Thread(target=scraper)
     thread.start()
     beside = []
-    while len(scrapes) < 5:
+    while len(scrapes) < 10:
         beside += latencies(100)
     stop.set()
     thread.join()
     # The scraper itself, parsing beside us, takes CPU time from a small machine: that is not a stall.
     assert statistics.median(beside) < alone + 0.001
-    assert max(beside) < 0.25
+    assert sum(taken > 0.05 for taken in beside) < len(scrapes) / 2, "each scrape would stall somebody"
 
 
 @pytest.mark.slow
