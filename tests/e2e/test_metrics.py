@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import threading
 import time
@@ -76,6 +77,9 @@ def test_health_and_pages(served):
     accounts = {a["name"]: a for a in json.loads(served.get("/debug/accounts")[1])["accounts"]}
     assert accounts["node"]["parent"] is None
     assert accounts["function:echo"]["parent"] == "tenant:default"
+    shown = re.findall(r'^scheduler_account_concurrency\{account="([^"]+)",kind="([a-z]+)"\}', served.get("/metrics")[1], re.M)
+    assert dict(shown) == {name: account["kind"] for name, account in accounts.items()}, "one spelling everywhere"
+    assert all(name == "node" or name.startswith(f"{kind}:") for name, kind in shown)
 
 
 @pytest.mark.slow
