@@ -68,6 +68,7 @@ struct sandbox {
     uint8_t charged;        /* holds a unit of concurrency */
     uint8_t asked_progress; /* a probe is under way: enum asked */
     uint8_t overrun;        /* its first call takes unexpectedly long: fed no more until it answers */
+    uint8_t stuck;          /* overrun, for STUCK_NS at least */
     uint8_t has_usage;
     uint64_t requested_ns;
     uint64_t ready_ns;
@@ -122,6 +123,7 @@ struct function {
     uint64_t run_dev_ns;    /* mean deviation, as TCP's RTO has it (RFC 6298) */
     uint64_t run_floor_ns;  /* age of a first call that is not answered yet: a lower bound before anything is known */
     uint32_t overrun;       /* BUSY sandboxes whose first call takes unexpectedly long */
+    uint32_t stuck;         /* of these: for so long that no lack of processors explains it */
     uint32_t cpu_share;     /* of the time its sandboxes are busy, how much they spend on a CPU: of CPU_SHARE_ONE, moving average */
     bool cpu_known;
     uint64_t start_ns;      /* moving average of a sandbox's start */

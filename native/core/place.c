@@ -397,7 +397,10 @@ static bool wants_sandbox(const struct core *core, uint32_t index) {
     /* One that is stuck in a call that takes unexpectedly long helps nobody who waits. */
     const uint32_t working = live - function->overrun;
     if (is_small(core, function)) {
-        return starting == 0 && working < core->config.cpus;
+        /* Twice as many as processors for calls that turn out long; more only for those that are surely not just preempted: on a
+         * machine with too much to do, each further process would make all others look late, and so ask for the next. */
+        const uint32_t cpus = core->config.cpus;
+        return starting == 0 && working < cpus && (live < 2 * cpus || live - function->stuck < cpus);
     }
     if (only_competes(core, function, working + starting)) {
         return false;

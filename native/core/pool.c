@@ -21,6 +21,9 @@ enum { ANSWER_GRACE_NS = 10 * 1000 * 1000 };
 
 enum { OVERRUN_NS_MIN = 5 * 1000 * 1000, RECALL_SLACK_NS = 1000 * 1000, VALID_SLACK_NS = 10 * 1000 * 1000 };
 
+/* A process that is only waiting for its turn on a processor has had it by then, also on a machine with ten times too much to do. */
+enum { STUCK_NS = 100 * 1000 * 1000 };
+
 enum { RUN_NOISE_NS = 20 * 1000, CPU_BUSY_NS_MIN = 200 * 1000 };
 static const uint64_t CPU_WINDOW_NS = 100 * 1000 * 1000;
 
@@ -111,6 +114,8 @@ static void overrun_clear(struct core *core, struct sandbox *sandbox) {
         SCHED_ASSERT(function->overrun > 0);
         function->overrun--;
         sandbox->overrun = 0;
+        function->stuck -= sandbox->stuck;
+        sandbox->stuck = 0;
     }
 }
 
@@ -799,6 +804,10 @@ void sandbox_timer_fired(struct core *core, uint32_t index) {
                 function->overrun++;
                 list_add(core, index);
             }
+            if (age >= STUCK_NS && sandbox->overrun && !sandbox->stuck) {
+                sandbox->stuck = 1;
+                function->stuck++;
+            }
             function_ready(core, sandbox->function);
         }
         if (sandbox->backlog > 1 && sandbox->recalled + 1 < sandbox->backlog) {
@@ -850,6 +859,7 @@ const char *pool_check(const struct core *core) {
         uint32_t sandboxes = 0;
         uint32_t coming = 0;
         uint32_t overrun = 0;
+        uint32_t stuck = 0;
         for (unsigned state = CORE_SB_STARTING; state < CORE_SB_STATES; state++) {
             uint32_t found = 0;
             const uint32_t lists = state == CORE_SB_BUSY ? CORE_AHEAD_MAX + 1 : 1;
@@ -865,6 +875,7 @@ const char *pool_check(const struct core *core) {
                         return "pool: sandbox on a list of another state";
                     }
                     overrun += sandbox->overrun;
+                    stuck += sandbox->stuck;
                     coming += state == CORE_SB_STARTING && sandbox->revision == function->revision;
                     const char *broken = sandbox_check(core, function, s, &in_flight);
                     if (broken != NULL) {
@@ -881,7 +892,7 @@ const char *pool_check(const struct core *core) {
             sandboxes += found;
         }
         if (in_flight != function->in_flight || sandboxes != function->sandboxes || coming != function->coming ||
-            overrun != function->overrun) {
+            overrun != function->overrun || stuck != function->stuck) {
             return "pool: counts of a function";
         }
     }

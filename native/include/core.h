@@ -46,7 +46,7 @@ enum core_event_kind {
     CORE_EV_ACCOUNT_REMOVE = 2,   /* u.account.index; ignored while it has children or charges */
     CORE_EV_FUNCTION_PUT = 3,     /* create or change limits: u.function. A new revision number in an existing
                                      function makes nothing happen until CORE_EV_FUNCTION_SWITCH */
-    CORE_EV_FUNCTION_SWITCH = 4,  /* u.function.handle, .revision: sandboxes of other revisions drain */
+    CORE_EV_FUNCTION_SWITCH = 4,  /* u.function.handle, .revision (they only rise): sandboxes of other revisions drain */
     CORE_EV_FUNCTION_REMOVE = 5,  /* queued calls answered NOT_FOUND, running ones end, then FUNCTION_FREED */
     CORE_EV_INVOKE = 6,           /* u.invoke */
     CORE_EV_CANCEL = 7,           /* u.cancel.call: queued: CANCELLED; sent: answer discarded when it comes */

@@ -240,6 +240,9 @@ class PoolMachine(NodeMachine):
 
     @rule(which=st.integers(0, 2), revision=st.integers(1, 3))
     def switch(self, which: int, revision: int) -> None:
+        known = self.node.judge.functions.get(self.FUNCTIONS[which])
+        if known is not None and revision <= known.revision:
+            return  # revisions only rise
         self.node.give(Event.of(Ev.FUNCTION_SWITCH, handle=self.FUNCTIONS[which], revision=revision))
 
 
