@@ -546,6 +546,7 @@ class Service:
                 "function": version.display_name if version else None,
                 "revision": sandbox.revision,
                 "state": sandbox.state.value,
+                "shell": sandbox.shell.id if sandbox.shell else None,
                 "pid": sandbox.shell.pid if sandbox.shell else None,
                 "age_s": round(trio.current_time() - sandbox.need_s, 3),
             }

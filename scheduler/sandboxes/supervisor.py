@@ -7,7 +7,8 @@ REAPED, and each sandbox that was started is REAPED exactly once, also when the 
 States of a sandbox, and what each message does to it:
 
               specialised   READY     launch failed   KILLED, GONE        launcher: exited
-    WAITING   -             -         REAPED, gone    cancelled: REAPED   -                  no shell yet
+    WAITING   -             -         REAPED, gone    cancelled: REAPED   -                  no shell yet; if one is on its
+                                                                                             way by then: kill, DYING
     MAKING    STARTING      -         DYING           kill, DYING         REAPED, gone       shell taken, being specialised
     STARTING  -             RUNNING   -               kill, DYING         REAPED, gone       the function is being loaded
     RUNNING   -             -         -               kill, DYING         REAPED, gone
@@ -293,10 +294,13 @@ class Supervisor:
 
     async def _make(self, sandbox: Sandbox) -> None:
         with sandbox.scope:
-            await self._start(sandbox)
+            if not sandbox.scope.cancel_called:  # taking a shell that is there needs no waiting, and would not notice
+                await self._start(sandbox)
         if sandbox.state is State.WAITING:
             # Cancelled, unknown, or no such runtime: there never was a process.
             await self._reap(sandbox, SandboxReaped(sandbox=sandbox.handle, cause=Cause.LAUNCH_FAILED))
+        elif sandbox.state is State.MAKING and self._sandboxes.get(sandbox.handle) is sandbox:
+            self._kill(sandbox)  # given up in the very moment in which its shell came: nobody else knows of the process
 
     async def _start(self, sandbox: Sandbox) -> None:
         order = self._orders(sandbox.function, sandbox.revision)

@@ -26,7 +26,7 @@ import msgpack
 import trio
 
 from scheduler.client import open_client
-from tests.e2e.serving import RUNTIME, Served, descendants
+from tests.e2e.serving import RUNTIME, Served, alive, descendants
 
 ECHO = "MARK = {mark}\ndef handler(event, context):\n    return event\n"
 SOURCES = {
@@ -39,7 +39,7 @@ SOURCES = {
 }
 SHELLS = 2
 
-__all__ = ["RUNTIME", "SHELLS", "Soak", "belongings", "deploy", "remove_all", "serve"]
+__all__ = ["RUNTIME", "SHELLS", "Soak", "belongings", "deploy", "remove_all", "serve", "what_stayed"]
 
 
 class Line:
@@ -279,6 +279,15 @@ def belongings(served: Served) -> Belongings:
         sum(sum(descriptors(pid).values()) for pid in family),
         rss_mb(served.process.pid),
     )
+
+
+def what_stayed(served: Served) -> str:
+    """Of sandboxes that should be gone: what the supervisor, the core, the kernel and the log say."""
+    shown = [{**one, "process": "alive" if one["pid"] and alive(one["pid"]) else "none"} for one in served.sandboxes()]
+    stats = json.loads(served.get("/debug/stats")[1])
+    functions = {one["name"]: one["sandboxes"] for one in stats["functions"]}
+    log = [line for line in served.drain_log() if line.get("level") in ("warning", "error")][-10:]
+    return f"sandboxes {shown}\ncore: {functions} {stats['totals']}\nlog: {log}"
 
 
 def serve(directory: Path) -> Served:

@@ -45,7 +45,11 @@ def metric(served, line):
 
 def settle(served):
     """Until nothing runs and all shells that are wanted wait."""
-    wait_until(lambda: served.sandboxes() == [], 20, "every sandbox is reaped")
+    try:
+        wait_until(lambda: served.sandboxes() == [], 20, "every sandbox is reaped")
+    except AssertionError as error:
+        error.add_note(soak.what_stayed(served))
+        raise
     runtime = f'{{runtime="{soak.RUNTIME}"}}'
     wait_until(lambda: metric(served, f"scheduler_shells_ready{runtime}") == soak.SHELLS, 10, "the shells are there")
     wait_until(lambda: stats(served)["loop"]["connections"] == SERVICE_OWN_CONNECTIONS, 5, "every connection is gone")

@@ -140,6 +140,32 @@ async def test_killed_before_it_has_a_process(world, autojump_clock):
     assert world.reaped() == [(7, CoreCause.LAUNCH_FAILED)]
 
 
+async def test_killed_in_the_moment_it_is_asked_for(world, autojump_clock):
+    """Its task has not run yet, and a shell is there: nothing is taken for it."""
+    await trio.sleep(1)
+    world.supervisor.need(7, 1, 1)
+    world.supervisor.killed(7, Why.REMOVED)
+    await trio.sleep(1)
+    assert world.reaped() == [(7, CoreCause.LAUNCH_FAILED)]
+    assert (world.started(), world.launchers[0].killed) == ([], [])
+    assert world.open_fds() == 1, "the shell still waits for somebody"
+
+
+async def test_killed_in_the_moment_its_shell_is_handed_over(world, autojump_clock):
+    """It waits, and both happen before its task runs again: the shell is its own and ends with it."""
+    await trio.sleep(1)
+    (shelf,) = world.pool._shelves.values()
+    ready = shelf.ready.popleft()
+    world.supervisor.need(7, 1, 1)
+    await trio.testing.wait_all_tasks_blocked()
+    shelf.deliver(ready)
+    world.supervisor.killed(7, Why.REMOVED)
+    await trio.sleep(1)
+    assert world.reaped() == [(7, CoreCause.KILLED)]
+    assert (world.started(), world.launchers[0].killed) == ([], [ready.id])
+    assert world.supervisor.sandboxes() == []
+
+
 async def test_killed_while_it_is_specialised(world, autojump_clock):
     world.specialise_s = 10
     world.supervisor.need(7, 1, 1)
