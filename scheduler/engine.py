@@ -57,6 +57,7 @@ from scheduler.messages import (
     SandboxUsage,
     SandboxWant,
     Snapshot,
+    Tier,
     Totals,
     Why,
     stop,
@@ -208,6 +209,11 @@ def _blob(raw: Any) -> bytes:
     return bytes(ffi.buffer(raw.blob, raw.blob_bytes)) if raw.blob_bytes else b""
 
 
+def _words(text: bytes) -> str:
+    """A stranger's, for one line of a log."""
+    return "".join(c if c.isprintable() else "?" for c in text.decode("utf-8", "replace"))
+
+
 def _method(raw: Any) -> MethodCall:
     blob = _blob(raw)
     size = int.from_bytes(blob[:2], "little")
@@ -226,7 +232,7 @@ _READ: dict[EventKind, Any] = {
     EventKind.KILLED: lambda raw: Killed(raw.sandbox, Why(raw.why)),
     EventKind.GONE: lambda raw: Gone(raw.sandbox),
     EventKind.FREED: lambda raw: Freed(raw.sandbox),
-    EventKind.READY: lambda raw: Ready(raw.sandbox, raw.value),
+    EventKind.READY: lambda raw: Ready(raw.sandbox, raw.value, Tier(raw.flags), _words(_blob(raw))),
     EventKind.INIT_FAILED: lambda raw: InitFailed(raw.sandbox, _blob(raw)),
     EventKind.METHOD: _method,
     EventKind.OPENED: lambda raw: Opened(

@@ -424,8 +424,12 @@ class Freed:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
+    """tier: SHELL where it was to be restored from an image and could not; reason: why, in the sandbox's own words."""
+
     sandbox: int
     init_ns: int
+    tier: Tier
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,8 @@ enum sched_event_kind {
     SCHED_EV_KILLED = 2,              /* sandbox was sent SIGKILL; why */
     SCHED_EV_GONE = 3,                /* its channel closed or broke; reap it and post CORE_EV_SANDBOX_REAPED */
     SCHED_EV_FREED = 4,               /* core is through with it */
-    SCHED_EV_READY = 5,               /* sandbox initialised; value: init_ns */
+    SCHED_EV_READY = 5,               /* sandbox initialised; value: init_ns; flags: core_tier, which is SHELL where it could not be
+                                         restored from its image; blob: then why, in the sandbox's words */
     SCHED_EV_INIT_FAILED = 6,         /* blob: error object */
     SCHED_EV_METHOD = 7,              /* connection, msgid, rights; blob: u16 method length, method, params array (MessagePack).
                                          msgid of a notification: flags = 1 */

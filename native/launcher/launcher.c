@@ -45,7 +45,8 @@ int launcher_watch(struct launcher *launcher, int fd, uint32_t what, uint32_t wh
     return epoll_ctl(launcher->epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
 }
 
-static void handle(struct launcher *launcher, const struct request *request, const char *text) {
+/* image: a descriptor that came with it, or -1; only SPECIALISE makes use of one. */
+static void handle(struct launcher *launcher, const struct request *request, const char *text, int image) {
     const char *strings[PROTOCOL_STRINGS_MAX];
     const int count = wire_strings(text, request->text_bytes, strings, PROTOCOL_STRINGS_MAX);
     if (count < 0 || (unsigned)count != request->strings) {
@@ -64,7 +65,7 @@ static void handle(struct launcher *launcher, const struct request *request, con
         slot_ask_shell(launcher, request);
         break;
     case REQUEST_SPECIALISE:
-        slot_ask_specialise(launcher, request, strings, (unsigned)count);
+        slot_ask_specialise(launcher, request, strings, (unsigned)count, image);
         break;
     case REQUEST_KILL:
         slot_ask_kill(launcher, request->shell);
@@ -89,7 +90,9 @@ static bool service_readable(struct launcher *launcher) {
         struct request request;
         char text[PROTOCOL_TEXT_BYTES_MAX];
     } message;
-    const ssize_t got = wire_receive(LAUNCHER_FD_SERVICE, &message, sizeof message, NULL, 0, NULL, MSG_DONTWAIT);
+    int image = -1;
+    unsigned count;
+    const ssize_t got = wire_receive(LAUNCHER_FD_SERVICE, &message, sizeof message, &image, 1, &count, MSG_DONTWAIT);
     if (got == -EAGAIN) {
         return true;
     }
@@ -99,9 +102,10 @@ static bool service_readable(struct launcher *launcher) {
     if (got < (ssize_t)sizeof message.request ||
         (size_t)got != sizeof message.request + (size_t)message.request.text_bytes) {
         launcher_warn("a request of a wrong length was ignored");
-        return true;
+    } else {
+        handle(launcher, &message.request, message.text, count == 1 ? image : -1);
     }
-    handle(launcher, &message.request, message.text);
+    wire_close_all(&image, count);
     return true;
 }
 

@@ -116,9 +116,10 @@ void zygotes_overdue(struct launcher *launcher, uint64_t now_ms);
 
 /* ---- slots.c ---- */
 
-/* What the service asks; the answers go to the service. */
+/* What the service asks; the answers go to the service. image: for the sandbox, or -1; stays the caller's. */
 void slot_ask_shell(struct launcher *launcher, const struct request *request);
-void slot_ask_specialise(struct launcher *launcher, const struct request *request, const char *const *strings, unsigned count);
+void slot_ask_specialise(struct launcher *launcher, const struct request *request, const char *const *strings, unsigned count,
+                         int image);
 void slot_ask_kill(struct launcher *launcher, uint64_t shell);
 
 /* Sends the order of a queued slot: 0, or -errno and the slot is as before. */

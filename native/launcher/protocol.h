@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 enum {
-    PROTOCOL_VERSION = 3,
+    PROTOCOL_VERSION = 4,
     PROTOCOL_TEXT_BYTES_MAX = 16384, /* of one request: a runtime's list of mounts is the longest */
     PROTOCOL_STRINGS_MAX = 160,
     PROTOCOL_STEP_BYTES = 48,        /* a step's name, NUL-terminated */
@@ -30,7 +30,8 @@ enum {
 enum request_kind {
     REQUEST_RUNTIME = 1,    /* runtime; strings: name, executable, runtime package directory, then (source, target) of each mount */
     REQUEST_SHELL = 2,      /* runtime, token */
-    REQUEST_SPECIALISE = 3, /* shell, memory_mb, ephemeral_storage_mb; strings: code_dir, layers_dir (may be empty) */
+    REQUEST_SPECIALISE = 3, /* shell, memory_mb, ephemeral_storage_mb; strings: code_dir, layers_dir (may be empty);
+                               descriptor, if any: the image of an initialised process, for the sandbox */
     REQUEST_KILL = 4,       /* shell */
     REQUEST_REST = 5,       /* runtime: end its process; the next shell starts another. Not heeded while shells are under way */
     REQUEST_PING = 6        /* answered by PONG at once: whoever does not answer is stuck */
@@ -110,10 +111,11 @@ struct spawn_answer {              /* descriptor: pidfd, unless error. shell 0: 
 
 /* ---- launcher <-> newborn ---- */
 
-struct specialise_order {          /* descriptors: mount of the code, mount of the layers (if mounts == 2) */
+struct specialise_order {          /* descriptors: mount of the code, mount of the layers (if mounts == 2), image (if image == 1) */
     uint32_t memory_mb;
     uint32_t ephemeral_storage_mb;
     uint32_t mounts;
+    uint32_t image;
     uint32_t limit_data;           /* 1: no memory group here, bound RLIMIT_DATA instead */
 };
 
@@ -125,6 +127,6 @@ struct stage_answer {
 
 _Static_assert(sizeof(struct request) == 40 && sizeof(struct notice) == 304, "mirrored in Python");
 _Static_assert(sizeof(struct spawn_order) == 136 && sizeof(struct spawn_answer) == 64, "no padding");
-_Static_assert(sizeof(struct specialise_order) == 16 && sizeof(struct stage_answer) == 56, "no padding");
+_Static_assert(sizeof(struct specialise_order) == 20 && sizeof(struct stage_answer) == 56, "no padding");
 
 #endif

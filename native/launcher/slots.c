@@ -359,12 +359,12 @@ void slots_overdue(struct launcher *launcher, uint64_t now_ms) {
 }
 
 static int send_specialise(struct launcher *launcher, uint32_t index, const struct request *request, const char *const *paths,
-                           const char **step) {
+                           int image, const char **step) {
     struct slot *slot = &launcher->slots[index];
     struct specialise_order order = {.memory_mb = request->memory_mb,
                                      .ephemeral_storage_mb = request->ephemeral_storage_mb,
                                      .limit_data = (launcher->groups.controllers & FLAG_MEMORY) == 0};
-    int mounts[2] = {-1, -1};
+    int mounts[3] = {-1, -1, -1}; /* and the image behind them */
     int error = 0;
     for (unsigned i = 0; i < 2 && launcher->options.isolation != ISOLATION_PROCESS && paths[i][0] != '\0'; i++) {
         *step = i == 0 ? "code directory" : "layers directory";
@@ -382,14 +382,17 @@ static int send_specialise(struct launcher *launcher, uint32_t index, const stru
     }
     if (error == 0) {
         *step = "order";
-        error = wire_send(slot->control, &order, sizeof order, mounts, order.mounts, MSG_DONTWAIT);
+        mounts[order.mounts] = image;
+        order.image = image < 0 ? 0 : 1;
+        error = wire_send(slot->control, &order, sizeof order, mounts, order.mounts + order.image, MSG_DONTWAIT);
+        mounts[order.mounts] = -1; /* the caller's */
     }
     wire_close_all(mounts, 2);
     return error;
 }
 
 void slot_ask_specialise(struct launcher *launcher, const struct request *request, const char *const *strings,
-                           unsigned count) {
+                         unsigned count, int image) {
     const uint32_t index = find(launcher, request->shell);
     if (index == NO_SLOT || launcher->slots[index].state != SLOT_SHELL) {
         struct notice notice = {.kind = NOTICE_SPECIALISE_FAILED, .shell = request->shell, .error = ESRCH};
@@ -405,7 +408,7 @@ void slot_ask_specialise(struct launcher *launcher, const struct request *reques
         error = -EINVAL;
     } else {
         slot->oom_before = cgroup_oom_kills(&launcher->groups, index);
-        error = send_specialise(launcher, index, request, strings, &step);
+        error = send_specialise(launcher, index, request, strings, image, &step);
     }
     if (error < 0) {
         fail_specialise(launcher, index, -error, step);

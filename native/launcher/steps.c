@@ -401,9 +401,21 @@ static int launcher_lives(struct newborn *newborn) {
     return got > 0 || (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) ? 0 : -EPIPE;
 }
 
+/* To its place, now that the mounts are gone: one of them may have stood there. */
+static int image_place(struct newborn *newborn) {
+    if (newborn->image < 0 || newborn->image == SANDBOX_FD_IMAGE) {
+        return 0;
+    }
+    const int error = outcome(dup3(newborn->image, SANDBOX_FD_IMAGE, O_CLOEXEC));
+    wire_close(&newborn->image);
+    newborn->image = SANDBOX_FD_IMAGE;
+    return error;
+}
+
 static const struct step specialise[] = {
     {"code at /var/task", code, NAMESPACED},
     {"layers at /opt", layers, NAMESPACED},
+    {"image of an initialised process", image_place, ALWAYS},
     {"size of /tmp", scratch_size, NAMESPACED},
     {"working directory", work_in_task, NAMESPACED},
     {"data limit", data_limit, ALWAYS},
@@ -445,13 +457,17 @@ static void answer(const struct newborn *newborn, uint32_t stage, int error, con
 }
 
 static void await_order(struct newborn *newborn) {
+    enum { MOUNTS_MAX = 2, ORDER_FDS_MAX = MOUNTS_MAX + 1 };
+    struct specialise_order *const order = &newborn->special;
+    int fds[ORDER_FDS_MAX];
     unsigned count;
-    newborn->mounts[0] = newborn->mounts[1] = -1;
-    const ssize_t got =
-        wire_receive(newborn->control, &newborn->special, sizeof newborn->special, newborn->mounts, 2, &count, 0);
-    if (got != (ssize_t)sizeof newborn->special || count != newborn->special.mounts) {
+    const ssize_t got = wire_receive(newborn->control, order, sizeof *order, fds, ORDER_FDS_MAX, &count, 0);
+    if (got != (ssize_t)sizeof *order || order->mounts > MOUNTS_MAX || order->image > 1 || count != order->mounts + order->image) {
         _exit(0); /* the launcher has let go: it needs this shell no more */
     }
+    newborn->mounts[0] = order->mounts > 0 ? fds[0] : -1;
+    newborn->mounts[1] = order->mounts > 1 ? fds[1] : -1;
+    newborn->image = order->image == 1 ? fds[order->mounts] : -1;
 }
 
 uint64_t steps_clone_flags(uint32_t isolation) {

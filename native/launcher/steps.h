@@ -20,6 +20,7 @@ enum { /* descriptors of a sandbox; docs/internals/channel.md */
     SANDBOX_FD_CHANNEL = 3,
     SANDBOX_FD_PROGRESS = 4,
     SANDBOX_FD_CONTROL = 5, /* until specialised */
+    SANDBOX_FD_IMAGE = 6,   /* from then on, if one was given: image of an initialised process, to be made or to be used */
     SANDBOX_GROUPS_MAX = 6
 };
 
@@ -30,6 +31,7 @@ struct newborn {
     unsigned groups_count;
     struct specialise_order special;
     int mounts[2];                          /* code, layers; -1: none */
+    int image;                              /* -1: none */
 };
 
 /* clone flags that this isolation asks for (namespaces only). */
@@ -39,7 +41,7 @@ uint64_t steps_clone_flags(uint32_t isolation);
 void steps_birth(struct newborn *newborn);
 
 /* Waits for the order on the control socket, then stage 2. Returns when the process is a specialised sandbox with descriptors
- * 0..4; in every other case the process ends. */
+ * 0..4, and SANDBOX_FD_IMAGE where an image was given; in every other case the process ends. */
 void steps_specialise(struct newborn *newborn);
 
 #endif

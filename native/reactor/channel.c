@@ -29,6 +29,8 @@ enum { FLAG_MSGPACK = 1, FLAG_FUNCTION_ERROR = 2, FLAG_TOO_LARGE = 4 };
 enum {
     HEADER_BYTES = 24,
     REQUEST_ID_BYTES = 16,
+    READY_BYTES = 8,                /* then, from runtimes that know it, how it was born, and why not better */
+    READY_REASON_BYTES_MAX = 200,
     INIT_ERROR_BYTES_MAX = 256 * 1024,
     REFER_BYTES_MIN = 16 * 1024,    /* larger payloads are not copied into the output queue */
     EVENTS_A_SHELF = 2 * CORE_AHEAD_MAX + 8, /* a reply and a look at the usage for each call, and what goes with them */
@@ -348,7 +350,7 @@ static const char *header_wrong(const struct sched *sched, const struct header *
     case FRAME_LOG:
         return head->length > JOURNAL_LOG_BYTES_MAX ? "a log frame's length" : NULL;
     case FRAME_READY:
-        return head->length != 8 ? "the length of READY" : NULL;
+        return head->length < READY_BYTES || head->length > READY_BYTES + 1 + READY_REASON_BYTES_MAX ? "the length of READY" : NULL;
     case FRAME_INIT_ERROR:
         return head->length > INIT_ERROR_BYTES_MAX ? "an init error's length" : NULL;
     case FRAME_HANDBACK:
@@ -461,9 +463,15 @@ static void on_init_error(struct sched *sched, struct channel *channel, const ui
     batch_add(sched, CORE_EV_SANDBOX_INIT_FAILED)->u.sandbox.handle = channel->sandbox;
 }
 
-static void on_ready(struct sched *sched, struct channel *channel, uint64_t init_ns) {
+/* A sandbox that was to be restored from an image may say that it was initialised instead. Nothing else is its to decide. */
+static void on_ready(struct sched *sched, struct channel *channel, const uint8_t *body, uint32_t bytes) {
+    const uint64_t init_ns = u64_at(body);
     struct function_info *info = info_of(sched, channel->function);
     channel->settled = true;
+    const bool fell_back = bytes > READY_BYTES && channel->tier == CORE_TIER_SNAPSHOT && body[READY_BYTES] == CORE_TIER_SHELL;
+    if (fell_back) {
+        channel->tier = CORE_TIER_SHELL;
+    }
     if (info != NULL && info->init_error != NULL) {
         free(info->init_error);
         info->init_error = NULL;
@@ -475,8 +483,8 @@ static void on_ready(struct sched *sched, struct channel *channel, uint64_t init
     event->u.sandbox.tier = channel->tier;
     usage(sched, channel); /* what starting cost, so that no call is charged for it */
     const struct sched_event ready = {.kind = SCHED_EV_READY, .sandbox = channel->sandbox, .function = channel->function,
-                                      .value = init_ns};
-    emit(sched, &ready, NULL, 0);
+                                      .value = init_ns, .flags = channel->tier};
+    emit(sched, &ready, fell_back ? body + READY_BYTES + 1 : NULL, fell_back ? bytes - READY_BYTES - 1 : 0);
 }
 
 static void on_frame(struct sched *sched, struct channel *channel, const struct header *head, const uint8_t *body,
@@ -494,7 +502,7 @@ static void on_frame(struct sched *sched, struct channel *channel, const struct 
         if (channel->settled) {
             broken(sched, channel, "READY or INIT_ERROR after either");
         } else if (head->kind == FRAME_READY) {
-            on_ready(sched, channel, u64_at(body));
+            on_ready(sched, channel, body, head->length);
         } else {
             on_init_error(sched, channel, body, head->length);
         }

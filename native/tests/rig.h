@@ -31,6 +31,8 @@ struct rig {
     struct rig_sandbox sandboxes[RIG_SANDBOXES];
     uint32_t events[32];   /* by kind */
     uint64_t method_connection; /* of the last METHOD */
+    uint32_t tier;         /* sandboxes are started with; 0: SHELL */
+    uint32_t ready_tier;   /* of the last READY */
     uint8_t *heard;        /* what the client received */
     size_t heard_bytes;
 };
@@ -178,6 +180,8 @@ static inline void rig_events(struct rig *rig) {
                 sandbox->handle = 0;
             } else if (events[i].kind == SCHED_EV_METHOD) {
                 rig->method_connection = events[i].connection;
+            } else if (events[i].kind == SCHED_EV_READY) {
+                rig->ready_tier = events[i].flags;
             }
             rig->events[events[i].kind]++;
             sched_event_free(&events[i]);
@@ -207,7 +211,7 @@ static inline void rig_start(struct rig *rig, struct rig_sandbox *sandbox) {
     start.fds[0] = pair[0];
     start.fds[1] = pipes[0];
     start.fds[2] = page;
-    start.u32s[0] = CORE_TIER_SHELL;
+    start.u32s[0] = rig->tier != 0 ? rig->tier : CORE_TIER_SHELL;
     SCHED_ASSERT(sched_post(rig->sched, &start, (const uint8_t *)"{}", 2));
     sandbox->fd = pair[1];
     sandbox->output = pipes[1];
@@ -302,8 +306,8 @@ static inline bool rig_heard(const struct rig *rig, const char *text) {
     return rig->heard != NULL && memmem(rig->heard, rig->heard_bytes, text, strlen(text)) != NULL;
 }
 
-/* A sandbox that the core asked for, started and ready. */
-static inline struct rig_sandbox *rig_ready_sandbox(struct rig *rig) {
+/* A sandbox that the core asked for, started. */
+static inline struct rig_sandbox *rig_started_sandbox(struct rig *rig) {
     rig_turn(rig); /* connections that were just adopted are heard in the next turn */
     rig_turn(rig);
     struct rig_sandbox *sandbox = NULL;
@@ -312,6 +316,12 @@ static inline struct rig_sandbox *rig_ready_sandbox(struct rig *rig) {
     }
     SCHED_ASSERT(sandbox != NULL);
     rig_start(rig, sandbox);
+    return sandbox;
+}
+
+/* And ready. */
+static inline struct rig_sandbox *rig_ready_sandbox(struct rig *rig) {
+    struct rig_sandbox *sandbox = rig_started_sandbox(rig);
     rig_ready(sandbox);
     rig_turn(rig);
     rig_turn(rig);

@@ -265,6 +265,39 @@ static void a_sandbox_is_ready_once(void) {
     }
 }
 
+/* How a sandbox was born is the service's knowledge; only that it could not be restored is the sandbox's to tell, in few words. */
+static void a_sandbox_tells_only_that_it_was_not_restored(void) {
+    static const struct {
+        uint32_t tier;      /* what START was sent with */
+        uint32_t bytes;     /* of READY */
+        uint8_t said;
+        uint32_t known;     /* 0: the channel was broken */
+    } rows[] = {
+        {CORE_TIER_SHELL, 8, 0, CORE_TIER_SHELL},        {CORE_TIER_SHELL, 9, CORE_TIER_SNAPSHOT, CORE_TIER_SHELL},
+        {CORE_TIER_SNAPSHOT, 8, 0, CORE_TIER_SNAPSHOT},  {CORE_TIER_SNAPSHOT, 9, CORE_TIER_SNAPSHOT, CORE_TIER_SNAPSHOT},
+        {CORE_TIER_SNAPSHOT, 9, CORE_TIER_FRESH, CORE_TIER_SNAPSHOT}, {CORE_TIER_SNAPSHOT, 9, 255, CORE_TIER_SNAPSHOT},
+        {CORE_TIER_SNAPSHOT, 9, CORE_TIER_SHELL, CORE_TIER_SHELL}, {CORE_TIER_SNAPSHOT, 209, CORE_TIER_SHELL, CORE_TIER_SHELL},
+        {CORE_TIER_SNAPSHOT, 210, CORE_TIER_SHELL, 0},   {CORE_TIER_SHELL, 7, 0, 0},
+    };
+    for (unsigned i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct rig rig;
+        rig_init(&rig);
+        rig.tier = rows[i].tier;
+        rig_invoke(&rig, 1, "1", 1);
+        struct rig_sandbox *sandbox = rig_started_sandbox(&rig);
+        uint8_t body[256];
+        memset(body, 'x', sizeof body);
+        memset(body, 0, 8);
+        body[8] = rows[i].said;
+        rig_frame(sandbox, 18, 0, 0, 0, body, rows[i].bytes);
+        rig_turn(&rig);
+        rig_turn(&rig);
+        SCHED_ASSERT(rig.events[SCHED_EV_READY] == (rows[i].known != 0));
+        SCHED_ASSERT(rows[i].known == 0 || rig.ready_tier == rows[i].known);
+        rig_free(&rig);
+    }
+}
+
 /* Looked at as it comes, so that 6 MB of small values hold nobody up; the verdict is the same. */
 static void a_large_messagepack_answer_is_one_value_or_none(void) {
     enum { VALUES = 60000 };
@@ -679,6 +712,7 @@ int main(void) {
     RUN(a_shelf_of_rubbish_helps_nobody);
     RUN(an_answer_that_waits_unread_is_no_timeout);
     RUN(a_sandbox_is_ready_once);
+    RUN(a_sandbox_tells_only_that_it_was_not_restored);
     RUN(a_large_messagepack_answer_is_one_value_or_none);
     RUN(empty_log_frames_are_not_free);
     RUN(an_old_init_error_is_forgotten);

@@ -10,6 +10,7 @@ private one, so that a function may bring modules called `scheduler`, `context` 
     frames       the channel's bytes
     channel      descriptors and what may be written when
     startup      START to a process that looks like Lambda's: environment, paths, clock, streams
+    snapshots    images of an initialised process, made and restored
     handlers     "module.function" to something to call
     faults       Lambda's error object
     context      Lambda's context object

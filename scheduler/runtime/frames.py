@@ -18,6 +18,7 @@ __all__ = [
     "HANDBACK",
     "HEADER",
     "HEADER_BYTES",
+    "IMAGE",
     "INIT_ERROR",
     "LOG",
     "LOG_BYTES_MAX",
@@ -34,6 +35,8 @@ __all__ = [
     "SHELF_AT",
     "SHELF_BYTES_WORD",
     "SHELF_GENERATION_WORD",
+    "SNAPSHOT",
+    "SNAPSHOT_ASKS",
     "START",
     "STOP",
     "extensions",
@@ -46,11 +49,12 @@ CALL_HEAD = Struct("<IBBHIIQ16s")  # a header and the request id that opens a CA
 CALL_HEAD_BYTES = 40
 RESULT_HEAD = Struct("<IBBHIIQQ")  # a header and the end_ns that opens a RESULT's body
 
-START, CALL, STOP = 1, 2, 3
-RESULT, LOG, READY, INIT_ERROR, HANDBACK = 16, 17, 18, 19, 20
+START, CALL, STOP, IMAGE = 1, 2, 3, 4
+RESULT, LOG, READY, INIT_ERROR, HANDBACK, SNAPSHOT = 16, 17, 18, 19, 20, 21
 
 CALL_MSGPACK = 1
 RESULT_MSGPACK, RESULT_FUNCTION_ERROR, RESULT_TOO_LARGE = 1, 2, 4
+SNAPSHOT_ASKS = 1
 
 EXTENSION = Struct("<BBH")  # tag, 0, length
 EXTENSION_TRACE, EXTENSION_CLIENT_CONTEXT, EXTENSION_FUNCTION_ARN = 1, 2, 3

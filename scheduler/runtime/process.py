@@ -11,10 +11,11 @@ from typing import Any, NoReturn
 from .channel import Channel, Closed, Inbox
 from .context import LambdaContext
 from .faults import error_bytes, from_exception
-from .frames import HEADER, HEADER_BYTES, INIT_ERROR, PAGE_BYTES, READY, SHELF_AT, START, frame
+from .frames import HEADER, HEADER_BYTES, INIT_ERROR, PAGE_BYTES, SHELF_AT, START, frame
 from .handlers import find_handler
 from .logs import failure_line, set_up_logging
 from .loop import Current, serve
+from .snapshots import NOT_FORKED, TAKE, answer_maker, ready_frame
 from .startup import Start, enter, parse_start
 
 __all__ = ["run"]
@@ -37,9 +38,15 @@ def run(channel_fd: int, progress_fd: int) -> NoReturn:
         enter(start, channel)
         current = Current()
         set_up_logging(channel.print, current.request_id)
+        began_ns = time.monotonic_ns()
         handler = _init(start, channel)
         if handler is None:
             _leave(INIT_FAILED_STATUS, channel)
+        init_ns = time.monotonic_ns() - began_ns
+        if start.snapshot == TAKE:
+            answer_maker(channel, bytes_taken=0, reason=NOT_FORKED, init_ns=init_ns)
+            _leave(0, channel)
+        channel.send(ready_frame(init_ns, start.snapshot, NOT_FORKED))
         gc.freeze()  # what init has made stays: the collector need not look at it again and again
         context_type = LambdaContext.bound(start.identity, channel.print)
         try:
@@ -75,8 +82,7 @@ def _read_start(inbox: Inbox) -> tuple[Start, int]:
 
 
 def _init(start: Start, channel: Channel) -> Any:
-    """The handler, after READY was sent; or None, after INIT_ERROR was."""
-    began_ns = time.monotonic_ns()
+    """The handler; or None, after INIT_ERROR was sent."""
     try:
         handler = find_handler(start.handler)
         if channel.forked:  # a child that the module forked came back here
@@ -88,7 +94,6 @@ def _init(start: Start, channel: Channel) -> Any:
         channel.print(failure_line(known))
         channel.send(frame(INIT_ERROR, error_bytes(known)))
         return None
-    channel.send(frame(READY, (time.monotonic_ns() - began_ns).to_bytes(8, "little")))
     return handler
 
 

@@ -27,6 +27,7 @@ class Start:
     handler: str
     task_root: str
     environment: dict[str, str]
+    snapshot: str | None  # "take", "restore"; None: neither
 
 
 _FIELDS: dict[str, type] = {
@@ -62,7 +63,14 @@ def parse_start(body: bytes) -> Start:
         handler=values["handler"],
         task_root=values["task_root"],
         environment=values["environment"],
+        snapshot=_snapshot(values.get("snapshot")),
     )
+
+
+def _snapshot(value: Any) -> str | None:
+    if value is not None and value not in ("take", "restore"):
+        raise ValueError(f"START: snapshot is {value!r}, must be take or restore, or be left out")
+    return value  # type: ignore[no-any-return]
 
 
 def enter(start: Start, channel: "Channel") -> None:

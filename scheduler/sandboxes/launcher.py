@@ -14,6 +14,7 @@ import math
 import os
 import signal
 import socket
+import struct
 import sys
 from collections import deque
 from contextlib import asynccontextmanager, suppress
@@ -212,7 +213,7 @@ class Launcher:
         self._tokens = itertools.count(1)
         self._shells: dict[int, _Waiting] = {}
         self._specialising: dict[int, _Waiting] = {}
-        self._outgoing: deque[bytes] = deque()
+        self._outgoing: deque[_Outgoing] = deque()
         self._outgoing_there = trio.Event()
         self._asked = trio.Event()
         self._asked_last = 0  # count of what was heard when something was last asked for
@@ -241,9 +242,13 @@ class Launcher:
         assert waiting.shell is not None
         return waiting.shell
 
-    async def specialise(self, shell: Shell, spec: Specialisation) -> None:
+    async def specialise(self, shell: Shell, spec: Specialisation, *, image: int | None = None) -> None:
         """Gives a shell its code and limits and takes its privileges. LaunchFailed: it is dead already, Exited follows (unless
-        it had been told before). If cancelled, the shell is killed. ValueError: a path that is none."""
+        been told before). If cancelled, the shell is killed. ValueError: a path that is none.
+
+        image: descriptor of the image of an initialised process, open for writing if the sandbox shall make it; START's
+        "snapshot" tells the sandbox which (docs/internals/channel.md). It stays the caller's, who may close it afterwards.
+        """
         request = encode(
             RequestKind.SPECIALISE,
             shell=shell.id,
@@ -253,7 +258,7 @@ class Launcher:
         )
         waiting = self._specialising[shell.id] = _Waiting()
         try:
-            self._post(request)
+            self._post(request, image)
             await waiting.done.wait()
         except trio.Cancelled:
             self.kill(shell.id)
@@ -292,31 +297,33 @@ class Launcher:
 
     # ---- sending ----
 
-    def _post(self, data: bytes) -> None:
+    def _post(self, data: bytes, fd: int | None = None) -> None:
+        """fd: goes along; stays the caller's."""
         if self._dead.is_set():
             raise LaunchFailed("launcher")
         self._asked_last = self._heard
         self._asked.set()
         if not self._outgoing:
             try:
-                self._raw.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                self._raw.sendmsg([data], _rights(fd), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
                 return
             except BlockingIOError:
                 pass
             except OSError:
                 return  # it dies: the receiving task sees it too and tells those that wait
-        self._outgoing.append(data)
+        self._outgoing.append(_Outgoing(data, None if fd is None else os.dup(fd)))
         self._outgoing_there.set()
 
     async def _send_outgoing(self) -> None:
         while True:
             await self._outgoing_there.wait()
             while self._outgoing:
+                first = self._outgoing[0]
                 try:
-                    await self._socket.send(self._outgoing[0])
+                    await self._socket.sendmsg([first.data], _rights(first.fd))
                 except OSError:
                     return
-                self._outgoing.popleft()
+                self._outgoing.popleft().close()
             self._outgoing_there = trio.Event()
 
     # ---- hearing ----
@@ -474,10 +481,16 @@ class Launcher:
             if not waiting.done.is_set():
                 waiting.finish(failure=LaunchFailed("launcher", hint=f"the launcher died: {self._why_dead}"))
         self._shells.clear()
+        self._drop_outgoing()
+
+    def _drop_outgoing(self) -> None:
+        while self._outgoing:
+            self._outgoing.popleft().close()
 
     async def _close(self) -> None:
         """Closing the socket makes the launcher end all sandboxes, remove its groups, and exit."""
         self._socket.close()
+        self._drop_outgoing()
         with trio.move_on_after(STOP_TIMEOUT_S) as patience:
             await self._wait_process()
         if patience.cancelled_caught:
@@ -489,6 +502,22 @@ class Launcher:
             await self._wait_process()
         close_all(fd for fd in (self._pidfd, self._inner_pidfd) if fd >= 0)
         self._exits_in.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Outgoing:
+    """A request that waits for room in the socket. fd: goes along, its own."""
+
+    data: bytes
+    fd: int | None
+
+    def close(self) -> None:
+        if self.fd is not None:
+            os.close(self.fd)
+
+
+def _rights(fd: int | None) -> list[tuple[int, int, bytes]]:
+    return [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", fd))]
 
 
 def _to_stderr(text: str) -> None:

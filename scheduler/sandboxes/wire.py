@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 FDS_MAX: Final = 12
-PROTOCOL_VERSION: Final = 3
+PROTOCOL_VERSION: Final = 4
 TEXT_BYTES_MAX: Final = 16384
 RUNTIMES_MAX: Final = 16
 SLOTS_MAX: Final = 4096

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 BOOTSTRAP = Path(__file__).parents[2] / "scheduler" / "runtime" / "bootstrap.py"
 HEADER = struct.Struct("<IBBHIIQ")
 START, CALL, STOP = 1, 2, 3
-RESULT, LOG, READY, INIT_ERROR, HANDBACK = 16, 17, 18, 19, 20
+RESULT, LOG, READY, INIT_ERROR, HANDBACK, SNAPSHOT = 16, 17, 18, 19, 20, 21
 WAIT_S = 10.0
 REQUEST_ID = uuid.UUID("8476a536-e9f4-11e8-9739-2dfe598c3fcd")
 
