@@ -274,6 +274,10 @@ class Settings:
         Kind.PATH, None, "its private key, PEM without a passphrase, readable by no others", optional=True
     )
     tcp_plaintext: bool = row(Kind.FLAG, False, "serve TCP beyond loopback without TLS: tokens and payloads in the clear")
+    http: Address | None = row(Kind.ADDRESS, None, "address of the AWS-compatible HTTP API, e.g. 127.0.0.1:9000", optional=True)
+    http_auth: str = row(
+        Kind.CHOICE, "none", "who may use the HTTP API; none: whoever can connect, so loopback only", choices=("none",)
+    )
     metrics: Address | None = row(
         Kind.ADDRESS, Address("127.0.0.1", 9464), "address of /metrics, /healthz and /readyz", optional=True
     )
@@ -538,6 +542,8 @@ def _relations(settings: Settings) -> Iterator[str]:
     if not (settings.region.isascii() and settings.region.replace("-", "").isalnum()):
         yield f"region: {settings.region!r} is not made of letters, digits and -"
     yield from _tcp_relations(settings)
+    if settings.http is not None and not settings.http.loopback and settings.http_auth == "none":
+        yield f"http: {settings.http} can be reached from other machines, and http_auth = none asks nobody who they are"
     for low, high in (
         ("unreserved_concurrency_min", "concurrency_max"),
         ("queued_calls_max", "calls_max"),

@@ -22,6 +22,7 @@ ALIAS_CHARS_MAX: Final = 128
 TENANT_NAME_CHARS_MAX: Final = 64
 HANDLER_CHARS_MAX: Final = 128
 DESCRIPTION_CHARS_MAX: Final = 256
+ROLE_CHARS_MAX: Final = 2048
 
 # ---- configuration -------------------------------------------------------------------------------------------------------
 MEMORY_MB_MIN: Final = 128
@@ -93,6 +94,7 @@ LIMITS: Final = (
     _row("TENANT_NAME_CHARS_MAX", "characters", "ours", "a tenant is an account of the tree; its name goes into metrics"),
     _row("HANDLER_CHARS_MAX", "characters", "lambda", "Handler"),
     _row("DESCRIPTION_CHARS_MAX", "characters", "lambda", "Description"),
+    _row("ROLE_CHARS_MAX", "characters", "ours", "Role; an ARN of IAM is shorter"),
     _row("MEMORY_MB_MIN", "MB", "lambda", "MemorySize"),
     _row("MEMORY_MB_MAX", "MB", "lambda", "MemorySize"),
     _row("MEMORY_MB_DEFAULT", "MB", "lambda", "MemorySize"),

@@ -41,6 +41,9 @@ from scheduler.functions.names import parse as parse_name
 from scheduler.functions.packages import open_code_store
 from scheduler.functions.registry import FunctionRegistry
 from scheduler.functions.uploads import open_uploads
+from scheduler.lambda_api import server as lambda_server
+from scheduler.lambda_api.app import Api, OpenAccess
+from scheduler.lambda_api.rooms import Invoker, Rooms
 from scheduler.log import Log
 from scheduler.messages import (
     Closed,
@@ -66,8 +69,8 @@ from scheduler.messages import (
 from scheduler.metrics import Octaves
 from scheduler.orders import make_order
 from scheduler.queueing.caller import Caller
+from scheduler.queueing.dispatcher import AcceptedEvent, read_event
 from scheduler.queueing.dispatcher import Dispatcher as EventDispatcher
-from scheduler.queueing.dispatcher import read_event
 from scheduler.sandboxes.launcher import SLOTS_MAX, LauncherConfig, open_launcher
 from scheduler.sandboxes.pool import ShellPool
 from scheduler.sandboxes.runtimes import find_runtimes
@@ -142,6 +145,7 @@ class Service:
         self.catalog = Catalog(settings)
         self.metrics_port: int | None = None
         self.tcp_port: int | None = None
+        self.http_port: int | None = None
         self.start_time_s = time.time()
         self._start_monotonic_s = trio.current_time()
         self._octaves = Octaves(histogram_bounds())
@@ -212,6 +216,8 @@ class Service:
         inner.start_soon(self._collect_code)
         if settings.metrics is not None:
             await self._open_console(settings.metrics, inner)
+        if settings.http is not None:
+            await self._open_lambda_api(settings.http, inner)
         self._accepting = True
         launcher = self.supervisor.launcher
         if launcher is not None and not launcher.limits:
@@ -225,6 +231,7 @@ class Service:
             socket=settings.socket,
             tcp_port=self.tcp_port,
             metrics_port=self.metrics_port,
+            http_port=self.http_port,
             functions=len(self.registry),
             isolation=self.isolation,
             pid=os.getpid(),
@@ -375,6 +382,31 @@ class Service:
             await http.serve(listeners, pages.routes(), report=report, task_status=task_status)
 
         await nursery.start(run)
+
+    async def _open_lambda_api(self, address: Address, nursery: trio.Nursery) -> None:
+        listeners = await http.listen(address)
+        self.http_port = int(listeners[0].socket.getsockname()[1])
+        if self.settings.http_auth == "none":
+            self.log.warning("http", address=address, text="NO AUTHENTICATION: whoever can connect may deploy and invoke")
+        rooms = Rooms(
+            settings=lambda: self.settings,
+            registry=self.registry,
+            code=self.code,
+            deployments=self.deployments,
+            runtimes={name: runtime.executable for name, runtime in self.runtimes.items()},
+            invoker=Invoker(sync=self._caller.ask, event=self._event_from_http),
+        )
+        self.api = Api(rooms, OpenAccess(), self.log)
+
+        async def run(*, task_status: trio.TaskStatus[None]) -> None:
+            await lambda_server.serve(listeners, self.api.answer, task_status=task_status)
+
+        await nursery.start(run)
+
+    async def _event_from_http(self, function: str, payload: bytes, trace: str | None) -> str:
+        if self.draining:
+            raise Unavailable("the service is shutting down")
+        return await self.events.accept(AcceptedEvent(function, payload, "json", trace=trace, key=None))
 
     async def _wait_ready(self) -> None:
         while not self.supervisor.ready and not self._over.is_set():
@@ -569,7 +601,7 @@ class Service:
         """The dispatcher's connection is one of the engine's clients."""
         ours, theirs = socket.socketpair()
         await self.post(connection_adopt(theirs.detach(), Right.ALL | Right.OWN))
-        caller = Caller(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+        caller = self._caller = Caller(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
         self.events = EventDispatcher(queue=self.event_queue, caller=caller, log=self.log, now_s=time.time)
         inner.start_soon(caller.run)
         inner.start_soon(self.events.run)

@@ -83,6 +83,7 @@ class FunctionConfig:
     runtime: str
     tenant: str = DEFAULT_TENANT
     description: str = ""
+    role: str = ""
     memory_mb: int = limits.MEMORY_MB_DEFAULT
     timeout_s: int = limits.TIMEOUT_S_DEFAULT
     ephemeral_storage_mb: int = limits.EPHEMERAL_STORAGE_MB_DEFAULT
@@ -261,6 +262,8 @@ FIELDS: Final = (
     Field("runtime", "runtime", _text(1, 64)),
     Field("tenant", "tenant", _text(1, limits.TENANT_NAME_CHARS_MAX, TENANT, "[a-zA-Z0-9-_]+")),
     Field("description", "description", _text(0, limits.DESCRIPTION_CHARS_MAX)),
+    # Nothing here acts in its name: it is kept for clients of AWS's API, which show it and compare it.
+    Field("role", "role", _text(0, limits.ROLE_CHARS_MAX)),
     Field("memory_mb", "memorySize", _whole(limits.MEMORY_MB_MIN, limits.MEMORY_MB_MAX)),
     Field("timeout_s", "timeout", _whole(limits.TIMEOUT_S_MIN, limits.TIMEOUT_S_MAX)),
     Field(

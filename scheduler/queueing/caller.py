@@ -27,6 +27,7 @@ BUFFER_BYTES_MAX = 64 * 1024 * 1024
 class _Waiting:
     answered: trio.Event = field(default_factory=trio.Event)
     error: SchedulerError | None = None
+    result: Any = None
 
 
 class Caller:
@@ -54,16 +55,21 @@ class Caller:
             await trio.aclose_forcefully(self._stream)
 
     def _take(self, message: list[Any]) -> None:
-        _, msgid, error, _ = message
+        _, msgid, error, result = message
         waiting = self._waiting.get(msgid)
         if waiting is not None:
             waiting.error = None if error is None else from_wire(error)
+            waiting.result = result
             waiting.answered.set()
 
     async def invoke(self, function: str, payload: object, options: Mapping[str, object]) -> SchedulerError | None:
         """What went wrong, or None. The function's answer is nobody's."""
+        return (await self.ask(function, payload, options))[0]
+
+    async def ask(self, function: str, payload: object, options: Mapping[str, object]) -> tuple[SchedulerError | None, Any]:
+        """(what went wrong, None) or (None, the result of the protocol's `invoke`)."""
         if self._closed:
-            return Unavailable("the engine has closed")
+            return Unavailable("the engine has closed"), None
         msgid = next(self._ids)
         waiting = self._waiting[msgid] = _Waiting()
         try:
@@ -71,7 +77,7 @@ class Caller:
                 await self._stream.send_all(msgpack.packb([0, msgid, "invoke", [function, payload, dict(options)]]))
             await waiting.answered.wait()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return Unavailable("the engine has closed")
+            return Unavailable("the engine has closed"), None
         finally:
             del self._waiting[msgid]
-        return waiting.error
+        return waiting.error, waiting.result

@@ -51,6 +51,7 @@ class Served:
         self.process: subprocess.Popen | None = None
         self.metrics_port = 0
         self.tcp_port = 0
+        self.http_port = 0
         self._rest = b""
 
     # ---- life ----
@@ -77,6 +78,7 @@ class Served:
             self.kill()
             raise
         self.metrics_port, self.tcp_port = serving["metrics_port"], serving["tcp_port"]
+        self.http_port = serving["http_port"]
         return self
 
     def wait_line(self, event: str, timeout_s: float) -> dict:

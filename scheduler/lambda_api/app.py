@@ -1,0 +1,136 @@
+"""From a request to its answer: who asks, which operation, are its members right, what does its handler say, in that order.
+
+Law of this file: it knows tables, not what an operation does. Every request gets exactly one answer; whatever a handler raises
+becomes Lambda's error here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections import Counter
+from typing import TYPE_CHECKING, Final, Protocol
+
+import trio
+
+from scheduler.errors import SchedulerError
+from scheduler.lambda_api.errors import LambdaError, translate
+from scheduler.lambda_api.functions import CODE_PATH, FunctionOperations
+from scheduler.lambda_api.invoke import InvokeOperations
+from scheduler.lambda_api.operations import OPERATIONS, Operation, Router, Support
+from scheduler.lambda_api.rooms import ApiCall, Principal, Rooms
+from scheduler.lambda_api.shapes import read
+from scheduler.lambda_api.wire import Answer, Request, gather
+from scheduler.messages import Right
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from scheduler.log import Log
+
+__all__ = ["Access", "Api", "OpenAccess", "Reply"]
+
+LARGE_BYTES: Final = 256 * 1024  # bodies beyond it are read in a thread, so that others' requests go on
+
+
+class Access(Protocol):
+    """Who is asking. Raises LambdaError where nobody can tell, or they may not be here."""
+
+    async def identify(self, request: Request) -> Principal: ...
+
+
+class OpenAccess:
+    """--auth none: whoever can connect may do everything."""
+
+    async def identify(self, request: Request) -> Principal:
+        return Principal("anybody", Right.ALL)
+
+
+class Reply:
+    """What goes over the wire."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+class Api:
+    def __init__(self, rooms: Rooms, access: Access, log: Log) -> None:
+        self._access = access
+        self._log = log
+        self._router = Router()
+        self._functions = FunctionOperations(rooms)
+        self._handlers: Mapping[str, Callable[[ApiCall], Awaitable[Answer]]] = {
+            **self._functions.handlers(),
+            **InvokeOperations(rooms).handlers(),
+        }
+        built = {row.name for row in OPERATIONS if row.support in (Support.FULL, Support.PARTIAL)}
+        if built != set(self._handlers):
+            raise AssertionError(f"operations without handler or handlers without row: {sorted(built ^ set(self._handlers))}")
+        self.results: Counter[tuple[str, str]] = Counter()  # (operation, "ok" or the error's name)
+
+    async def answer(self, request: Request, host: str) -> Reply:
+        """Never raises but Cancelled."""
+        request_id = str(uuid.uuid4())
+        name = "unknown"
+        try:
+            if request.path.startswith(CODE_PATH) and request.method == "GET":
+                name = "code"
+                reply = await self._package(request)
+            else:
+                principal = await self._access.identify(request)
+                operation, in_path = self._router.find(request.method, request.path, request.fields())
+                name = operation.name
+                reply = self._reply(operation, await self._run(principal, operation, in_path, request, host))
+            self.results[name, "ok"] += 1
+        except (LambdaError, SchedulerError) as error:
+            known = error if isinstance(error, LambdaError) else translate(error)
+            self.results[name, known.name] += 1
+            reply = Reply(known.kind.status, known.headers(), known.body())
+        except Exception as error:  # supervision: a bug in one operation must not end the service
+            self._log.error("operation failed", operation=name, request_id=request_id, error=repr(error))
+            known = LambdaError("ServiceException", f"{name} failed: see the log, request {request_id}")
+            self.results[name, known.name] += 1
+            reply = Reply(known.kind.status, known.headers(), known.body())
+        if not any(key.lower() == "x-amzn-requestid" for key, _ in reply.headers):
+            reply.headers.append(("x-amzn-RequestId", request_id))
+        return reply
+
+    async def _run(
+        self, principal: Principal, operation: Operation, in_path: Mapping[str, str], request: Request, host: str
+    ) -> Answer:
+        if operation.support is Support.NOT_YET:
+            raise LambdaError("NotImplementedException", f"{operation.name} is not part of this service yet")
+        if operation.support is Support.REFUSED:
+            raise LambdaError("NotImplementedException", f"{operation.name}: {operation.note}")
+        if operation.right & ~principal.rights:
+            raise LambdaError(
+                "AccessDeniedException",
+                f"{principal.name} is not authorized to perform: lambda:{operation.name}: it has no right to "
+                f"{(operation.right.name or '?').lower()}",
+            )
+        shape = operation.shape
+        assert shape is not None, operation.name
+        query = request.fields()
+        if len(request.body) > LARGE_BYTES and operation.name != "Invoke":
+            given = await trio.to_thread.run_sync(gather, shape, request, in_path, query)
+            values = await trio.to_thread.run_sync(read, shape, given)
+        else:
+            values = read(shape, gather(shape, request, in_path, query))
+        return await self._handlers[operation.name](ApiCall(principal, values, request, host))
+
+    def _reply(self, operation: Operation, answer: Answer) -> Reply:
+        status = answer.status or operation.status
+        headers = [("Content-Type", "application/json"), *answer.headers]
+        if answer.body is None:
+            return Reply(status, headers, b"")
+        body = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body, ensure_ascii=False).encode()
+        return Reply(status, headers, body)
+
+    async def _package(self, request: Request) -> Reply:
+        path = self._functions.package(request.path.removeprefix(CODE_PATH), request.fields())
+        data = await trio.to_thread.run_sync(path.read_bytes)
+        return Reply(200, [("Content-Type", "application/zip")], data)

@@ -1,0 +1,339 @@
+"""Operations on functions and versions.
+
+Law of this file: from checked members to the registry's own words and back; what is allowed in a configuration is
+functions.model's to say. Fields of Lambda's that this service does not honour are refused by name, never stored and ignored.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import secrets
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from scheduler import limits
+from scheduler.errors import BadRequest, TooLarge, Unauthorized
+from scheduler.functions import names
+from scheduler.functions.model import CodeKind
+from scheduler.functions.names import LATEST
+from scheduler.lambda_api import views
+from scheduler.lambda_api.errors import LambdaError
+from scheduler.lambda_api.rooms import refuse
+from scheduler.lambda_api.wire import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from scheduler.functions.model import CodeRef, FunctionVersion
+    from scheduler.lambda_api.rooms import ApiCall, Rooms
+
+__all__ = ["CODE_PATH", "FunctionOperations"]
+
+CODE_PATH: Final = "/_scheduler/code/"
+LINK_S: Final = 600  # as long as Lambda's own link to the code is good
+
+# member -> what makes it more than its default, and so something that would have to be honoured
+_UNSUPPORTED: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "VpcConfig": lambda v: bool(v.get("SubnetIds") or v.get("SecurityGroupIds")),
+    "FileSystemConfigs": bool,
+    "ImageConfig": bool,
+    "CodeSigningConfigArn": bool,
+    "CapacityProviderConfig": lambda v: True,
+    "DurableConfig": lambda v: True,
+    "TenancyConfig": lambda v: True,
+    "PublishTo": bool,
+    "KMSKeyArn": bool,
+    "Layers": bool,
+    "DeadLetterConfig": lambda v: bool(v.get("TargetArn")),
+    "TracingConfig": lambda v: v.get("Mode") == "Active",
+    "SnapStart": lambda v: False,  # sandboxes are restored from snapshots whatever it says
+    "LoggingConfig": lambda v: v.get("LogFormat") == "JSON" or bool({"ApplicationLogLevel", "SystemLogLevel"} & set(v)),
+    "Tags": bool,
+}
+
+# member -> key of a deployment
+_KEYS: Final[Mapping[str, str]] = {
+    "Runtime": "runtime",
+    "Handler": "handler",
+    "Role": "role",
+    "Description": "description",
+    "Timeout": "timeout_s",
+    "MemorySize": "memory_mb",
+}
+
+
+class FunctionOperations:
+    """handlers(): by operation."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+        self._secret = secrets.token_bytes(32)
+
+    def handlers(self) -> dict[str, Callable[[ApiCall], Awaitable[Answer]]]:
+        return {
+            "CreateFunction": self._create,
+            "GetFunction": self._get,
+            "GetFunctionConfiguration": self._get_configuration,
+            "ListFunctions": self._list,
+            "UpdateFunctionCode": self._update_code,
+            "UpdateFunctionConfiguration": self._update_configuration,
+            "DeleteFunction": self._delete,
+            "PublishVersion": self._publish,
+            "ListVersionsByFunction": self._versions,
+            "PutFunctionConcurrency": self._put_concurrency,
+            "GetFunctionConcurrency": self._get_concurrency,
+            "DeleteFunctionConcurrency": self._delete_concurrency,
+            "GetAccountSettings": self._account,
+        }
+
+    # ---- writing ----
+
+    async def _create(self, call: ApiCall) -> Answer:
+        rooms = self._rooms
+        name = self._new_name(call)
+        if call.get("PackageType", "Zip") != "Zip":
+            raise refuse("PackageType: Image is not supported: this service runs zip packages only")
+        for needed in ("Runtime", "Handler"):
+            if needed not in call.values:
+                raise refuse(f"{needed} is mandatory for functions created with deployment packages of type Zip.")
+        fields = {"name": name, **self._fields(call)}
+        if call.principal.tenant is not None:
+            fields["tenant"] = call.principal.tenant
+        async with rooms.deployments.turn(name):
+            if name in rooms.registry:
+                raise LambdaError("ResourceConflictException", f"Function already exist: {name}")
+            code = await self._code(call, call.values["Code"], fields["handler"], fields["runtime"])
+            deployed = await rooms.registry.create(fields, code, publish=call.get("Publish", False))
+            await rooms.deployments.apply(rooms.spec(name))
+        return self._shown(deployed.published or deployed.latest)
+
+    async def _update_code(self, call: ApiCall) -> Answer:
+        rooms = self._rooms
+        name = rooms.own_name(call)
+        self._check_supported(call)
+        async with rooms.deployments.turn(name):
+            latest = rooms.registry.get(name)
+            code = await self._code(call, call.values, latest.config.handler, latest.config.runtime)
+            if call.get("DryRun", False):
+                shown = views.configuration(latest, rooms.registry.identity, qualified=False)
+                return Answer({**shown, "CodeSize": code.size, "CodeSha256": views.code_sha256(code.sha256)})
+            deployed = await rooms.registry.update(
+                name, {}, code=code, publish=call.get("Publish", False), revision_id=call.get("RevisionId")
+            )
+            await rooms.deployments.apply(rooms.spec(name))
+        return self._shown(deployed.published or deployed.latest)
+
+    async def _update_configuration(self, call: ApiCall) -> Answer:
+        rooms = self._rooms
+        name = rooms.own_name(call)
+        fields = self._fields(call)
+        async with rooms.deployments.turn(name):
+            deployed = await rooms.registry.update(name, fields, revision_id=call.get("RevisionId"))
+            await rooms.deployments.apply(rooms.spec(name))
+        return self._shown(deployed.latest)
+
+    async def _delete(self, call: ApiCall) -> Answer:
+        rooms = self._rooms
+        reference = rooms.reference(call)
+        async with rooms.deployments.turn(reference.name):
+            rooms.find(call)
+            await rooms.registry.remove(reference.name, reference.qualifier)
+            if reference.name in rooms.registry:
+                await rooms.deployments.apply(rooms.spec(reference.name))
+            else:
+                await rooms.deployments.remove(reference.name)
+        return Answer(None, 204)
+
+    async def _publish(self, call: ApiCall) -> Answer:
+        rooms = self._rooms
+        name = rooms.own_name(call)
+        self._check_supported(call)
+        wanted = call.get("CodeSha256")
+        async with rooms.deployments.turn(name):
+            latest = rooms.registry.get(name)
+            if wanted and wanted != views.code_sha256(latest.code.sha256):
+                raise refuse(
+                    f"CodeSHA256 ({wanted}) is different from current CodeSHA256 in $LATEST "
+                    f"({views.code_sha256(latest.code.sha256)}). Please try again with the CodeSHA256 in $LATEST."
+                )
+            version = await rooms.registry.publish(
+                name, description=call.get("Description"), revision_id=call.get("RevisionId")
+            )
+            await rooms.deployments.apply(rooms.spec(name))
+        return self._shown(version)
+
+    async def _put_concurrency(self, call: ApiCall) -> Answer:
+        return await self._reserve(call, call.values["ReservedConcurrentExecutions"])
+
+    async def _delete_concurrency(self, call: ApiCall) -> Answer:
+        await self._reserve(call, None)
+        return Answer()
+
+    async def _reserve(self, call: ApiCall, value: int | None) -> Answer:
+        rooms = self._rooms
+        name = rooms.own_name(call)
+        async with rooms.deployments.turn(name):
+            await rooms.registry.update(name, {"reserved_concurrency": value})
+            await rooms.deployments.apply(rooms.spec(name))
+        return Answer({"ReservedConcurrentExecutions": value})
+
+    # ---- reading ----
+
+    async def _get(self, call: ApiCall) -> Answer:
+        version = self._rooms.find(call)
+        identity = self._rooms.registry.identity
+        shown: dict[str, Any] = {
+            "Configuration": views.configuration(version, identity, qualified="Qualifier" in call.values),
+            "Code": {"RepositoryType": "S3", "Location": self._link(call.host, version.code)},
+        }
+        reserved = version.config.reserved_concurrency
+        if reserved is not None:
+            shown["Concurrency"] = {"ReservedConcurrentExecutions": reserved}
+        return Answer(shown)
+
+    async def _get_configuration(self, call: ApiCall) -> Answer:
+        version = self._rooms.find(call)
+        return Answer(views.configuration(version, self._rooms.registry.identity, qualified="Qualifier" in call.values))
+
+    async def _list(self, call: ApiCall) -> Answer:
+        registry = self._rooms.registry
+        region = call.get("MasterRegion", "ALL")
+        if region not in ("ALL", registry.identity.region):
+            return Answer({"Functions": []})
+        marker = _unmark(call.get("Marker"))
+        page = registry.list(tenant=call.principal.tenant, marker=marker, limit=call.get("MaxItems", limits.LIST_PAGE_MAX))
+        versions: list[FunctionVersion] = []
+        everything = call.get("FunctionVersion") == "ALL"
+        for latest in page.functions:
+            versions += [latest, *(registry.versions(latest.name) if everything else ())]
+        body: dict[str, Any] = {
+            "Functions": [views.configuration(v, registry.identity, qualified=everything) for v in versions]
+        }
+        if page.next_marker is not None:
+            body["NextMarker"] = _mark(page.next_marker)
+        return Answer(body)
+
+    async def _versions(self, call: ApiCall) -> Answer:
+        rooms = self._rooms
+        name = rooms.own_name(call)
+        found = (rooms.registry.get(name), *rooms.registry.versions(name))
+        first = _position(call.get("Marker"), len(found))
+        last = first + min(call.get("MaxItems", limits.LIST_PAGE_MAX), limits.LIST_PAGE_MAX)
+        shown = [views.configuration(v, rooms.registry.identity, qualified=True) for v in found[first:last]]
+        body: dict[str, Any] = {"Versions": shown}
+        if last < len(found):
+            body["NextMarker"] = _mark(str(last))
+        return Answer(body)
+
+    async def _get_concurrency(self, call: ApiCall) -> Answer:
+        reserved = self._rooms.registry.get(self._rooms.own_name(call)).config.reserved_concurrency
+        return Answer({} if reserved is None else {"ReservedConcurrentExecutions": reserved})
+
+    async def _account(self, call: ApiCall) -> Answer:
+        registry, settings = self._rooms.registry, self._rooms.settings()
+        mine = [v for v in registry.all() if call.principal.tenant in (None, v.config.tenant)]
+        total = settings.concurrency_max
+        limit = {
+            "TotalCodeSize": settings.code_bytes_max,
+            "CodeSizeUnzipped": limits.CODE_UNZIPPED_BYTES_MAX,
+            "CodeSizeZipped": limits.CODE_ZIPPED_BYTES_MAX,
+            "ConcurrentExecutions": total,
+            "UnreservedConcurrentExecutions": max(0, total - registry.reserved_concurrency()),
+        }
+        usage = {
+            "TotalCodeSize": sum({v.code.path: v.code.size for v in mine}.values()),
+            "FunctionCount": sum(v.version == LATEST for v in mine),
+        }
+        return Answer({"AccountLimit": limit, "AccountUsage": usage})
+
+    # ---- code ----
+
+    async def _code(self, call: ApiCall, given: Mapping[str, Any], handler: str, runtime: str) -> CodeRef:
+        """The package of a request, admitted. LambdaError, Throttled, Unavailable."""
+        for other in ("S3Bucket", "S3Key", "ImageUri"):
+            if other in given:
+                raise refuse(f"{other}: is not supported here; send the package as ZipFile")
+        data = given.get("ZipFile")
+        if not data:
+            raise refuse("Please provide a source for function code.")
+        try:
+            return await self._rooms.code.add(data, CodeKind.ZIP, handler=handler, interpreter=self._rooms.runtime(runtime))
+        except TooLarge as error:
+            if len(data) > limits.CODE_ZIPPED_BYTES_MAX:
+                raise LambdaError("RequestTooLargeException", error.message) from None
+            raise refuse(
+                f"Unzipped size must be smaller than {limits.CODE_UNZIPPED_BYTES_MAX} bytes: {error.message}"
+            ) from None
+        except BadRequest as error:
+            raise refuse(
+                f"Could not unzip uploaded file. Please check your file, then try to upload again. {error.message}"
+            ) from None
+
+    def _link(self, host: str, code: CodeRef) -> str:
+        until = int(time.time()) + LINK_S
+        return f"http://{host}{CODE_PATH}{code.path}?until={until}&signature={self._signature(code.path, until)}"
+
+    def _signature(self, path: str, until: int) -> str:
+        return hmac.digest(self._secret, f"{path}\0{until}".encode(), hashlib.sha256).hex()
+
+    def package(self, path: str, query: Mapping[str, list[str]]) -> Any:
+        """Where the bytes lie that a link of GetFunction names. Unauthorized: the link is not ours, or too old."""
+        until, signature = query.get("until", [""])[0], query.get("signature", [""])[0]
+        good = until.isascii() and until.isdigit() and len(until) < 16 and int(until) >= time.time()
+        if not good or not hmac.compare_digest(self._signature(path, int(until)).encode(), signature.encode()):
+            raise Unauthorized("the link has expired or was changed; get the function again")
+        ref = next((v.code for v in self._rooms.registry.all() if v.code.path == path), None)
+        if ref is None:
+            raise Unauthorized("the code is in use no more")
+        return self._rooms.code.package(ref)
+
+    # ---- how ----
+
+    def _new_name(self, call: ApiCall) -> str:
+        reference = names.parse(call.values["FunctionName"], self._rooms.registry.identity)
+        if reference.qualifier not in (None, LATEST):
+            raise refuse("FunctionName: names a version; a new function has none yet")
+        return reference.name
+
+    def _check_supported(self, call: ApiCall) -> None:
+        for name, matters in _UNSUPPORTED.items():
+            value = call.get(name)
+            if value is not None and matters(value):
+                raise refuse(f"{name}: is not supported by this service (yet); leave it out")
+        wanted = call.get("Architectures")
+        if wanted and wanted != [views.ARCHITECTURE]:
+            raise refuse(f"Architectures: {wanted[0]} cannot run on this machine, which is {views.ARCHITECTURE}")
+
+    def _fields(self, call: ApiCall) -> dict[str, Any]:
+        self._check_supported(call)
+        fields = {key: call.values[member] for member, key in _KEYS.items() if member in call.values}
+        if "EphemeralStorage" in call.values:
+            fields["ephemeral_storage_mb"] = call.values["EphemeralStorage"]["Size"]
+        if "Environment" in call.values:
+            fields["environment"] = call.values["Environment"].get("Variables", {})
+        return fields
+
+    def _shown(self, version: FunctionVersion) -> Answer:
+        return Answer(views.configuration(version, self._rooms.registry.identity, qualified=False))
+
+
+def _mark(position: str) -> str:
+    return base64.urlsafe_b64encode(position.encode()).decode()
+
+
+def _unmark(marker: str | None) -> str | None:
+    if not marker:
+        return None
+    try:
+        return base64.urlsafe_b64decode(marker.encode()).decode()
+    except ValueError:
+        raise refuse(f"Marker: {marker[:80]!r} is none that a list gave") from None
+
+
+def _position(marker: str | None, most: int) -> int:
+    text = _unmark(marker) or "0"
+    if not text.isdigit() or len(text) > 9 or int(text) > most:
+        raise refuse(f"Marker: {str(marker)[:80]!r} is none that this list gave")
+    return int(text)

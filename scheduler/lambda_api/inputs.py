@@ -1,0 +1,132 @@
+"""Shapes of the operations' requests: names, bounds and places as in Lambda's service model.
+
+Law of this file: data. Bounds that the model leaves wider than Lambda itself (memory, timeout, storage) are Lambda's.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from scheduler import limits
+from scheduler.lambda_api.shapes import Member, Place, Shape, blob, flag, items, mapping, member, number, struct, text, whole
+
+__all__ = ["BY_NAME", "NOTHING"]
+
+PATH, QUERY, HEADER, PAYLOAD = Place.PATH, Place.QUERY, Place.HEADER, Place.PAYLOAD
+
+# What a name means is functions.names' to judge; here its length, and that it is one word.
+NAME: Final = member("FunctionName", text(1, limits.FUNCTION_REFERENCE_CHARS_MAX), required=True, place=PATH)
+QUALIFIER: Final = member("Qualifier", text(1, 128, pattern=r"\$LATEST(\.PUBLISHED)?|[a-zA-Z0-9_$-]+"), place=QUERY)
+MARKER: Final = member("Marker", text(0, 1024), place=QUERY)
+MAX_ITEMS: Final = member("MaxItems", whole(1, 10_000), place=QUERY)
+REVISION: Final = member("RevisionId", text(0, 128))
+DESCRIPTION: Final = member("Description", text(0, limits.DESCRIPTION_CHARS_MAX))
+ARN: Final = text(0, 10_000, pattern=r"(arn:(aws[a-zA-Z-]*)?:[a-z0-9-.]+:.*)|()")
+ARCHITECTURES: Final = member("Architectures", items(text(choices=("x86_64", "arm64")), 1, 1))
+TAGS: Final = mapping(text(0, 256), 50)
+
+NOTHING: Final = struct()
+BY_NAME: Final = struct(NAME)
+GET_FUNCTION: Final = struct(NAME, QUALIFIER)
+DELETE_FUNCTION: Final = struct(NAME, QUALIFIER)
+LIST_VERSIONS: Final = struct(NAME, MARKER, MAX_ITEMS)
+LIST_FUNCTIONS: Final = struct(
+    member("MasterRegion", text(1, 50), place=QUERY),
+    member("FunctionVersion", text(choices=("ALL",)), place=QUERY),
+    MARKER,
+    MAX_ITEMS,
+)
+
+_CODE: Final = (
+    member("ZipFile", blob()),
+    member("S3Bucket", text(3, 63)),
+    member("S3Key", text(1, 1024)),
+    member("S3ObjectVersion", text(1, 1024)),
+    member("ImageUri", text()),
+    member("SourceKMSKeyArn", ARN),
+)
+
+_CONFIGURATION: Final[tuple[Member, ...]] = (
+    member("Runtime", text(1, 64)),
+    member("Handler", text(0, limits.HANDLER_CHARS_MAX, pattern=r"[^\s]+")),
+    DESCRIPTION,
+    member("Timeout", whole(limits.TIMEOUT_S_MIN, limits.TIMEOUT_S_MAX)),
+    member("MemorySize", whole(limits.MEMORY_MB_MIN, limits.MEMORY_MB_MAX)),
+    member("VpcConfig", struct(
+        member("SubnetIds", items(text(0, 1024), 0, 16)),
+        member("SecurityGroupIds", items(text(0, 1024), 0, 5)),
+        member("Ipv6AllowedForDualStack", flag()),
+    )),
+    member("DeadLetterConfig", struct(member("TargetArn", ARN))),
+    member("Environment", struct(
+        member("Variables", mapping(text(), pattern=r"[a-zA-Z]([a-zA-Z0-9_])+", hidden=True)),
+    )),
+    member("KMSKeyArn", ARN),
+    member("TracingConfig", struct(member("Mode", text(choices=("Active", "PassThrough"))))),
+    member("Layers", items(text(1, 2048))),
+    member("FileSystemConfigs", items(struct(
+        member("Arn", text(0, 200), required=True), member("LocalMountPath", text(0, 160), required=True),
+    ), 0, 1)),
+    member("ImageConfig", struct(
+        member("EntryPoint", items(text(), 0, 1500)),
+        member("Command", items(text(), 0, 1500)),
+        member("WorkingDirectory", text(0, 1000)),
+    )),
+    member("EphemeralStorage", struct(
+        member("Size", whole(limits.EPHEMERAL_STORAGE_MB_MIN, limits.EPHEMERAL_STORAGE_MB_MAX), required=True),
+    )),
+    member("SnapStart", struct(member("ApplyOn", text(choices=("PublishedVersions", "None"))))),
+    member("LoggingConfig", struct(
+        member("LogFormat", text(choices=("JSON", "Text"))),
+        member("ApplicationLogLevel", text(choices=("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"))),
+        member("SystemLogLevel", text(choices=("DEBUG", "INFO", "WARN"))),
+        member("LogGroup", text(1, 512, pattern=r"[\.\-_/#A-Za-z0-9]+")),
+    )),
+    member("CapacityProviderConfig", struct()),
+    member("DurableConfig", struct()),
+)  # fmt: skip
+
+# IAM is not here: any role's ARN will do, and none is needed. What is given is kept and shown.
+_ROLE: Final = text(0, 10_000, pattern=r"arn:(aws[a-zA-Z-]*)?:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-_/]+")
+
+CREATE_FUNCTION: Final = struct(
+    member("FunctionName", NAME.shape, required=True),
+    member("Role", _ROLE, required=True),
+    member("Code", struct(*_CODE), required=True),
+    member("Publish", flag()),
+    member("PublishTo", text(choices=("LATEST_PUBLISHED",))),
+    member("PackageType", text(choices=("Zip", "Image"))),
+    member("Tags", TAGS),
+    member("CodeSigningConfigArn", text(0, 200)),
+    member("TenancyConfig", struct(member("TenantIsolationMode", text(choices=("PER_TENANT",)), required=True))),
+    ARCHITECTURES,
+    *_CONFIGURATION,
+)
+UPDATE_FUNCTION_CODE: Final = struct(
+    NAME, *_CODE, ARCHITECTURES, REVISION,
+    member("Publish", flag()),
+    member("PublishTo", text(choices=("LATEST_PUBLISHED",))),
+    member("DryRun", flag()),
+)  # fmt: skip
+UPDATE_FUNCTION_CONFIGURATION: Final = struct(NAME, member("Role", _ROLE), REVISION, *_CONFIGURATION)
+PUBLISH_VERSION: Final = struct(
+    NAME, DESCRIPTION, REVISION,
+    member("CodeSha256", text(0, 64)),
+    member("PublishTo", text(choices=("LATEST_PUBLISHED",))),
+)  # fmt: skip
+PUT_CONCURRENCY: Final = struct(NAME, member("ReservedConcurrentExecutions", whole(0, 0x7FFFFFFF), required=True))
+
+INVOKE: Final = struct(
+    NAME,
+    QUALIFIER,
+    member("InvocationType", text(choices=("Event", "RequestResponse", "DryRun")), place=HEADER, wire="X-Amz-Invocation-Type"),
+    member("LogType", text(choices=("None", "Tail")), place=HEADER, wire="X-Amz-Log-Type"),
+    member("ClientContext", text(0, limits.CLIENT_CONTEXT_BYTES_MAX), place=HEADER, wire="X-Amz-Client-Context"),
+    member("TenantId", text(1, 256, pattern=r"[a-zA-Z0-9\._:\/=+\-@ ]+"), place=HEADER, wire="X-Amz-Tenant-Id"),
+    member("DurableExecutionName", text(1, 64, pattern="[a-zA-Z0-9-_]+"), place=HEADER, wire="X-Amz-Durable-Execution-Name"),
+    member("Payload", blob(), place=PAYLOAD),
+)
+INVOKE_ASYNC: Final = struct(NAME, member("InvokeArgs", blob(), required=True, place=PAYLOAD))
+
+# For rooms that are still to come.
+WEIGHT: Final[Shape] = number(0.0, 1.0)

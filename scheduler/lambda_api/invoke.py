@@ -1,0 +1,113 @@
+"""Invoke over HTTP, on the control plane's side.
+
+Law of this file: a request of Invoke to the protocol's `invoke`, and its outcome to Lambda's answer. A function that failed is
+an answer of status 200 with a header; a call that never ran is an error. The engine's own HTTP path answers the same requests
+the same way; one table of tests runs over both.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from scheduler import limits
+from scheduler.functions.names import LATEST
+from scheduler.lambda_api.errors import LambdaError
+from scheduler.lambda_api.rooms import refuse
+from scheduler.lambda_api.wire import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from scheduler.errors import SchedulerError
+    from scheduler.lambda_api.rooms import ApiCall, Rooms
+
+__all__ = ["InvokeOperations"]
+
+FUNCTION_FAILED: Final = ("FunctionError", "Timeout", "SandboxDied", "InitFailed")
+
+
+class InvokeOperations:
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+
+    def handlers(self) -> dict[str, Callable[[ApiCall], Awaitable[Answer]]]:
+        return {"Invoke": self._invoke, "InvokeAsync": self._invoke_async}
+
+    async def _invoke(self, call: ApiCall) -> Answer:
+        for refused in ("TenantId", "DurableExecutionName"):
+            if refused in call.values:
+                raise refuse(f"{refused}: the function is not configured for it")
+        version = self._rooms.find(call)
+        kind = call.get("InvocationType", "RequestResponse")
+        payload = _checked(call.get("Payload", b""), limits.EVENT_BYTES_MAX if kind == "Event" else limits.PAYLOAD_BYTES_MAX)
+        if kind == "DryRun":
+            return Answer(None, 204)
+        name = version.display_name
+        trace = call.request.headers.get("x-amzn-trace-id")
+        if kind == "Event":
+            return Answer(None, 202, (("x-amzn-RequestId", await self._rooms.invoker.event(name, payload, trace)),))
+        options: dict[str, object] = {"report": True}
+        if call.get("LogType") == "Tail":
+            options["log_tail"] = True
+        if trace:
+            options["trace"] = trace
+        if "ClientContext" in call.values:
+            options["client_context"] = _client_context(call.values["ClientContext"])
+        error, result = await self._rooms.invoker.sync(name, payload, options)
+        return _answer(error, result, version.version)
+
+    async def _invoke_async(self, call: ApiCall) -> Answer:
+        version = self._rooms.find(call)
+        payload = _checked(call.get("InvokeArgs", b""), limits.EVENT_BYTES_MAX)
+        request_id = await self._rooms.invoker.event(version.display_name, payload, None)
+        return Answer({"Status": 202}, 202, (("x-amzn-RequestId", request_id),))
+
+
+def _checked(payload: bytes, limit: int) -> bytes:
+    if len(payload) > limit:
+        raise LambdaError(
+            "RequestTooLargeException", f"Request must be smaller than {limit} bytes for the InvokeFunction operation"
+        )
+    if not payload:
+        return b"{}"
+    try:
+        json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        raise LambdaError("InvalidRequestContentException", f"Could not parse request body into json: {error}") from None
+    return payload
+
+
+def _client_context(encoded: str) -> bytes:
+    try:
+        decoded = base64.b64decode(encoded, validate=True)
+        json.loads(decoded)
+    except (binascii.Error, ValueError, RecursionError):
+        raise LambdaError(
+            "InvalidRequestContentException", "Client context must be a valid Base64-encoded JSON object."
+        ) from None
+    return decoded
+
+
+def _answer(error: SchedulerError | None, result: Any, version: str) -> Answer:
+    headers: list[tuple[str, str]] = []
+    report = error.report if error is not None else result[1]
+    if error is not None and error.type not in FUNCTION_FAILED:
+        raise error
+    body = result[0] if error is None else error.payload
+    if isinstance(body, str):
+        body = body.encode()
+    if error is not None:
+        headers.append(("X-Amz-Function-Error", "Unhandled"))
+        if not isinstance(body, bytes):
+            body = json.dumps(body or {"errorType": error.type, "errorMessage": error.message}).encode()
+    report = report or {}
+    request_id = report.get("request_id") or (error.request_id if error is not None else None)
+    if request_id:
+        headers.append(("x-amzn-RequestId", request_id))
+    if report.get("log_tail") is not None:
+        headers.append(("X-Amz-Log-Result", base64.b64encode(report["log_tail"]).decode()))
+    headers.append(("X-Amz-Executed-Version", report.get("version") or version or LATEST))
+    return Answer(body, 200, headers)

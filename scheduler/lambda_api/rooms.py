@@ -1,0 +1,109 @@
+"""What the API's handlers work with: the rooms of the service, and who is asking.
+
+Law of this file: data, and the few steps that several handlers share. A caller bound to a tenant sees and changes that
+tenant's functions only; others' are not found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from scheduler.catalog import FunctionSpec
+from scheduler.errors import NotFound
+from scheduler.functions import names
+from scheduler.lambda_api.errors import LambdaError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from scheduler.config import Settings
+    from scheduler.deployments import Deployments
+    from scheduler.errors import SchedulerError
+    from scheduler.functions.model import FunctionVersion
+    from scheduler.functions.packages import CodeStore
+    from scheduler.functions.registry import FunctionRegistry
+    from scheduler.lambda_api.wire import Request
+    from scheduler.messages import Right
+
+__all__ = ["ApiCall", "Invoker", "Principal", "Rooms", "refuse"]
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks. tenant None: all of them."""
+
+    name: str
+    rights: Right
+    tenant: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApiCall:
+    """One request of an operation, its members checked. `host`: by what name the client reached us."""
+
+    principal: Principal
+    values: Mapping[str, Any]
+    request: Request
+    host: str
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self.values.get(name, default)
+
+
+@dataclass(frozen=True, slots=True)
+class Invoker:
+    """How a call is made from here: `sync` gives the error or the result of the protocol's `invoke`; `event` the request id,
+    once the event is durable."""
+
+    sync: Callable[[str, bytes, Mapping[str, object]], Awaitable[tuple[SchedulerError | None, Any]]]
+    event: Callable[[str, bytes, str | None], Awaitable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """The parts of the service. runtimes: name to the interpreter of each that is offered."""
+
+    settings: Callable[[], Settings]
+    registry: FunctionRegistry
+    code: CodeStore
+    deployments: Deployments
+    runtimes: Mapping[str, str]
+    invoker: Invoker
+
+    def reference(self, call: ApiCall) -> names.Reference:
+        """What FunctionName and Qualifier say together. LambdaError, BadRequest."""
+        return names.parse(call.values["FunctionName"], self.registry.identity, call.get("Qualifier"))
+
+    def find(self, call: ApiCall) -> FunctionVersion:
+        """The version they name, if this caller may know of it. NotFound."""
+        reference = self.reference(call)
+        version = self.registry.get(reference.name, reference.effective)
+        if call.principal.tenant not in (None, version.config.tenant):
+            raise NotFound(f"Function not found: {self.registry.identity.arn(reference.name, reference.effective)}")
+        return version
+
+    def own_name(self, call: ApiCall) -> str:
+        """The name of a function, not of a version, that this caller may change. NotFound, LambdaError."""
+        reference = self.reference(call)
+        if reference.qualifier not in (None, names.LATEST):
+            raise LambdaError(
+                "InvalidParameterValueException",
+                "This operation is permitted on Lambda functions only. Aliases and versions do not support this operation. "
+                "Please specify either a function name or an unqualified function ARN.",
+            )
+        latest = self.registry.get(reference.name)
+        if call.principal.tenant not in (None, latest.config.tenant):
+            raise NotFound(f"Function not found: {self.registry.identity.arn(reference.name)}")
+        return reference.name
+
+    def spec(self, name: str) -> FunctionSpec:
+        return FunctionSpec(self.registry.get(name), self.registry.versions(name))
+
+    def runtime(self, name: object) -> str | None:
+        """The interpreter to compile code for."""
+        return self.runtimes.get(name) if isinstance(name, str) else None
+
+
+def refuse(message: str) -> LambdaError:
+    return LambdaError("InvalidParameterValueException", message)

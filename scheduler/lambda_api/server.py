@@ -1,0 +1,208 @@
+"""The API's HTTP/1.1 server on the control plane's side: h11 on trio.
+
+Law of this file: bytes in, requests out, limits on everything a peer can do. What is answered is the app's. A connection may be
+one that the engine's own HTTP reader handed over with the bytes it had read.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import h11
+import trio
+
+from scheduler.lambda_api.app import Reply
+from scheduler.lambda_api.errors import LambdaError
+from scheduler.lambda_api.wire import BODY_BYTES_MAX, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+__all__ = ["converse", "serve"]
+
+CONNECTIONS_MAX: Final = 1024
+HEAD_BYTES_MAX: Final = 1024 * 1024  # Lambda's own limit for request line and headers
+HEAD_S: Final = 30.0
+IDLE_S: Final = 120.0  # from one request to the next
+BODY_S: Final = 30.0
+BODY_BYTES_EACH_S: Final = 64 * 1024  # and a second more for each of these
+RECEIVE_BYTES: Final = 256 * 1024
+BODIES_BYTES_MAX: Final = 256 * 1024 * 1024  # of all requests that are being read
+
+
+class Budget:
+    """Bytes of all bodies that are held at once."""
+
+    def __init__(self, most: int = BODIES_BYTES_MAX) -> None:
+        self._left = most
+
+    def take(self, count: int) -> bool:
+        if count > self._left:
+            return False
+        self._left -= count
+        return True
+
+    def give(self, count: int) -> None:
+        self._left += count
+
+
+async def serve(
+    listeners: list[trio.SocketListener],
+    handler: Callable[[Request, str], Awaitable[Reply]],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serves until cancelled."""
+    places = trio.CapacityLimiter(CONNECTIONS_MAX)
+    budget = Budget()
+
+    async def handle(stream: trio.SocketStream) -> None:
+        try:
+            places.acquire_on_behalf_of_nowait(stream)
+        except trio.WouldBlock:
+            await stream.aclose()
+            return
+        try:
+            await converse(stream, handler, budget)
+        finally:
+            places.release_on_behalf_of(stream)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(trio.serve_listeners, handle, listeners)
+        task_status.started()
+
+
+async def converse(
+    stream: trio.SocketStream, handler: Callable[[Request, str], Awaitable[Reply]], budget: Budget, begun: bytes = b""
+) -> None:
+    """One connection to its end. `begun`: what of it was read already."""
+    async with stream:
+        # A peer that resets, stalls or talks rubbish has lost its own connection and nothing else.
+        try:
+            conversation = _Conversation(stream, handler, budget, begun)
+            while await conversation.exchange():
+                pass
+        except (trio.BrokenResourceError, trio.ClosedResourceError, h11.LocalProtocolError):
+            return
+
+
+class _Conversation:
+    def __init__(
+        self,
+        stream: trio.SocketStream,
+        handler: Callable[[Request, str], Awaitable[Reply]],
+        budget: Budget,
+        begun: bytes,
+    ) -> None:
+        self._stream = stream
+        self._handler = handler
+        self._budget = budget
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
+        self._held = 0
+        if begun:
+            self._http.receive_data(begun)
+        address = stream.socket.getpeername() if stream.socket.family != trio.socket.AF_UNIX else ""
+        self._peer = address[0] if isinstance(address, tuple) else ""
+
+    async def exchange(self) -> bool:
+        """One request and its answer. False: the connection is over."""
+        try:
+            return await self._exchange()
+        finally:
+            self._budget.give(self._held)
+            self._held = 0
+
+    async def _exchange(self) -> bool:
+        head: h11.Request | None = None
+        try:
+            head = await self._head()
+            if head is None:
+                return False
+            body = await self._body(head)
+        except h11.RemoteProtocolError as error:
+            if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                refusal = LambdaError("SerializationException", f"not HTTP/1.1 as it should be: {error}")
+                await self._send(Reply(error.error_status_hint, refusal.headers(), refusal.body()), b"GET", close=True)
+            return False
+        except LambdaError as error:
+            method = head.method if head is not None else b"GET"
+            await self._send(Reply(error.kind.status, error.headers(), error.body()), method, close=True)
+            return False
+        if body is None:
+            return False
+        request, host = self._request(head, body)
+        await self._send(await self._handler(request, host), head.method)
+        if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+            return False
+        self._http.start_next_cycle()
+        return True
+
+    async def _head(self) -> h11.Request | None:
+        with trio.move_on_after(IDLE_S):
+            while True:
+                event = self._http.next_event()
+                if event is h11.NEED_DATA:
+                    begun = bool(self._http.trailing_data[0])
+                    with trio.move_on_after(HEAD_S if begun else IDLE_S) as slow:
+                        self._http.receive_data(bytes(await self._stream.receive_some(RECEIVE_BYTES)))
+                    if slow.cancelled_caught:
+                        return None
+                elif isinstance(event, h11.Request):
+                    return event
+                else:
+                    return None
+        return None
+
+    async def _body(self, head: h11.Request) -> bytes | None:
+        """None: it came too slowly."""
+        announced = next((int(value) for name, value in head.headers if name == b"content-length"), 0)
+        if announced > BODY_BYTES_MAX:
+            raise _too_large()
+        if self._http.they_are_waiting_for_100_continue:
+            await self._stream.send_all(self._http.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+        parts: list[bytes] = []
+        deadline = trio.current_time() + BODY_S
+        while True:
+            event = self._http.next_event()
+            if event is h11.NEED_DATA:
+                with trio.move_on_at(deadline) as slow:
+                    self._http.receive_data(bytes(await self._stream.receive_some(RECEIVE_BYTES)))
+                if slow.cancelled_caught:
+                    return None
+            elif isinstance(event, h11.Data):
+                count = len(event.data)
+                if self._held + count > BODY_BYTES_MAX or not self._budget.take(count):
+                    raise _too_large() if self._held + count > BODY_BYTES_MAX else _busy()
+                self._held += count
+                deadline += count / BODY_BYTES_EACH_S
+                parts.append(bytes(event.data))
+            elif isinstance(event, h11.EndOfMessage):
+                return b"".join(parts)
+            else:
+                return None
+
+    def _request(self, head: h11.Request, body: bytes) -> tuple[Request, str]:
+        path, _, query = head.target.decode("ascii", "replace").partition("?")
+        headers = {name.decode("ascii"): value.decode("latin-1") for name, value in head.headers}
+        host = headers.get("host", "localhost")
+        return Request(head.method.decode("ascii"), path, query, headers, body, self._peer), host
+
+    async def _send(self, reply: Reply, method: bytes, *, close: bool = False) -> None:
+        headers = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in reply.headers]
+        if reply.status != 204:
+            headers.append((b"Content-Length", str(len(reply.body)).encode()))
+        if close:
+            headers.append((b"Connection", b"close"))
+        data = self._http.send(h11.Response(status_code=reply.status, headers=headers)) or b""
+        if reply.body and method != b"HEAD" and reply.status != 204:
+            data += self._http.send(h11.Data(data=reply.body)) or b""
+        data += self._http.send(h11.EndOfMessage()) or b""
+        await self._stream.send_all(data)
+
+
+def _too_large() -> LambdaError:
+    return LambdaError("RequestTooLargeException", f"Request must be smaller than {BODY_BYTES_MAX} bytes")
+
+
+def _busy() -> LambdaError:
+    return LambdaError("ServiceUnavailableException", "too many bytes of requests are being read at once; try again")

@@ -1,0 +1,66 @@
+"""What the API shows of functions: FunctionConfiguration and its kin, in Lambda's words.
+
+Law of this file: pure; from what the registry holds to maps.
+"""
+
+from __future__ import annotations
+
+import base64
+import platform
+from typing import TYPE_CHECKING, Any
+
+from scheduler.functions.names import LATEST
+
+if TYPE_CHECKING:
+    from scheduler.functions.model import FunctionVersion
+    from scheduler.functions.names import Identity
+
+__all__ = ["ARCHITECTURE", "code_sha256", "configuration", "modified"]
+
+ARCHITECTURE = {"x86_64": "x86_64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+
+
+def modified(timestamp: str) -> str:
+    """2026-01-02T03:04:05.678+0000, of RFC 3339."""
+    return timestamp[:-6] + "+0000" if timestamp.endswith("+00:00") else timestamp
+
+
+def code_sha256(digest_hex: str) -> str:
+    return base64.b64encode(bytes.fromhex(digest_hex)).decode()
+
+
+def configuration(version: FunctionVersion, identity: Identity, *, qualified: bool) -> dict[str, Any]:
+    """FunctionConfiguration. qualified: its ARN names `$LATEST` too, as where versions are listed."""
+    config = version.config
+    shown: dict[str, Any] = {
+        "FunctionName": config.name,
+        "FunctionArn": identity.arn(config.name, version.version if qualified or version.version != LATEST else None),
+        "Runtime": config.runtime,
+        "Role": config.role or default_role(identity),
+        "Handler": config.handler,
+        "CodeSize": version.code.size,
+        "Description": config.description,
+        "Timeout": config.timeout_s,
+        "MemorySize": config.memory_mb,
+        "LastModified": modified(version.last_modified),
+        "CodeSha256": code_sha256(version.code.sha256),
+        "Version": version.version,
+        "TracingConfig": {"Mode": "PassThrough"},
+        "RevisionId": version.revision_id,
+        "State": version.state.value,
+        "LastUpdateStatus": "Successful",
+        "PackageType": "Zip",
+        "Architectures": [ARCHITECTURE],
+        "EphemeralStorage": {"Size": config.ephemeral_storage_mb},
+        "LoggingConfig": {"LogFormat": "Text", "LogGroup": f"/aws/lambda/{config.name}"},
+    }
+    if version.state_reason:
+        shown["StateReason"] = version.state_reason
+    if config.environment:
+        shown["Environment"] = {"Variables": dict(config.environment)}
+    return shown
+
+
+def default_role(identity: Identity) -> str:
+    """What functions show that were deployed without one: clients insist on there being some."""
+    return f"arn:aws:iam::{identity.account_id}:role/scheduler"
