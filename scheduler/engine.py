@@ -469,6 +469,10 @@ class Engine:
             for command in commands[done:]:
                 _close_all(command.fds)
 
+    def post_nowait(self, command: Command) -> bool:
+        """As post(), if that is possible at once. False: nothing was done, its descriptors are still the caller's."""
+        return not self._order.locked() and self._try_post(command)
+
     def _try_post(self, command: Command) -> bool:
         if self._sched == ffi.NULL:
             raise EngineError("the engine is closed")

@@ -1,6 +1,6 @@
 """From a function's version to what one sandbox of it runs: the launcher's specialisation and the channel's START.
 
-Law of this file: pure, but for the date and the dice that a log stream's name needs, which come in as arguments. The
+Law of this file: what an order says is pure; the date and the dice that a log stream's name needs come in as arguments. The
 environment is made complete here: the function's own variables over those that Lambda sets and lets be overridden, under
 those that are reserved. Values are those recorded in Lambda, where they mean something here.
 
@@ -10,6 +10,9 @@ its channel), PYTHONPATH (the runtime sets sys.path itself; child processes see 
 
 from __future__ import annotations
 
+import json
+import secrets
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from scheduler.functions.names import LATEST
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from scheduler.functions.model import CodeRef, FunctionVersion
     from scheduler.functions.names import Identity
 
-__all__ = ["environment", "make_order"]
+__all__ = ["OrderBook", "Recipe", "environment", "log_stream_name", "make_recipe"]
 
 RUNTIME_DIR = "/var/runtime"
 OVERRIDABLE = {
@@ -58,21 +61,37 @@ def environment(
     return {**OVERRIDABLE, **config.environment, **reserved}
 
 
-def make_order(
-    version: FunctionVersion,
-    identity: Identity,
-    *,
-    task_dir: Callable[[CodeRef], Path],
-    task_root: Callable[[str], str],
-    now: datetime,
-    stream_id: str,
-) -> Order:
-    """task_dir: where a package lies unpacked; task_root: where a sandbox sees that; stream_id: 32 random hex digits."""
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What is the same in all orders of a version. Made once: an order is on the path of a cold call."""
+
+    version: FunctionVersion
+    task_root: str
+    specialisation: Specialisation
+    start_pieces: tuple[bytes, ...] = field(repr=False)  # START's body, to be joined by the log stream's name; holds secrets
+
+    def order(self, now: datetime, stream_id: str) -> Order:
+        """stream_id: 32 random hex digits."""
+        config = self.version.config
+        stream = log_stream_name(self.version.version, now, stream_id)
+        return Order(
+            function=config.name,
+            version=self.version.version,
+            runtime=config.runtime,
+            specialisation=self.specialisation,
+            start=stream.encode().join(self.start_pieces),
+        )
+
+
+def log_stream_name(version: str, now: datetime, stream_id: str) -> str:
+    return f"{now.year}/{now.month:02}/{now.day:02}/[{version}]{stream_id}"
+
+
+def make_recipe(version: FunctionVersion, identity: Identity, *, code_dir: str, task_root: str, mark: str) -> Recipe:
+    """code_dir: where the package lies unpacked; task_root: where a sandbox sees that. mark: hex digits nobody can know: they
+    stand for the log stream's name until that is made."""
     config = version.config
-    code_dir = str(task_dir(version.code))
-    seen_at = task_root(code_dir)
     log_group = f"/aws/lambda/{config.name}"
-    log_stream = f"{now:%Y/%m/%d}/[{version.version}]{stream_id}"
     start: dict[str, object] = {
         "function_name": config.name,
         "function_version": version.version,
@@ -80,17 +99,50 @@ def make_order(
         "handler": config.handler,
         "memory_mb": config.memory_mb,
         "timeout_ms": config.timeout_s * 1000,
-        "task_root": seen_at,
-        "environment": environment(version, identity, log_group=log_group, log_stream=log_stream, task_root=seen_at),
+        "task_root": task_root,
+        "environment": environment(version, identity, log_group=log_group, log_stream=mark, task_root=task_root),
         "log_group_name": log_group,
-        "log_stream_name": log_stream,
+        "log_stream_name": mark,
         "initialization_type": "on-demand",
     }
     specialisation = Specialisation(
-        code_dir=code_dir,
-        memory_mb=config.memory_mb,
-        ephemeral_storage_mb=config.ephemeral_storage_mb,
+        code_dir=code_dir, memory_mb=config.memory_mb, ephemeral_storage_mb=config.ephemeral_storage_mb
     )
-    return Order(
-        function=config.name, version=version.version, runtime=config.runtime, specialisation=specialisation, start=start
-    )
+    pieces = tuple(json.dumps(start, separators=(",", ":")).encode().split(mark.encode()))
+    return Recipe(version, task_root, specialisation, pieces)
+
+
+class OrderBook:
+    """The recipe of each function's version that was last asked for. launch: which version a revision of a function is, None:
+    nobody knows it any more. task_dir: where a package lies unpacked."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        launch: Callable[[int, int], FunctionVersion | None],
+        task_dir: Callable[[CodeRef], Path],
+    ) -> None:
+        self._identity = identity
+        self._launch = launch
+        self._task_dir = task_dir
+        self._recipes: dict[int, Recipe] = {}
+
+    def recipe(self, function: int, revision: int, task_root: Callable[[str], str]) -> Recipe | None:
+        """task_root: where a sandbox sees a directory of code."""
+        version = self._launch(function, revision)
+        if version is None:
+            return None
+        known = self._recipes.get(function)
+        if known is not None and known.version is version and task_root(known.specialisation.code_dir) == known.task_root:
+            return known
+        code_dir = str(self._task_dir(version.code))
+        recipe = make_recipe(
+            version, self._identity, code_dir=code_dir, task_root=task_root(code_dir), mark=secrets.token_hex(16)
+        )
+        self._recipes[function] = recipe
+        return recipe
+
+    def forget(self, function: int) -> None:
+        """The function is no more."""
+        self._recipes.pop(function, None)

@@ -67,7 +67,7 @@ from scheduler.messages import (
     stop_listening,
 )
 from scheduler.metrics import Octaves
-from scheduler.orders import make_order
+from scheduler.orders import OrderBook
 from scheduler.queueing.caller import Caller
 from scheduler.queueing.dispatcher import AcceptedEvent, read_event
 from scheduler.queueing.dispatcher import Dispatcher as EventDispatcher
@@ -256,6 +256,7 @@ class Service:
         )
         self.registry = await FunctionRegistry.load(SqliteRegistry(store), settings, runtimes=tuple(self.runtimes))
         self.code = await open_code_store(settings.code_dir, bytes_max=settings.code_bytes_max)
+        self.order_book = OrderBook(self.identity, launch=self.catalog.launch, task_dir=self.code.task_dir)
         self.uploads = await open_uploads(
             settings.upload_dir, count_max=settings.uploads_max, bytes_max=settings.uploads_bytes_max
         )
@@ -336,6 +337,7 @@ class Service:
         self.supervisor = Supervisor(
             pool=self.pool,
             post=self.post,
+            post_nowait=lambda command: self.engine.post_nowait(command),  # the engine is made later
             orders=self._order,
             open_launcher=partial(open_launcher, config, self.runtimes.values(), report=report),
             starting_max=settings.starting_max,
@@ -517,6 +519,7 @@ class Service:
         self.connections.closed(event.connection)
 
     async def _on_function_freed(self, event: FunctionFreed) -> None:
+        self.order_book.forget(event.function)
         await self.post(*self.catalog.freed(event.function))
 
     async def _on_drained(self, event: Drained) -> None:
@@ -558,18 +561,11 @@ class Service:
     # ---- what others ask ----
 
     def _order(self, function: int, revision: int) -> Order | None:
-        version = self.catalog.launch(function, revision)
         launcher = self.supervisor.launcher
-        if version is None or launcher is None:
+        recipe = self.order_book.recipe(function, revision, launcher.task_root) if launcher is not None else None
+        if recipe is None:
             return None
-        return make_order(
-            version,
-            self.identity,
-            task_dir=self.code.task_dir,
-            task_root=launcher.task_root,
-            now=datetime.now(UTC),
-            stream_id=secrets.token_hex(16),
-        )
+        return recipe.order(datetime.now(UTC), secrets.token_hex(16))
 
     async def _debug_sandboxes(self) -> list[dict[str, object]]:
         return [

@@ -181,10 +181,13 @@ class _Waiting:
     abandoned: bool = False
     shell: Shell | None = None
     failure: LaunchFailed | None = None
+    heard: Callable[[LaunchFailed | None], None] | None = None
 
     def finish(self, *, shell: Shell | None = None, failure: LaunchFailed | None = None) -> None:
         self.shell, self.failure = shell, failure
         self.done.set()
+        if self.heard is not None:
+            self.heard(failure)
 
 
 class Launcher:
@@ -249,13 +252,7 @@ class Launcher:
         image: descriptor of the image of an initialised process, open for writing if the sandbox shall make it; START's
         "snapshot" tells the sandbox which (docs/internals/channel.md). It stays the caller's, who may close it afterwards.
         """
-        request = encode(
-            RequestKind.SPECIALISE,
-            shell=shell.id,
-            memory_mb=spec.memory_mb,
-            ephemeral_storage_mb=spec.ephemeral_storage_mb,
-            strings=(spec.code_dir, spec.layers_dir or ""),
-        )
+        request = _specialise(shell, spec)
         waiting = self._specialising[shell.id] = _Waiting()
         try:
             self._post(request, image)
@@ -267,6 +264,20 @@ class Launcher:
             self._specialising.pop(shell.id, None)
         if waiting.failure is not None:
             raise waiting.failure
+
+    def specialise_soon(
+        self,
+        shell: Shell,
+        spec: Specialisation,
+        heard: Callable[[LaunchFailed | None], None],
+        *,
+        image: int | None = None,
+    ) -> None:
+        """As specialise(), without waiting: `heard` is told how it went, once, later. Whoever writes to the shell's channel
+        meanwhile is read when it is specialised, or never. LaunchFailed: the launcher is dead, and `heard` is not told."""
+        request = _specialise(shell, spec)
+        self._post(request, image)
+        self._specialising[shell.id] = _Waiting(heard=heard)
 
     def kill(self, shell_id: int) -> None:
         """SIGKILL to the whole sandbox. Exited follows. An id that is dead already, or a dead launcher, is no error."""
@@ -398,11 +409,11 @@ class Launcher:
         self._shells.pop(notice.token).finish(failure=LaunchFailed(notice.step, notice.error))
 
     def _on_specialised(self, notice: Notice, fds: list[int]) -> None:
-        if (waiting := self._specialising.get(notice.shell)) is not None:
+        if (waiting := self._specialising.pop(notice.shell, None)) is not None:
             waiting.finish()
 
     def _on_specialise_failed(self, notice: Notice, fds: list[int]) -> None:
-        if (waiting := self._specialising.get(notice.shell)) is not None:
+        if (waiting := self._specialising.pop(notice.shell, None)) is not None:
             waiting.finish(failure=LaunchFailed(notice.step, notice.error))
 
     def _on_exited(self, notice: Notice, fds: list[int]) -> None:
@@ -481,6 +492,7 @@ class Launcher:
             if not waiting.done.is_set():
                 waiting.finish(failure=LaunchFailed("launcher", hint=f"the launcher died: {self._why_dead}"))
         self._shells.clear()
+        self._specialising.clear()
         self._drop_outgoing()
 
     def _drop_outgoing(self) -> None:
@@ -518,6 +530,16 @@ class _Outgoing:
 
 def _rights(fd: int | None) -> list[tuple[int, int, bytes]]:
     return [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", fd))]
+
+
+def _specialise(shell: Shell, spec: Specialisation) -> bytes:
+    return encode(
+        RequestKind.SPECIALISE,
+        shell=shell.id,
+        memory_mb=spec.memory_mb,
+        ephemeral_storage_mb=spec.ephemeral_storage_mb,
+        strings=(spec.code_dir, spec.layers_dir or ""),
+    )
 
 
 def _to_stderr(text: str) -> None:

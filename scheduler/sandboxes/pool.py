@@ -35,6 +35,7 @@ BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 5.0
 SAFETY = 2.0
 CALM_S = 10.0  # without a failure or a death for this long, trouble is forgotten
+START_PAUSE_S = 0.010  # about what a start takes
 SHED_PERIOD_S = 5.0  # a surplus of shells shrinks by one in this time
 REST_AFTER_S = 300.0  # a runtime that no function uses any more is let go after this
 
@@ -111,6 +112,12 @@ class _Shelf:
 
     def poke(self) -> None:
         self.poked.set()
+
+    def asked(self, now_s: float) -> None:
+        """Somebody takes a shell, or waits for one."""
+        self.last_used_s = now_s
+        self.demand.asked(now_s)
+        self.poke()
 
     def idle(self, now_s: float) -> bool:
         return not self.in_use and not self.waiters and now_s - self.last_used_s >= REST_AFTER_S
@@ -241,17 +248,23 @@ class ShellPool:
         # Whether a shell can be had is only known by having one.
         return target if shelf.able else max(1, target)
 
+    def take_nowait(self, runtime: str) -> Shell | None:
+        """As take(), if a shell is there."""
+        shelf = self._shelves.get(runtime)
+        if shelf is None or not shelf.ready:
+            return None
+        shelf.asked(trio.current_time())
+        return shelf.ready.popleft()
+
     async def take(self, runtime: str) -> Shell:
         """The oldest shell, or the next one to be born. Its descriptors are the caller's. Unavailable: no such runtime here."""
+        if (shell := self.take_nowait(runtime)) is not None:
+            return shell
         shelf = self._shelves.get(runtime)
         if shelf is None:
             known = ", ".join(sorted(self._shelves)) or "none"
             raise Unavailable(f"runtime {runtime} is not available here; there are: {known}")
-        shelf.last_used_s = trio.current_time()
-        shelf.demand.asked(shelf.last_used_s)
-        shelf.poke()
-        if shelf.ready:
-            return shelf.ready.popleft()
+        shelf.asked(trio.current_time())
         waiter = _Waiter()
         shelf.waiters.append(waiter)
         try:
@@ -326,8 +339,18 @@ class ShellPool:
                 continue
             with trio.move_on_after(SHED_PERIOD_S) as quiet:
                 await shelf.poked.wait()
-            if quiet.cancelled_caught and len(shelf.ready) > self._target(shelf, trio.current_time()):
+            if not quiet.cancelled_caught:
+                await self._let_start(shelf)
+            elif len(shelf.ready) > self._target(shelf, trio.current_time()):
                 self._shed(shelf, source)
+
+    async def _let_start(self, shelf: _Shelf) -> None:
+        """A shell was just taken, so a call waits for a start, from which a birth would take a processor. Births wait for that,
+        unless shells run short. Under a steady demand this is not come by: there is always one to be born."""
+        with trio.move_on_after(START_PAUSE_S):
+            while shelf.ready and not shelf.waiters:
+                shelf.poked = trio.Event()
+                await shelf.poked.wait()
 
     def _shed(self, shelf: _Shelf, source: ShellSource) -> None:
         surplus = shelf.ready.popleft()

@@ -4,12 +4,16 @@ Law of this file: it owns the launcher's life and the table of sandboxes. The co
 it dies; this file makes it so and reports. It promises the core two things: each NEED is answered by SANDBOX_START or by
 REAPED, and each sandbox that was started is REAPED exactly once, also when the launcher itself dies.
 
+The path of a cold call is from need() to the engine's START: when a shell is there, all of it is done in need(), without a
+task switch. START is handed over as soon as specialising was asked for; it waits in the shell's channel, which nobody reads
+before the launcher's work is done. Where that fails the process is dead and Exited tells.
+
 States of a sandbox, and what each message does to it:
 
               specialised   READY     launch failed   KILLED, GONE        launcher: exited
     WAITING   -             -         REAPED, gone    cancelled: REAPED   -                  no shell yet; if one is on its
                                                                                              way by then: kill, DYING
-    MAKING    STARTING      -         DYING           kill, DYING         REAPED, gone       shell taken, being specialised
+    MAKING    STARTING      RUNNING   DYING           kill, DYING         REAPED, gone       shell taken, being specialised
     STARTING  -             RUNNING   -               kill, DYING         REAPED, gone       the function is being loaded
     RUNNING   -             -         -               kill, DYING         REAPED, gone
     DYING     -             -         -               nothing             REAPED, gone
@@ -17,7 +21,6 @@ States of a sandbox, and what each message does to it:
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
@@ -47,13 +50,13 @@ SIGKILL = 9
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a sandbox is to become. start: START's object of the channel."""
+    """What a sandbox is to become. start: START's body on the channel; it holds the function's secrets."""
 
     function: str
     version: str
     runtime: str
     specialisation: Specialisation
-    start: dict[str, object]
+    start: bytes = field(repr=False)
 
 
 class Orders(Protocol):
@@ -112,14 +115,15 @@ class SupervisorStats:
 
 
 class Supervisor:
-    """post: hands commands to the engine. orders: see Orders. open_launcher: makes a launcher, again after one died.
-    report: text for the log."""
+    """post: hands commands to the engine; post_nowait: one, if the engine takes it at once. orders: see Orders. open_launcher:
+    makes a launcher, again after one died. starting_max: how many are specialised at once. report: text for the log."""
 
     def __init__(
         self,
         *,
         pool: ShellPool,
         post: Callable[..., Awaitable[None]],
+        post_nowait: Callable[[Command], bool],
         orders: Orders,
         open_launcher: Callable[[], AbstractAsyncContextManager[Launcher]],
         starting_max: int,
@@ -127,12 +131,13 @@ class Supervisor:
     ) -> None:
         self._pool = pool
         self._post = post
+        self._post_nowait = post_nowait
         self._orders = orders
         self._open_launcher = open_launcher
         self._report = report
         self._sandboxes: dict[int, Sandbox] = {}
         self._by_shell: dict[int, Sandbox] = {}
-        self._starting = trio.CapacityLimiter(starting_max)
+        self._turns = trio.Semaphore(starting_max)  # one is held from the wish to specialise until its answer
         self._launcher: Launcher | None = None
         self._nursery: trio.Nursery | None = None
         self._restarts = 0
@@ -251,12 +256,13 @@ class Supervisor:
         assert self._nursery is not None, "need() before run()"
         sandbox = Sandbox(handle, function, revision, trio.current_time())
         self._sandboxes[handle] = sandbox
-        self._nursery.start_soon(self._make, sandbox)
+        if not self._start_now(sandbox):
+            self._nursery.start_soon(self._make, sandbox)
 
     def loaded(self, handle: int) -> None:
         """The function's init went well."""
         sandbox = self._sandboxes.get(handle)
-        if sandbox is not None and sandbox.state is State.STARTING:
+        if sandbox is not None and sandbox.state in (State.MAKING, State.STARTING):
             sandbox.state = State.RUNNING
 
     def killed(self, handle: int, why: Why) -> None:
@@ -292,6 +298,24 @@ class Supervisor:
 
     # ---- a sandbox's making ----
 
+    def _start_now(self, sandbox: Sandbox) -> bool:
+        """False: something has to be waited for, or is wrong; nothing was done."""
+        launcher = self._launcher
+        order = self._orders(sandbox.function, sandbox.revision)
+        if launcher is None or order is None:
+            return False
+        try:
+            self._turns.acquire_nowait()
+        except trio.WouldBlock:
+            return False
+        shell = self._pool.take_nowait(order.runtime)
+        if shell is None:
+            self._turns.release()
+            return False
+        self._adopt(sandbox, shell)
+        self._hand_over(launcher, sandbox, shell, order)
+        return True
+
     async def _make(self, sandbox: Sandbox) -> None:
         with sandbox.scope:
             if not sandbox.scope.cancel_called:  # taking a shell that is there needs no waiting, and would not notice
@@ -299,7 +323,7 @@ class Supervisor:
         if sandbox.state is State.WAITING:
             # Cancelled, unknown, or no such runtime: there never was a process.
             await self._reap(sandbox, SandboxReaped(sandbox=sandbox.handle, cause=Cause.LAUNCH_FAILED))
-        elif sandbox.state is State.MAKING and self._sandboxes.get(sandbox.handle) is sandbox:
+        elif sandbox.state is State.MAKING and sandbox.fds_ours and self._sandboxes.get(sandbox.handle) is sandbox:
             self._kill(sandbox)  # given up in the very moment in which its shell came: nobody else knows of the process
 
     async def _start(self, sandbox: Sandbox) -> None:
@@ -312,41 +336,57 @@ class Supervisor:
             self._launch_failures += 1
             self._report(f"function {order.function}:{order.version} cannot start: {error}")
             return
-        launcher = self._launcher
-        if launcher is None:
+        if self._launcher is None:
             shell.close()  # it died with its launcher while it was handed over
             return
+        self._adopt(sandbox, shell)
+        # Only now: who waits for a shell of a runtime in trouble keeps nobody else from starting.
+        await self._turns.acquire()
+        launcher, order = self._launcher, self._orders(sandbox.function, sandbox.revision)
+        if sandbox.state is not State.MAKING or launcher is None:
+            self._turns.release()  # killed while it waited for its turn
+        elif order is None:
+            self._turns.release()
+            self._kill(sandbox)  # the function went
+        else:
+            self._hand_over(launcher, sandbox, shell, order)
+
+    def _adopt(self, sandbox: Sandbox, shell: Shell) -> None:
         sandbox.shell = shell
         sandbox.fds_ours = True
         sandbox.state = State.MAKING
         self._by_shell[shell.id] = sandbox
+
+    def _hand_over(self, launcher: Launcher, sandbox: Sandbox, shell: Shell, order: Order) -> None:
+        """The shell to the launcher and the engine; the turn that is held ends with the launcher's answer."""
+
+        def heard(failure: LaunchFailed | None) -> None:
+            self._turns.release()
+            self._specialised(sandbox, order, failure)
+
         try:
-            # Only now: who waits for a shell of a runtime in trouble keeps nobody else from starting.
-            async with self._starting:
-                if sandbox.state is not State.MAKING:
-                    return  # killed while it waited for its turn
-                await launcher.specialise(shell, order.specialisation)
-        except LaunchFailed as error:
-            # Its process is dead already and its end is on the way.
-            if sandbox.state is State.MAKING:
-                sandbox.state = State.DYING
-                self._launch_failures += 1
-                self._report(f"function {order.function}:{order.version} cannot start: {error}")
+            launcher.specialise_soon(shell, order.specialisation, heard)
+        except LaunchFailed:
+            self._turns.release()  # the launcher has just died: all that it had started is reaped
             return
-        if sandbox.state is not State.MAKING:
-            return  # killed meanwhile
-        sandbox.state = State.STARTING
-        sandbox.fds_ours = False
         self.times.add(trio.current_time() - sandbox.need_s)
         fds = (shell.channel_fd, shell.output_fd, shell.progress_fd, shell.pidfd, shell.cpu_fd, shell.memory_fd)
-        await self._post(
-            sandbox_start(
-                sandbox.handle,
-                start=json.dumps(order.start, separators=(",", ":")).encode(),
-                tier=Tier.SHELL,
-                fds=fds,
-            )
-        )
+        start = sandbox_start(sandbox.handle, start=order.start, tier=Tier.SHELL, fds=fds)
+        sandbox.fds_ours = False
+        if not self._post_nowait(start):
+            assert self._nursery is not None
+            self._nursery.start_soon(self._post, start)
+
+    def _specialised(self, sandbox: Sandbox, order: Order, failure: LaunchFailed | None) -> None:
+        if sandbox.state is not State.MAKING:
+            return  # it is ready already, or was killed meanwhile
+        if failure is None:
+            sandbox.state = State.STARTING
+            return
+        # Its process is dead already and its end is on the way.
+        sandbox.state = State.DYING
+        self._launch_failures += 1
+        self._report(f"function {order.function}:{order.version} cannot start: {failure}")
 
     # ---- a sandbox's end ----
 

@@ -33,16 +33,20 @@ class FakeLauncher:
         self.world.fds.append(fd)
         return Shell(self.world.shells, runtime, 1, fd, -1, -1, -1, -1, -1)
 
-    async def specialise(self, shell, spec):
+    def specialise_soon(self, shell, spec, heard):
+        self.world.nursery.start_soon(self._specialise, shell, heard)
+
+    async def _specialise(self, shell, heard):
         if self.world.specialise_fails:
             self.send.send_nowait(Exited(shell.id, Cause.LAUNCH_FAILED, 0, 0, 0, "mount: EPERM"))
-            raise LaunchFailed("mount", 1)
+            heard(LaunchFailed("mount", 1))
+            return
         self.world.specialising.add(shell.id)
         self.world.specialised += 1
-        try:
-            await trio.sleep(self.world.specialise_s)
-        finally:
-            self.world.specialising.remove(shell.id)
+        with trio.move_on_after(self.world.specialise_s) as patience:
+            await self.dead.wait()
+        self.world.specialising.remove(shell.id)
+        heard(None if patience.cancelled_caught else LaunchFailed("launcher"))
 
     def kill(self, shell_id):
         self.killed.append(shell_id)
@@ -54,7 +58,8 @@ class FakeLauncher:
 
 
 class World:
-    def __init__(self):
+    def __init__(self, nursery):
+        self.nursery = nursery
         self.shells = 0
         self.fds = []
         self.specialise_fails = False
@@ -65,12 +70,13 @@ class World:
         self.posted = []
         self.reports = []
         self.launchers = []
-        self.orders = {1: Order("f", "1", "py", Specialisation("/code", 128, 512), {"function_name": "f"})}
+        self.orders = {1: Order("f", "1", "py", Specialisation("/code", 128, 512), b"{}")}
         self.pool = ShellPool(["py"], ahead=1, most=4, report=self.reports.append)
         self.pool.use(["py"])
         self.supervisor = Supervisor(
             pool=self.pool,
             post=self.post,
+            post_nowait=self.post_nowait,
             orders=lambda function, revision: self.orders.get(function),
             open_launcher=self.open_launcher,
             starting_max=4,
@@ -87,8 +93,18 @@ class World:
         yield launcher
 
     refuse = 0
+    ring_full = False  # of commands: post() would have to wait
+
+    def post_nowait(self, command):
+        if self.ring_full:
+            return False
+        self.take(command)
+        return True
 
     async def post(self, *commands):
+        self.take(*commands)
+
+    def take(self, *commands):
         for command in commands:
             self.posted.append(command)
             for fd in command.fds:
@@ -107,7 +123,7 @@ class World:
 
 @pytest.fixture
 async def world(nursery):
-    made = World()
+    made = World(nursery)
     await nursery.start(made.supervisor.run)
     yield made
     nursery.cancel_scope.cancel()
@@ -172,18 +188,58 @@ async def test_killed_while_it_is_specialised(world, autojump_clock):
     await trio.sleep(0.5)
     world.supervisor.killed(7, Why.INIT_TIMEOUT)
     await trio.sleep(20)
-    assert world.started() == []
     assert world.reaped() == [(7, CoreCause.KILLED)]
+    assert world.supervisor.sandboxes() == []
+
+
+async def test_start_is_handed_over_at_once_and_waits_in_the_channel(world, autojump_clock):
+    """A cold call waits for this: no task runs between the need and the engine's command."""
+    await trio.sleep(1)
+    world.specialise_s = 10
+    world.supervisor.need(7, 1, 1)
+    assert world.started() == [7]
+    (sandbox,) = world.supervisor.sandboxes()
+    assert sandbox.state is State.MAKING
+    world.supervisor.loaded(7)
+    assert sandbox.state is State.RUNNING, "whoever is ready was specialised, whenever we hear of it"
+    await trio.sleep(20)
+    assert sandbox.state is State.RUNNING
+    assert (world.supervisor.stats().making, world.reaped()) == (0, [])
+
+
+async def test_a_full_ring_loses_no_start(world, autojump_clock):
+    await trio.sleep(1)
+    world.ring_full = True
+    world.supervisor.need(7, 1, 1)
+    assert world.started() == []
+    await trio.sleep(1)
+    assert world.started() == [7]
+
+
+async def test_turns_are_given_back_whatever_becomes_of_them(world, autojump_clock):
+    """starting_max is 4: were a turn lost, the tenth would wait for ever."""
+    for handle in range(10):
+        world.specialise_fails = handle % 3 == 0
+        world.supervisor.need(handle, 1, 1)
+        if handle % 3 == 1:
+            world.supervisor.killed(handle, Why.REMOVED)
+        await trio.sleep(1)
+    world.specialise_fails = False
+    for handle in range(20, 24):
+        world.supervisor.need(handle, 1, 1)
+    await trio.sleep(1)
+    assert world.started()[-4:] == [20, 21, 22, 23]
 
 
 async def test_a_runtime_without_shells_holds_up_no_other(autojump_clock, nursery):
-    world = World()
+    world = World(nursery)
     world.pool = ShellPool(["none", "py"], ahead=1, most=4, report=world.reports.append)
     world.pool.use(["py"])
-    world.orders[2] = Order("g", "1", "none", Specialisation("/code", 128, 512), {"function_name": "g"})
+    world.orders[2] = Order("g", "1", "none", Specialisation("/code", 128, 512), b"{}")
     world.supervisor = Supervisor(
         pool=world.pool,
         post=world.post,
+        post_nowait=world.post_nowait,
         orders=lambda function, revision: world.orders.get(function),
         open_launcher=world.open_launcher,
         starting_max=2,
@@ -254,13 +310,13 @@ async def test_a_failed_specialisation_is_told_once(world, autojump_clock):
     world.supervisor.need(7, 1, 1)
     await trio.sleep(1)
     assert world.reaped() == [(7, CoreCause.LAUNCH_FAILED)]
-    assert any("mount" in text for text in world.reports)
-    assert world.supervisor.stats().launch_failures <= 1
+    assert sum("mount" in text for text in world.reports) == 1
+    assert world.supervisor.stats().launch_failures == 1
 
 
 async def test_nobody_s_function_and_an_unknown_runtime(world, autojump_clock):
     world.supervisor.need(7, 99, 1)
-    world.orders[2] = Order("g", "1", "ruby", Specialisation("/code", 128, 512), {})
+    world.orders[2] = Order("g", "1", "ruby", Specialisation("/code", 128, 512), b"{}")
     world.supervisor.need(8, 2, 1)
     await trio.sleep(1)
     assert sorted(world.reaped()) == [(7, CoreCause.LAUNCH_FAILED), (8, CoreCause.LAUNCH_FAILED)]
@@ -289,8 +345,8 @@ async def test_a_dead_launcher_takes_all_along_and_another_comes(world, autojump
 
 
 async def test_every_descriptor_is_closed_at_the_end(autojump_clock):
-    world = World()
     async with trio.open_nursery() as nursery:
+        world = World(nursery)
         await nursery.start(world.supervisor.run)
         world.specialise_s = 50
         for handle in (7, 8, 9):
@@ -302,8 +358,8 @@ async def test_every_descriptor_is_closed_at_the_end(autojump_clock):
 
 
 async def test_the_first_launcher_must_start(autojump_clock):
-    world = World()
-    world.refuse = 1
     with pytest.RaisesGroup(pytest.RaisesExc(LaunchFailed), flatten_subgroups=True, allow_unwrapped=True):
         async with trio.open_nursery() as nursery:
+            world = World(nursery)
+            world.refuse = 1
             await nursery.start(world.supervisor.run)
