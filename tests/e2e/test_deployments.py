@@ -190,3 +190,19 @@ def test_a_runtime_starts_when_a_function_uses_it_and_is_warm_at_the_next_start(
         assert service.stop() == 0
         service.start()
         assert shells(service, other) == (1, 1), "ready means: for every function that is deployed"
+
+
+@pytest.mark.skipif(ISOLATION == "process", reason="without mounts the directory is looked for by the sandbox itself")
+def test_code_that_vanished_from_the_disk_is_told_and_costs_nobody_else(served, raw):
+    """START was handed over before the launcher found that out: the call must not wait for its init's time."""
+    served.deploy("vanished", "def handler(event, context):\n    return 'never here before'\n")
+    for task in served.state_dir.glob("code/**/task"):
+        if "never here before" in "".join(path.read_text() for path in task.glob("*.py")):
+            task.rename(task.with_name("elsewhere"))
+    begun = time.monotonic()
+    error, _ = raw.invoke("vanished")
+    assert time.monotonic() - begun < 3
+    assert error["type"] == "InitFailed"
+    assert "no sandbox could be made" in error["message"]
+    assert "code directory" in served.wait_line("sandboxes", 1)["text"]
+    assert raw.invoke("echo", b"1")[1][0] == b"1"
