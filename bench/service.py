@@ -150,6 +150,7 @@ def serving(
     """
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
+    settings.setdefault("cpu_per_memory", "weight_only")  # questions/cpu_share.py says why
     config = directory / "config.toml"
     config.write_text(_toml(settings, tenants or {}))
     port = _free_port()

@@ -300,6 +300,13 @@ class Settings:
     cgroup_root: Path | None = row(
         Kind.PATH, None, "directory of the cgroup tree to use; none: found by the service", optional=True
     )
+    cpu_per_memory: str = row(
+        Kind.CHOICE,
+        "proportional",
+        "CPU of a sandbox. proportional: 1,769 MB are one CPU, and no more than that once its init is over; "
+        "weight_only: what others leave, shared in that proportion",
+        choices=("proportional", "weight_only"),
+    )
     shells_ahead: int = row(Kind.INT, 2, "pre-warmed shells kept waiting for each runtime in use", 0, 256, reload=True)
     shells_max: int = row(Kind.INT, 32, "most shells of a runtime that may wait at once", 1, 1024)
     init_timeout_ms: int = row(Kind.INT, limits.INIT_TIMEOUT_MS_DEFAULT, "longest init of a function", 100, 900_000)

@@ -328,6 +328,7 @@ class Service:
             slots=min(SLOTS_MAX, settings.sandboxes_max + settings.shells_max * len(self.runtimes)),
             uid_base=settings.sandbox_uid_base,
             cgroup_root=str(settings.cgroup_root) if settings.cgroup_root is not None else None,
+            cpu_per_memory=settings.cpu_per_memory,
             # A normal user is seldom given control groups; then each process has limits of its own, and the start says so. Root
             # without them is a broken machine.
             require_limits=None if os.geteuid() == 0 else False,

@@ -252,6 +252,14 @@ int cgroup_limit(struct cgroups *groups, uint32_t slot, const struct cgroup_limi
     return groups->count == 0 ? 0 : groups->driver->limit(groups, slot, limits);
 }
 
+int cgroup_quota(struct cgroups *groups, uint32_t slot, struct cgroup_quota quota) {
+    if ((groups->controllers & FLAG_CPU) == 0) {
+        return 0;
+    }
+    const int error = groups->driver->quota(groups, slot, &quota);
+    return error == -ENOENT || error == -EINVAL ? 0 : error;
+}
+
 static int open_in(const struct cgroup_hierarchy *hierarchy, uint32_t slot, const char *file, int flags) {
     char path[CGROUP_PATH_BYTES + 64];
     if (hierarchy == NULL || cgroup_path(path, hierarchy, slot, file) < 0) {

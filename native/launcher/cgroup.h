@@ -23,16 +23,32 @@ struct cgroup_limits {
     uint32_t pids_max;
 };
 
-/* CPU as Lambda gives it: in proportion to memory, one vCPU at 1,769 MB; but never less than one, so that small functions with one
- * thread are not slowed. The period is short, so that a throttled sandbox stops for milliseconds, not tenths of a second. */
-enum { CGROUP_PERIOD_US = 20000, CGROUP_SLICE_US = 5000, CGROUP_MEMORY_MB_PER_CPU = 1769 };
+/* CPU as Lambda gives it: in proportion to memory, one vCPU at 1,769 MB. Until its function is loaded a sandbox has one at
+ * least: an init that ran at 7 % of a CPU would make cold starts slow.
+ *
+ * A period is short, so that a sandbox that has used its share up stops for milliseconds, not tenths of a second. The kernel takes
+ * no quota below 1 ms, which is what sets the longer period of small functions. As much again may be saved up in times of less
+ * work: without that a single busy thread with exactly one CPU lost up to 8 % of it, since the kernel hands time out in slices of 5 ms
+ * and what a thread leaves behind on one CPU when it moves to another was lost at the end of the period (measured). */
+enum { CGROUP_PERIOD_US = 10000, CGROUP_LONG_PERIOD_US = 20000, CGROUP_QUOTA_US_MIN = 1000, CGROUP_MEMORY_MB_PER_CPU = 1769 };
 
-/* In microseconds a period, with one slice on top: the kernel hands time out in slices of 5 ms and leaves a part of one behind when
- * a thread changes its CPU. With exactly one CPU in periods of 10 ms a single busy thread was stopped in half of them, for 1 to 6 %
- * of its time; with a slice more it never was (measured). */
-static inline uint64_t cgroup_quota_us(uint32_t memory_mb) {
+struct cgroup_quota {
+    uint32_t quota_us, period_us;
+};
+
+static inline struct cgroup_quota cgroup_share(uint32_t memory_mb) {
     const uint64_t share_us = (uint64_t)memory_mb * CGROUP_PERIOD_US / CGROUP_MEMORY_MB_PER_CPU;
-    return (share_us < CGROUP_PERIOD_US ? CGROUP_PERIOD_US : share_us) + CGROUP_SLICE_US;
+    const uint64_t period_us = share_us < CGROUP_QUOTA_US_MIN ? CGROUP_LONG_PERIOD_US : CGROUP_PERIOD_US;
+    const uint64_t quota_us = (uint64_t)memory_mb * period_us / CGROUP_MEMORY_MB_PER_CPU;
+    return (struct cgroup_quota){.quota_us = quota_us < CGROUP_QUOTA_US_MIN ? CGROUP_QUOTA_US_MIN : (uint32_t)quota_us,
+                                 .period_us = (uint32_t)period_us};
+}
+
+/* Of a sandbox whose function is being loaded. */
+static inline struct cgroup_quota cgroup_share_at_start(uint32_t memory_mb) {
+    struct cgroup_quota quota = cgroup_share(memory_mb);
+    quota.quota_us = quota.quota_us < quota.period_us ? quota.period_us : quota.quota_us;
+    return quota;
 }
 
 struct cgroup_hierarchy {
@@ -44,8 +60,9 @@ struct cgroup_hierarchy {
 struct cgroup_driver {
     const char *procs;                /* the file a process enters by */
     const char *cpu_time, *memory_peak; /* files to hand out, read from offset 0 */
-    int (*prepare)(struct cgroups *, uint32_t slot);  /* fresh counters and no memory limit; makes the group if need be */
+    int (*prepare)(struct cgroups *, uint32_t slot);  /* fresh counters, no memory limit, no quota; makes the group if need be */
     int (*limit)(struct cgroups *, uint32_t slot, const struct cgroup_limits *);
+    int (*quota)(struct cgroups *, uint32_t slot, const struct cgroup_quota *);
     uint64_t (*cpu_ns)(struct cgroups *, uint32_t slot);
     uint64_t (*oom_kills)(struct cgroups *, uint32_t slot);
 };
@@ -71,7 +88,10 @@ void cgroups_open(struct cgroups *groups, const char *root, const int *supervise
 void cgroups_close(struct cgroups *groups);
 
 int cgroup_prepare(struct cgroups *groups, uint32_t slot);
+/* Memory, processes and the weight of its CPU. */
 int cgroup_limit(struct cgroups *groups, uint32_t slot, const struct cgroup_limits *limits);
+/* A kernel without quotas, or a group above that allows less, is no error. */
+int cgroup_quota(struct cgroups *groups, uint32_t slot, struct cgroup_quota quota);
 
 /* Opens what the newborn needs to enter: one file per hierarchy, or (groups->into) one directory. Count or -errno. */
 int cgroup_open_entries(struct cgroups *groups, uint32_t slot, int *fds, unsigned max);

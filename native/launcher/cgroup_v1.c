@@ -62,6 +62,13 @@ static int prepare(struct cgroups *groups, uint32_t slot) {
             return error;
         }
     }
+    const struct cgroup_hierarchy *cpu = cgroup_with(groups, FLAG_CPU);
+    if (cpu != NULL) { /* a shell must not be born at the pace of the last occupant */
+        const int error = cgroup_write(groups, cpu, slot, "cpu.cfs_quota_us", "-1");
+        if (error < 0 && error != -ENOENT) {
+            return error;
+        }
+    }
     const struct cgroup_hierarchy *time = cgroup_with(groups, FLAG_CPU_TIME);
     return time == NULL ? 0 : cgroup_write(groups, time, slot, "cpuacct.usage", "0");
 }
@@ -88,16 +95,19 @@ static int limit(struct cgroups *groups, uint32_t slot, const struct cgroup_limi
     if (error == 0 && cpu != NULL) {
         const uint64_t shares = (uint64_t)limits->memory_mb * SHARES_PER_CPU / CGROUP_MEMORY_MB_PER_CPU;
         error = write_number(groups, cpu, slot, "cpu.shares", shares < 2 ? 2 : shares);
-        if (error == 0) {
-            error = write_number(groups, cpu, slot, "cpu.cfs_period_us", CGROUP_PERIOD_US);
-        }
-        if (error == 0) {
-            error = write_number(groups, cpu, slot, "cpu.cfs_quota_us", cgroup_quota_us(limits->memory_mb));
-        }
-        if (error == -ENOENT) {
-            error = 0; /* a kernel without CFS bandwidth: the weight alone; reported at start */
-        }
     }
+    return error;
+}
+
+/* What may be saved up must never be above the quota, so it is taken away first. */
+static int quota(struct cgroups *groups, uint32_t slot, const struct cgroup_quota *quota) {
+    const struct cgroup_hierarchy *cpu = cgroup_with(groups, FLAG_CPU);
+    (void)write_number(groups, cpu, slot, "cpu.cfs_burst_us", 0); /* a kernel before 5.14 has no such file */
+    int error = write_number(groups, cpu, slot, "cpu.cfs_period_us", quota->period_us);
+    if (error == 0) {
+        error = write_number(groups, cpu, slot, "cpu.cfs_quota_us", quota->quota_us);
+    }
+    (void)write_number(groups, cpu, slot, "cpu.cfs_burst_us", quota->quota_us);
     return error;
 }
 
@@ -115,6 +125,7 @@ const struct cgroup_driver cgroup_v1 = {
     .memory_peak = "memory.max_usage_in_bytes",
     .prepare = prepare,
     .limit = limit,
+    .quota = quota,
     .cpu_ns = cpu_ns,
     .oom_kills = oom_kills,
 };

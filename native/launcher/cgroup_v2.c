@@ -49,11 +49,19 @@ static int limit(struct cgroups *groups, uint32_t slot, const struct cgroup_limi
         const unsigned weight = share < 1 ? 1 : share > WEIGHT_MAX ? WEIGHT_MAX : (unsigned)share;
         snprintf(text, sizeof text, "%u", weight);
         error = cgroup_write(groups, hierarchy, slot, "cpu.weight", text);
-        if (error == 0) {
-            snprintf(text, sizeof text, "%llu %d", (unsigned long long)cgroup_quota_us(limits->memory_mb), CGROUP_PERIOD_US);
-            error = optional(cgroup_write(groups, hierarchy, slot, "cpu.max", text));
-        }
     }
+    return error;
+}
+
+/* What may be saved up must never be above the quota, so it is taken away first. */
+static int quota(struct cgroups *groups, uint32_t slot, const struct cgroup_quota *quota) {
+    const struct cgroup_hierarchy *hierarchy = &groups->hierarchies[0];
+    char text[48];
+    (void)cgroup_write(groups, hierarchy, slot, "cpu.max.burst", "0"); /* a kernel before 5.14 has no such file */
+    snprintf(text, sizeof text, "%u %u", quota->quota_us, quota->period_us);
+    const int error = cgroup_write(groups, hierarchy, slot, "cpu.max", text);
+    snprintf(text, sizeof text, "%u", quota->quota_us);
+    (void)cgroup_write(groups, hierarchy, slot, "cpu.max.burst", text);
     return error;
 }
 
@@ -71,6 +79,7 @@ const struct cgroup_driver cgroup_v2 = {
     .memory_peak = "memory.peak",
     .prepare = prepare,
     .limit = limit,
+    .quota = quota,
     .cpu_ns = cpu_ns,
     .oom_kills = oom_kills,
 };

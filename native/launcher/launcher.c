@@ -70,6 +70,9 @@ static void handle(struct launcher *launcher, const struct request *request, con
     case REQUEST_KILL:
         slot_ask_kill(launcher, request->shell);
         break;
+    case REQUEST_LOADED:
+        slot_ask_loaded(launcher, request->shell);
+        break;
     case REQUEST_REST:
         zygote_rest(launcher, request->runtime);
         break;

@@ -26,6 +26,7 @@ struct options {
     uint32_t shell_scratch_mb;      /* /tmp of a shell; specialising resizes it if asked for another size */
     uint32_t patience_ms;           /* for a birth, for specialising, for a zygote's answer */
     uint32_t isolation;             /* resolved, not what was asked for */
+    bool cpu_quota;                 /* CPU in proportion to memory is a bound, not only a weight */
     bool change_uid;                /* started as root: slots have uids of their own */
     const char *temp_root;          /* process isolation: where private directories are made */
     int supervisor;                 /* read end of a pipe that ends when the supervising process dies */
@@ -52,6 +53,7 @@ struct slot {
     int32_t error;                  /* of the step that failed */
     char step[PROTOCOL_STEP_BYTES];
     uint64_t oom_before;
+    uint32_t memory_mb;             /* of its function */
 };
 
 struct zygote {
@@ -121,6 +123,7 @@ void slot_ask_shell(struct launcher *launcher, const struct request *request);
 void slot_ask_specialise(struct launcher *launcher, const struct request *request, const char *const *strings, unsigned count,
                          int image);
 void slot_ask_kill(struct launcher *launcher, uint64_t shell);
+void slot_ask_loaded(struct launcher *launcher, uint64_t shell);
 
 /* Sends the order of a queued slot: 0, or -errno and the slot is as before. */
 int slot_send_order(struct launcher *launcher, uint32_t slot);

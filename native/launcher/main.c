@@ -57,7 +57,8 @@ static void usage(const char *about, const char *value) {
     fprintf(stderr,
             "scheduler-launcher: %s: %s\n"
             "usage: scheduler-launcher [--slots N] [--uid-base N] [--pids-max N] [--shell-scratch-mb N] [--patience-ms N]\n"
-            "       [--isolation auto|process] [--cgroup-root DIR] [--temp-root DIR]   with a SOCK_SEQPACKET socket as descriptor 3\n"
+            "       [--isolation auto|process] [--cpu-per-memory proportional|weight_only] [--cgroup-root DIR] [--temp-root DIR]\n"
+            "       with a SOCK_SEQPACKET socket as descriptor 3\n"
             "       scheduler-launcher --layout\n",
             about, value);
     exit(2);
@@ -91,6 +92,9 @@ static void parse(struct settings *settings, int count, char **arguments) {
         }
         if (strcmp(name, "--isolation") == 0 && (strcmp(value, "auto") == 0 || strcmp(value, "process") == 0)) {
             settings->process_isolation = strcmp(value, "process") == 0;
+        } else if (strcmp(name, "--cpu-per-memory") == 0 &&
+                   (strcmp(value, "proportional") == 0 || strcmp(value, "weight_only") == 0)) {
+            settings->options.cpu_quota = strcmp(value, "proportional") == 0;
         } else if (strcmp(name, "--cgroup-root") == 0 && value[0] == '/') {
             settings->cgroup_root = value;
         } else if (strcmp(name, "--temp-root") == 0 && value[0] == '/') {
@@ -127,7 +131,7 @@ static const struct {
 } constants[] = {
     NAMED(PROTOCOL_VERSION), NAMED(PROTOCOL_TEXT_BYTES_MAX), NAMED(PROTOCOL_STRINGS_MAX), NAMED(PROTOCOL_RUNTIMES_MAX),
     NAMED(PROTOCOL_SLOTS_MAX), NAMED(REQUEST_RUNTIME), NAMED(REQUEST_SHELL), NAMED(REQUEST_SPECIALISE), NAMED(REQUEST_KILL),
-    NAMED(REQUEST_REST), NAMED(REQUEST_PING), NAMED(NOTICE_READY), NAMED(NOTICE_REFUSED), NAMED(NOTICE_SHELL),
+    NAMED(REQUEST_REST), NAMED(REQUEST_PING), NAMED(REQUEST_LOADED), NAMED(NOTICE_READY), NAMED(NOTICE_REFUSED), NAMED(NOTICE_SHELL),
     NAMED(NOTICE_SHELL_FAILED), NAMED(NOTICE_SPECIALISED), NAMED(NOTICE_SPECIALISE_FAILED), NAMED(NOTICE_EXITED),
     NAMED(NOTICE_WARNING), NAMED(NOTICE_PONG), NAMED(CAUSE_EXIT), NAMED(CAUSE_SIGNAL),
     NAMED(CAUSE_OOM), NAMED(CAUSE_KILLED), NAMED(CAUSE_LAUNCH_FAILED), NAMED(ISOLATION_ROOT), NAMED(ISOLATION_USER),
@@ -285,7 +289,7 @@ static int supervise(struct settings *settings, struct cgroups *groups, pid_t la
 
 int main(int count, char **arguments) {
     struct settings settings = {
-        .options = {.slots = 1000, .uid_base = 300000, .pids_max = 1024, .shell_scratch_mb = 512, .patience_ms = 20000,
+        .options = {.slots = 1000, .uid_base = 300000, .pids_max = 1024, .shell_scratch_mb = 512, .patience_ms = 20000, .cpu_quota = true,
                     .temp_root = "/tmp"}};
     struct cgroups groups;
     int supervisor[2];

@@ -34,7 +34,8 @@ enum request_kind {
                                descriptor, if any: the image of an initialised process, for the sandbox */
     REQUEST_KILL = 4,       /* shell */
     REQUEST_REST = 5,       /* runtime: end its process; the next shell starts another. Not heeded while shells are under way */
-    REQUEST_PING = 6        /* answered by PONG at once: whoever does not answer is stuck */
+    REQUEST_PING = 6,       /* answered by PONG at once: whoever does not answer is stuck */
+    REQUEST_LOADED = 7      /* shell: its function's init is over, from now on it has the CPU that its memory is worth */
 };
 
 struct request {

@@ -380,6 +380,10 @@ static int send_specialise(struct launcher *launcher, uint32_t index, const stru
         *step = "control group limits";
         error = cgroup_limit(&launcher->groups, index, &limits);
     }
+    if (error == 0 && launcher->options.cpu_quota) {
+        *step = "control group quota";
+        error = cgroup_quota(&launcher->groups, index, cgroup_share_at_start(request->memory_mb));
+    }
     if (error == 0) {
         *step = "order";
         mounts[order.mounts] = image;
@@ -407,6 +411,7 @@ void slot_ask_specialise(struct launcher *launcher, const struct request *reques
         request->ephemeral_storage_mb < 1 || request->ephemeral_storage_mb > SCRATCH_MB_MAX) {
         error = -EINVAL;
     } else {
+        slot->memory_mb = request->memory_mb;
         slot->oom_before = cgroup_oom_kills(&launcher->groups, index);
         error = send_specialise(launcher, index, request, strings, image, &step);
     }
@@ -421,6 +426,17 @@ void slot_ask_kill(struct launcher *launcher, uint64_t shell) {
     const uint32_t index = find(launcher, shell);
     if (index != NO_SLOT) {
         kill_slot(&launcher->slots[index]);
+    }
+}
+
+/* Where it cannot be written the sandbox keeps what it had for its init: it must not lose a call that went well. */
+void slot_ask_loaded(struct launcher *launcher, uint64_t shell) {
+    const uint32_t index = find(launcher, shell);
+    if (index == NO_SLOT || launcher->slots[index].state != SLOT_LIVE || !launcher->options.cpu_quota) {
+        return;
+    }
+    if (cgroup_quota(&launcher->groups, index, cgroup_share(launcher->slots[index].memory_mb)) < 0) {
+        launcher_warn("a sandbox could not be given its share of the CPU and has one CPU");
     }
 }
 

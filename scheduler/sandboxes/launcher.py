@@ -132,7 +132,8 @@ class LauncherConfig:
     uid uid_base + n when started as root. pids_max: processes and threads of one sandbox. cgroup_root: a cgroup v2 directory
     to use instead of looking for one. temp_root: with "process", where private directories are made. require_limits: no start
     unless memory, processes and CPU can be limited; None: yes, unless isolation is "process". patience_s: for a birth and for
-    specialising, each; what takes longer fails. command: what to execute."""
+    specialising, each; what takes longer fails. cpu_per_memory: "proportional" (1,769 MB are one CPU, as a bound) or
+    "weight_only". command: what to execute."""
 
     isolation: str = "auto"
     slots: int = 1000
@@ -142,11 +143,14 @@ class LauncherConfig:
     temp_root: str = "/tmp"
     require_limits: bool | None = None
     patience_s: float = 20.0
+    cpu_per_memory: str = "proportional"
     command: tuple[str, ...] = (str(EXECUTABLE),)
 
     def __post_init__(self) -> None:
         if self.isolation not in ("auto", "process"):
             raise ValueError(f"isolation is {self.isolation!r}, must be auto or process")
+        if self.cpu_per_memory not in ("proportional", "weight_only"):
+            raise ValueError(f"cpu_per_memory is {self.cpu_per_memory!r}, must be proportional or weight_only")
         for name, low, high in (
             ("slots", 1, SLOTS_MAX),
             ("uid_base", 1, 2_000_000_000),
@@ -164,6 +168,7 @@ class LauncherConfig:
             "--uid-base": str(self.uid_base),
             "--pids-max": str(self.pids_max),
             "--patience-ms": str(round(self.patience_s * 1000)),
+            "--cpu-per-memory": self.cpu_per_memory,
             "--temp-root": self.temp_root,
         }
         if self.cgroup_root is not None:
@@ -283,6 +288,12 @@ class Launcher:
         """SIGKILL to the whole sandbox. Exited follows. An id that is dead already, or a dead launcher, is no error."""
         if not self._dead.is_set():
             self._post(encode(RequestKind.KILL, shell=shell_id))
+
+    def loaded(self, shell_id: int) -> None:
+        """The function's init is over: from now on its sandbox has the CPU that its memory is worth. An id that is dead
+        already, or a dead launcher, is no error."""
+        if not self._dead.is_set():
+            self._post(encode(RequestKind.LOADED, shell=shell_id))
 
     def rest(self, runtime: str) -> None:
         """Ends the runtime's process, whose sandboxes live on; the next shell() starts it again. Not heeded while shells of it

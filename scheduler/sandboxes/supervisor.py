@@ -264,6 +264,8 @@ class Supervisor:
         sandbox = self._sandboxes.get(handle)
         if sandbox is not None and sandbox.state in (State.MAKING, State.STARTING):
             sandbox.state = State.RUNNING
+            if self._launcher is not None and sandbox.shell is not None:
+                self._launcher.loaded(sandbox.shell.id)
 
     def killed(self, handle: int, why: Why) -> None:
         """The core has given the sandbox up; the reactor has sent SIGKILL if it had a process."""

@@ -86,6 +86,7 @@ class RequestKind(Enum):
     KILL = 4
     REST = 5
     PING = 6
+    LOADED = 7
 
 
 class NoticeKind(Enum):

@@ -25,6 +25,7 @@ class FakeLauncher:
         self.send, self.exits = trio.open_memory_channel(100)
         self.dead = trio.Event()
         self.killed = []
+        self.loads = []
 
     async def shell(self, runtime):
         await trio.sleep(0.01 if runtime != self.world.without else 1e9)
@@ -47,6 +48,9 @@ class FakeLauncher:
             await self.dead.wait()
         self.world.specialising.remove(shell.id)
         heard(None if patience.cancelled_caught else LaunchFailed("launcher"))
+
+    def loaded(self, shell_id):
+        self.loads.append(shell_id)
 
     def kill(self, shell_id):
         self.killed.append(shell_id)
@@ -135,6 +139,7 @@ async def test_a_need_becomes_a_sandbox_and_its_end_is_told(world, autojump_cloc
     assert world.started() == [7]
     assert world.supervisor.identify(7) == (1, 1)
     world.supervisor.loaded(7)
+    assert world.launchers[0].loads == [1], "told once its init is over, so that it has its share of the CPU and no more"
     (sandbox,) = world.supervisor.sandboxes()
     assert sandbox.state is State.RUNNING
     world.launchers[0].send.send_nowait(Exited(sandbox.shell.id, Cause.EXIT, 3, 123, 456, None))
