@@ -311,6 +311,13 @@ class Settings:
     shells_max: int = row(Kind.INT, 32, "most shells of a runtime that may wait at once", 1, 1024)
     init_timeout_ms: int = row(Kind.INT, limits.INIT_TIMEOUT_MS_DEFAULT, "longest init of a function", 100, 900_000)
     idle_timeout_s: int = row(Kind.INT, 600, "an idle sandbox is ended after this", 1, 86_400)
+    stop_grace_ms: int = row(
+        Kind.INT,
+        500,
+        "an idle sandbox that is to end may run its SIGTERM and atexit handlers so long; 0: not at all",
+        0,
+        10_000,
+    )
     reap_timeout_ms: int = row(Kind.INT, 1_000, "how long a dead sandbox's call waits for the cause", 10, 60_000)
     cold_start_guess_us: int = row(Kind.INT, 15_000, "expected cold start before one was measured", 1, 60_000_000)
 

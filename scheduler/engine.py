@@ -229,7 +229,7 @@ def _method(raw: Any) -> MethodCall:
 
 _READ: dict[EventKind, Any] = {
     EventKind.NEED: lambda raw: Need(raw.function, raw.sandbox, raw.revision),
-    EventKind.KILLED: lambda raw: Killed(raw.sandbox, Why(raw.why)),
+    EventKind.KILLED: lambda raw: Killed(raw.sandbox, Why(raw.why), raw.value),
     EventKind.GONE: lambda raw: Gone(raw.sandbox),
     EventKind.FREED: lambda raw: Freed(raw.sandbox),
     EventKind.READY: lambda raw: Ready(raw.sandbox, raw.value, Tier(raw.flags), _words(_blob(raw))),

@@ -408,8 +408,11 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Killed:
+    """stop_ms: it was told to stop, and is to be killed after so long; 0: it was sent SIGKILL."""
+
     sandbox: int
     why: Why
+    stop_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -609,6 +612,7 @@ class EngineConfig:
     turn_bytes_max: int | None = None
     payload_total_bytes_max: int | None = None
     spin_us: int | None = None
+    stop_grace_ms: int | None = None
     log_bytes_max: int | None = None
     log_files_max: int | None = None
     log_dir: str = ""

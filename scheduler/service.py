@@ -61,6 +61,7 @@ from scheduler.messages import (
     Opened,
     Ready,
     Right,
+    SandboxRetire,
     connection_adopt,
     connection_close,
     core,
@@ -128,6 +129,7 @@ def engine_config(settings: Settings) -> EngineConfig:
         turn_bytes_max=settings.turn_bytes_max,
         payload_total_bytes_max=settings.payload_bytes_total_max,
         spin_us=settings.spin_us,
+        stop_grace_ms=settings.stop_grace_ms,
         log_bytes_max=settings.log_bytes_max,
         log_files_max=settings.log_files_max,
         log_dir=str(settings.log_dir),
@@ -459,6 +461,9 @@ class Service:
     async def drain_and_end(self, grace_ms: int | None = None) -> bool:
         """As drain(); the service ends a moment after whoever asked was answered."""
         drained = await self.drain(grace_ms)
+        await self.post(*(core(SandboxRetire(sandbox.handle)) for sandbox in self.supervisor.sandboxes()))
+        with trio.move_on_after(self.settings.stop_grace_ms / 1000):
+            await self.supervisor.wait_none()
         self._over.set()
         return drained
 
@@ -491,7 +496,7 @@ class Service:
 
     async def _on_killed(self, event: Killed) -> None:
         self._settle(event.sandbox)
-        self.supervisor.killed(event.sandbox, event.why)
+        self.supervisor.killed(event.sandbox, event.why, grace_s=event.stop_ms / 1000)
 
     async def _on_gone(self, event: Gone) -> None:
         self._settle(event.sandbox)

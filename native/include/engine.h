@@ -31,6 +31,7 @@ struct sched_config {
     uint64_t payload_total_bytes_max; /* of all payloads held: large frames that would pass it wait unread, in the order they
                                          came; others are refused */
     uint32_t spin_us;                 /* busy-poll this long before sleeping; 0: never */
+    uint32_t stop_grace_ms;           /* a sandbox that nobody waits for is told to end, and given so long; 0: SIGKILL at once */
     uint32_t log_bytes_max;           /* of one function's journal before it rotates */
     uint32_t log_files_max;           /* rotated journals kept */
     char log_dir[256];                /* empty: no journal */
@@ -77,7 +78,8 @@ struct sched_command {
 
 enum sched_event_kind {
     SCHED_EV_NEED = 1,                /* function, sandbox, revision: make one; blob empty */
-    SCHED_EV_KILLED = 2,              /* sandbox was sent SIGKILL; why */
+    SCHED_EV_KILLED = 2,              /* sandbox was sent SIGKILL; why. value not 0: it was told to stop instead, and is to be
+                                         killed in so many ms */
     SCHED_EV_GONE = 3,                /* its channel closed or broke; reap it and post CORE_EV_SANDBOX_REAPED */
     SCHED_EV_FREED = 4,               /* core is through with it */
     SCHED_EV_READY = 5,               /* sandbox initialised; value: init_ns; flags: core_tier, which is SHELL where it could not be

@@ -467,7 +467,7 @@ static void on_init_error(struct sched *sched, struct channel *channel, const ui
 static void on_ready(struct sched *sched, struct channel *channel, const uint8_t *body, uint32_t bytes) {
     const uint64_t init_ns = u64_at(body);
     struct function_info *info = info_of(sched, channel->function);
-    channel->settled = true;
+    channel->settled = channel->able = true;
     const bool fell_back = bytes > READY_BYTES && channel->tier == CORE_TIER_SNAPSHOT && body[READY_BYTES] == CORE_TIER_SHELL;
     if (fell_back) {
         channel->tier = CORE_TIER_SHELL;
@@ -663,8 +663,35 @@ void channel_hear_out(struct sched *sched, uint64_t sandbox) {
 
 /* ---- the end ---------------------------------------------------------------------------------------------------------- */
 
+/* Of an idle sandbox that nobody waits for: as Lambda, it may say goodbye. Where memory is short somebody waits for its end. */
+static bool ends_in_order(enum core_why why) {
+    switch (why) {
+    case CORE_WHY_IDLE: case CORE_WHY_REVISION: case CORE_WHY_REMOVED: case CORE_WHY_RETIRED:
+        return true;
+    case CORE_WHY_NONE: case CORE_WHY_TIMEOUT: case CORE_WHY_INIT_TIMEOUT: case CORE_WHY_EVICTED: case CORE_WHY_PROTOCOL:
+    case CORE_WHY_INIT_FAILED:
+        return false;
+    }
+    return false;
+}
+
+/* It is heard to its end, and killed by the service if that does not come in time. */
+static void tell_to_stop(struct sched *sched, struct channel *channel, const struct core_action *kill) {
+    const struct header head = {.kind = FRAME_STOP};
+    output_add(&sched->chunks, &channel->output, &head, sizeof head);
+    dirty(sched, channel);
+    const struct sched_event event = {.kind = SCHED_EV_KILLED, .sandbox = kill->sandbox, .function = kill->function,
+                                      .why = kill->why, .value = sched->config.stop_grace_ms};
+    emit(sched, &event, NULL, 0);
+}
+
 void channel_kill(struct sched *sched, const struct core_action *kill) {
     struct channel *channel = channel_find(sched, kill->sandbox);
+    if (channel != NULL && channel->able && !channel->gone && !channel->killed && sched->config.stop_grace_ms > 0 &&
+        ends_in_order((enum core_why)kill->why)) {
+        tell_to_stop(sched, channel, kill);
+        return;
+    }
     if (channel != NULL && channel->closed && !channel->killed) {
         /* Most likely it ends by itself, and SIGKILL now would hide how. GONE was told: the service ends what lingers. */
         channel->killed = true;

@@ -151,6 +151,7 @@ struct channel {
     bool dirty;
     bool writing;
     bool settled;               /* READY or INIT_ERROR came: neither may come again */
+    bool able;                  /* it was READY */
     bool gone;                  /* the core was told */
     bool closed;                /* by the sandbox: it is not killed from here */
     bool killed;

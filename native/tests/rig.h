@@ -33,6 +33,7 @@ struct rig {
     uint64_t method_connection; /* of the last METHOD */
     uint32_t tier;         /* sandboxes are started with; 0: SHELL */
     uint32_t ready_tier;   /* of the last READY */
+    uint64_t stop_ms;      /* of the last KILLED */
     uint8_t *heard;        /* what the client received */
     size_t heard_bytes;
 };
@@ -180,6 +181,8 @@ static inline void rig_events(struct rig *rig) {
                 sandbox->handle = 0;
             } else if (events[i].kind == SCHED_EV_METHOD) {
                 rig->method_connection = events[i].connection;
+            } else if (events[i].kind == SCHED_EV_KILLED) {
+                rig->stop_ms = events[i].value;
             } else if (events[i].kind == SCHED_EV_READY) {
                 rig->ready_tier = events[i].flags;
             }

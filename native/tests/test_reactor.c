@@ -287,6 +287,52 @@ static void only_the_service_names_a_call(void) {
     rig_free(&rig);
 }
 
+/* A function is removed: what its sandbox hears, and what the service is told. */
+static void removal(uint32_t grace_ms, bool ready) {
+    struct rig rig;
+    struct rig_options options = rig_options();
+    options.config.stop_grace_ms = grace_ms;
+    rig_init_from(&rig, &options);
+    rig_invoke(&rig, 1, "1", 1);
+    struct rig_sandbox *sandbox = rig_started_sandbox(&rig);
+    uint8_t body[64];
+    rig_turn(&rig);
+    SCHED_ASSERT(rig_take_frame(sandbox, body, sizeof body).kind == 1);
+    if (ready) {
+        rig_ready(sandbox);
+        rig_turn(&rig);
+        rig_turn(&rig);
+        SCHED_ASSERT(rig_take_frame(sandbox, body, sizeof body).kind == 2);
+        rig_result(sandbox, 0, 1, "1", 1);
+        rig_turn(&rig);
+    }
+    struct core_event remove = {.kind = CORE_EV_FUNCTION_REMOVE};
+    remove.u.function.handle = RIG_FUNCTION;
+    rig_core(&rig, &remove, NULL);
+    rig_turn(&rig);
+    SCHED_ASSERT(rig.events[SCHED_EV_KILLED] == 1);
+    const bool told = ready && grace_ms > 0;
+    SCHED_ASSERT(rig.stop_ms == (told ? grace_ms : 0));
+    if (told) {
+        SCHED_ASSERT(rig_take_frame(sandbox, body, sizeof body).kind == 3);
+        rig_frame(sandbox, 17, 0, 0, 0, "bye\n", 4); /* still heard */
+        rig_turn(&rig);
+        SCHED_ASSERT(rig.sched->stats.sandbox_protocol_errors == 0);
+    } else {
+        SCHED_ASSERT(recv(sandbox->fd, body, sizeof body, MSG_DONTWAIT) == -1 && errno == EAGAIN);
+    }
+    rig_reaped(&rig, sandbox->handle, CORE_CAUSE_EXIT, 0);
+    rig_turn(&rig);
+    SCHED_ASSERT(rig.events[SCHED_EV_FREED] == 1 && rig.events[SCHED_EV_FUNCTION_FREED] == 1);
+    rig_free(&rig);
+}
+
+static void an_idle_sandbox_is_told_to_stop_and_any_other_killed(void) {
+    removal(500, true);
+    removal(500, false);
+    removal(0, true);
+}
+
 static void journal_lines_are_lambdas(void) {
     char out[2048];
     uint8_t record[256];
@@ -323,6 +369,7 @@ int main(void) {
     RUN(cancel_takes_a_waiting_call_back);
     RUN(names_come_and_go);
     RUN(only_the_service_names_a_call);
+    RUN(an_idle_sandbox_is_told_to_stop_and_any_other_killed);
     RUN(journal_lines_are_lambdas);
     return 0;
 }

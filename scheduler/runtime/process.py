@@ -55,7 +55,8 @@ def run(channel_fd: int, progress_fd: int) -> NoReturn:
             if not channel.forked:
                 channel.write_output()
                 channel.flush()
-        if callable(signal.getsignal(signal.SIGTERM)):
+        asked = signal.getsignal(signal.SIGTERM)
+        if callable(asked) or asked is None:  # None: set by C code
             signal.raise_signal(signal.SIGTERM)  # what Lambda sends at the end, for those who asked
         _leave(0, channel)
     except Closed:

@@ -17,6 +17,8 @@ States of a sandbox, and what each message does to it:
     STARTING  -             RUNNING   -               kill, DYING         REAPED, gone       the function is being loaded
     RUNNING   -             -         -               kill, DYING         REAPED, gone
     DYING     -             -         -               nothing             REAPED, gone
+
+KILLED with a grace: the sandbox was told to stop; it is DYING at once, and killed when the grace is over.
 """
 
 from __future__ import annotations
@@ -83,6 +85,7 @@ class Sandbox:
     shell: Shell | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     fds_ours: bool = False  # the shell's descriptors have not been handed to the engine
+    stopping: bool = False  # DYING, but not killed yet
 
 
 @dataclass(slots=True)
@@ -136,6 +139,7 @@ class Supervisor:
         self._open_launcher = open_launcher
         self._report = report
         self._sandboxes: dict[int, Sandbox] = {}
+        self._reaped = trio.Event()  # one more is gone
         self._by_shell: dict[int, Sandbox] = {}
         self._turns = trio.Semaphore(starting_max)  # one is held from the wish to specialise until its answer
         self._launcher: Launcher | None = None
@@ -267,15 +271,20 @@ class Supervisor:
             if self._launcher is not None and sandbox.shell is not None:
                 self._launcher.loaded(sandbox.shell.id)
 
-    def killed(self, handle: int, why: Why) -> None:
-        """The core has given the sandbox up; the reactor has sent SIGKILL if it had a process."""
+    def killed(self, handle: int, why: Why, *, grace_s: float = 0.0) -> None:
+        """The core has given the sandbox up; the reactor has sent SIGKILL if it had a process. grace_s: or has told it to
+        stop, and it may take so long."""
         sandbox = self._sandboxes.get(handle)
-        if sandbox is None or sandbox.state is State.DYING:
+        if sandbox is None or (sandbox.state is State.DYING and not (sandbox.stopping and grace_s == 0)):
             return
         if sandbox.shell is None:
             sandbox.scope.cancel()  # _make() reports it
-            return
-        self._kill(sandbox)
+        elif grace_s > 0 and self._nursery is not None:
+            sandbox.state = State.DYING
+            sandbox.stopping = True
+            self._nursery.start_soon(self._kill_after_stop, sandbox, grace_s)
+        else:
+            self._kill(sandbox)
 
     def gone(self, handle: int) -> None:
         """Its channel closed. A process that ends by itself is given a moment to say how."""
@@ -288,8 +297,14 @@ class Supervisor:
         if self._sandboxes.get(sandbox.handle) is sandbox and sandbox.state is not State.DYING:
             self._kill(sandbox)
 
+    async def _kill_after_stop(self, sandbox: Sandbox, grace_s: float) -> None:
+        await trio.sleep(grace_s)
+        if self._sandboxes.get(sandbox.handle) is sandbox and sandbox.stopping:
+            self._kill(sandbox)
+
     def _kill(self, sandbox: Sandbox) -> None:
         sandbox.state = State.DYING
+        sandbox.stopping = False
         if self._launcher is not None and sandbox.shell is not None:
             self._launcher.kill(sandbox.shell.id)
 
@@ -297,6 +312,11 @@ class Supervisor:
         """Ends every sandbox, whatever it does."""
         for handle in list(self._sandboxes):
             self.killed(handle, Why.NONE)
+
+    async def wait_none(self) -> None:
+        """Until every sandbox is reaped."""
+        while self._sandboxes:
+            await self._reaped.wait()
 
     # ---- a sandbox's making ----
 
@@ -423,5 +443,7 @@ class Supervisor:
         # A usage of nothing would be taken for the kernel's word.
         known = [core(usage)] if reaped.cpu_ns else []
         commands: list[Command] = [*known, core(reaped)]
+        self._reaped.set()
+        self._reaped = trio.Event()
         with trio.CancelScope(shield=True):
             await self._post(*commands)

@@ -294,6 +294,33 @@ async def test_killed_twice_and_gone_too_is_killed_once(world, autojump_clock):
     assert world.reaped() == [(7, CoreCause.KILLED)]
 
 
+async def test_one_that_was_told_to_stop_has_its_grace_and_is_killed_then(world, autojump_clock):
+    for handle in (7, 8):
+        world.supervisor.need(handle, 1, 1)
+    await trio.sleep(0.5)
+    first, second = world.supervisor.sandboxes()
+    for handle in (7, 8):
+        world.supervisor.killed(handle, Why.IDLE, grace_s=2)
+    assert not world.supervisor.alive(1), "it is not counted on any more"
+    world.supervisor.gone(7)  # its channel closes as it ends
+    await trio.sleep(1)
+    assert world.launchers[0].killed == []
+    world.launchers[0].send.send_nowait(Exited(first.shell.id, Cause.EXIT, 0, 0, 0, None))
+    await trio.sleep(5)
+    assert world.launchers[0].killed == [second.shell.id]
+    assert world.reaped() == [(7, CoreCause.EXIT), (8, CoreCause.KILLED)]
+
+
+async def test_the_end_of_all_does_not_wait_for_a_grace(world, autojump_clock):
+    world.supervisor.need(7, 1, 1)
+    await trio.sleep(0.5)
+    world.supervisor.killed(7, Why.IDLE, grace_s=1000)
+    world.supervisor.kill_all()
+    with trio.fail_after(1):
+        await world.supervisor.wait_none()
+    assert world.reaped() == [(7, CoreCause.KILLED)]
+
+
 async def test_a_process_that_goes_by_itself_says_how(world, autojump_clock):
     world.supervisor.need(7, 1, 1)
     await trio.sleep(0.5)
