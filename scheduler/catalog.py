@@ -41,10 +41,12 @@ from scheduler.messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from scheduler.config import Settings
+    from scheduler.functions.attached import Alias
     from scheduler.functions.model import FunctionConfig, FunctionVersion
+    from scheduler.functions.registry import FunctionRegistry
 
 __all__ = [
     "LATEST",
@@ -52,8 +54,10 @@ __all__ = [
     "Catalog",
     "CatalogFull",
     "FunctionSpec",
+    "spec_of",
 ]
 
+WHOLE_PART = 0xFFFF_FFFF  # of 2**32
 S = 1_000_000_000
 MS = 1_000_000
 
@@ -64,10 +68,12 @@ class CatalogFull(Throttled):
 
 @dataclass(frozen=True, slots=True)
 class FunctionSpec:
-    """A function as the registry has it now. published: its versions without $LATEST."""
+    """A function as the registry has it now. published: its versions without $LATEST. aliases: by name; one whose version is
+    not among those names nothing."""
 
     latest: FunctionVersion
     published: tuple[FunctionVersion, ...] = ()
+    aliases: Mapping[str, Alias] = field(default_factory=dict, hash=False)
 
     @property
     def config(self) -> FunctionConfig:
@@ -77,6 +83,11 @@ class FunctionSpec:
     @property
     def versions(self) -> tuple[FunctionVersion, ...]:
         return (self.latest, *self.published)
+
+
+def spec_of(registry: FunctionRegistry, name: str) -> FunctionSpec:
+    """The function as it is now. NotFound."""
+    return FunctionSpec(registry.get(name), registry.versions(name), registry.attachments.of(name).aliases)
 
 
 class AccountKind(Enum):
@@ -105,6 +116,7 @@ class _Function:
     spec: FunctionSpec
     account: int
     versions: dict[str, _Version] = field(default_factory=dict)
+    aliases: set[str] = field(default_factory=set)  # that the engine knows
     going: set[int] = field(default_factory=set)  # handles removed but not yet let go by the core
     removed: bool = False
 
@@ -249,6 +261,7 @@ class Catalog:
         commands.append(self._account_put(known))
         for version in spec.versions:
             self._version_put(known, version, commands)
+        self._aliases_put(known, commands)
         for gone in set(known.versions) - {v.version for v in spec.versions}:
             self._version_remove(known, gone, commands)
         return commands
@@ -271,6 +284,8 @@ class Catalog:
         known = self._functions.pop(name)
         known.removed = True
         commands: list[Command] = []
+        known.spec = FunctionSpec(known.spec.latest)
+        self._aliases_put(known, commands)
         for version in list(known.versions):
             self._version_remove(known, version, commands)
         return commands
@@ -375,6 +390,23 @@ class Catalog:
             commands.extend(name_put(text, entry.handle) for text in self._identity.spellings(name, spec.version))
         else:
             commands.append(core(FunctionSwitch(entry.handle, spec.revision)))
+
+    def _aliases_put(self, known: _Function, commands: list[Command]) -> None:
+        """The names of the aliases, as the specification has them now; before the versions they may have named go."""
+        name, versions = known.spec.latest.name, known.versions
+        live = {alias: to for alias, to in known.spec.aliases.items() if to.version in versions}
+        for gone in known.aliases - set(live):
+            commands.extend(name_remove(text) for text in self._identity.spellings(name, gone))
+        known.aliases = set(live)
+        for alias, to in live.items():
+            first = second = versions[to.version].handle
+            part = 0
+            for version, weight in to.weights.items():
+                if version in versions:
+                    second, part = versions[version].handle, round(weight * 2**32)
+            if part > WHOLE_PART:  # all of them
+                first, part = second, 0
+            commands.extend(name_put(text, first, second, part) for text in self._identity.spellings(name, alias))
 
     def _version_remove(self, known: _Function, version: str, commands: list[Command]) -> None:
         entry = known.versions.pop(version)

@@ -332,8 +332,9 @@ def core(event: CoreEvent, *, name: str = "") -> Command:
     return Command(kind=CommandKind.CORE, core=event, blob=name.encode())
 
 
-def name_put(name: str, function: int) -> Command:
-    return Command(kind=CommandKind.NAME_PUT, function=function, blob=name.encode())
+def name_put(name: str, function: int, other: int = 0, part: int = 0) -> Command:
+    """part: of 2**32 calls by this name, how many go to `other` instead, by chance."""
+    return Command(kind=CommandKind.NAME_PUT, function=function, sandbox=other, u32s=(part,), blob=name.encode())
 
 
 def name_remove(name: str) -> Command:

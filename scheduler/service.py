@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from scheduler.catalog import Catalog, CatalogFull, FunctionSpec, accounts_max
+from scheduler.catalog import Catalog, CatalogFull, accounts_max, spec_of
 from scheduler.config import ConfigError, reloaded, unknown_variables
 from scheduler.console import http
 from scheduler.console.pages import Pages
@@ -354,7 +354,7 @@ class Service:
             if version.version != LATEST:
                 continue
             try:
-                commands = self.catalog.put(FunctionSpec(version, self.registry.versions(version.name)))
+                commands = self.catalog.put(spec_of(self.registry, version.name))
             except CatalogFull as error:
                 self.log.error("function left out", function=version.name, error=str(error))
                 continue

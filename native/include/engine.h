@@ -44,7 +44,8 @@ enum sched_command_kind {
                                          DRAIN. What a reaped sandbox had still written is heard first.
                                          ACCOUNT_PUT: blob is the account's name as callers see it in a refusal
                                          ("node", "tenant:blue", "function:hello"); empty: as it was */
-    SCHED_CMD_NAME_PUT = 2,           /* blob: name as a client writes it ("hello", "hello:7"); function */
+    SCHED_CMD_NAME_PUT = 2,           /* blob: name as a client writes it ("hello", "hello:7"); function. u32s[0] of 2^32 calls go
+                                         to the function in `sandbox` instead, by chance: an alias of two versions */
     SCHED_CMD_NAME_REMOVE = 3,        /* blob: name */
     SCHED_CMD_FUNCTION_INFO = 4,      /* function; blob: NUL-separated: display name, version, tenant;
                                          u32s: memory_mb, timeout_ms, tenant's number (0: anybody's).

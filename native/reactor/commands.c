@@ -109,7 +109,7 @@ static void carry_out(struct sched *sched, const struct sched_command *command, 
         give_core(sched, &command->core, blob, blob_bytes);
         break;
     case SCHED_CMD_NAME_PUT:
-        if (!names_put(sched, (const char *)blob, blob_bytes, command->function)) {
+        if (!names_put(sched, (const char *)blob, blob_bytes, command->function, command->sandbox, command->u32s[0])) {
             fault(sched, "no memory for a function's name");
         }
         break;

@@ -99,7 +99,7 @@ static bool rebuild(struct sched *sched) {
     return true;
 }
 
-bool names_put(struct sched *sched, const char *text, size_t size, uint64_t function) {
+bool names_put(struct sched *sched, const char *text, size_t size, uint64_t function, uint64_t other, uint32_t part) {
     if (size == 0 || size > UINT16_MAX) {
         return false;
     }
@@ -107,6 +107,8 @@ bool names_put(struct sched *sched, const char *text, size_t size, uint64_t func
     struct name *known = find(sched, (const uint8_t *)text, size, hash);
     if (known != NULL) {
         known->function = function;
+        known->other = other;
+        known->part = part;
         return true;
     }
     if (2 * (sched->names_used + 1) > sched->names_mask && !rebuild(sched)) {
@@ -118,7 +120,7 @@ bool names_put(struct sched *sched, const char *text, size_t size, uint64_t func
     }
     memcpy(copy, text, size);
     place(sched->names, sched->names_mask,
-          (struct name){.function = function, .hash = hash, .size = (uint16_t)size, .text = copy});
+          (struct name){.function = function, .other = other, .part = part, .hash = hash, .size = (uint16_t)size, .text = copy});
     sched->names_used++;
     return true;
 }
@@ -131,9 +133,16 @@ void names_remove(struct sched *sched, const char *text, size_t size) {
     }
 }
 
-uint64_t names_find(const struct sched *sched, const uint8_t *text, size_t size) {
+uint64_t names_find(struct sched *sched, const uint8_t *text, size_t size) {
     const struct name *name = find(sched, text, size, hash_of(text, size));
-    return name == NULL ? 0 : name->function;
+    if (name == NULL || name->part == 0) {
+        return name == NULL ? 0 : name->function;
+    }
+    uint8_t dice[16];
+    uint32_t thrown;
+    request_id_new(sched, dice); /* its first four bytes are random whole */
+    memcpy(&thrown, dice, sizeof thrown);
+    return thrown < name->part ? name->other : name->function;
 }
 
 /* ---- functions and accounts ----------------------------------------------------------------------------------------- */

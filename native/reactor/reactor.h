@@ -178,6 +178,8 @@ struct channel {
 
 struct name {
     uint64_t function;
+    uint64_t other;             /* an alias of two versions: where `part` of 2^32 calls go */
+    uint32_t part;
     uint32_t hash;
     uint16_t size;
     char *text;                 /* NULL: free; DELETED: was used */
@@ -399,10 +401,11 @@ void request_id_new(struct sched *sched, uint8_t out[16]);
 /* names.c */
 bool names_new(struct sched *sched);
 void names_free(struct sched *sched);
-bool names_put(struct sched *sched, const char *text, size_t size, uint64_t function);
+/* part: how many of 2^32 calls go to `other` instead, each by itself, at random. */
+bool names_put(struct sched *sched, const char *text, size_t size, uint64_t function, uint64_t other, uint32_t part);
 void names_remove(struct sched *sched, const char *text, size_t size);
 /* 0: nobody's name. */
-uint64_t names_find(const struct sched *sched, const uint8_t *text, size_t size);
+uint64_t names_find(struct sched *sched, const uint8_t *text, size_t size);
 struct function_info *info_of(struct sched *sched, uint64_t function);
 void info_put(struct sched *sched, uint64_t function, const uint8_t *blob, size_t bytes, const uint32_t u32s[4]);
 void info_drop(struct sched *sched, uint64_t function);

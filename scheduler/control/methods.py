@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from scheduler import __version__, limits
-from scheduler.catalog import FunctionSpec
+from scheduler.catalog import FunctionSpec, spec_of
 from scheduler.control import views
 from scheduler.control.dispatch import Call, Method
 from scheduler.control.schema import Field, Kind
@@ -220,7 +220,7 @@ class Methods:
                 raise BadRequest(f"tenant: function {name} belongs to tenant {present}; remove it first to give it to another")
 
     def _spec(self, name: str) -> FunctionSpec:
-        return FunctionSpec(self._registry.get(name), self._registry.versions(name))
+        return spec_of(self._registry, name)
 
     def _own_name(self, call: Call) -> str:
         """Of a method that takes a function, not a version."""

@@ -29,6 +29,7 @@ import trio
 from scheduler import limits
 from scheduler.errors import BadRequest, NotFound, Throttled, Unavailable
 from scheduler.functions import names
+from scheduler.functions.attached import Attachments
 from scheduler.functions.model import (
     FIELDS,
     FUNCTION_LEVEL,
@@ -130,6 +131,7 @@ class FunctionRegistry:
         self._functions: dict[str, _Function] = {}
         self._mutating = trio.Lock()
         self._doubtful: set[str] = set()  # names whose last write ended unknown
+        self.attachments = Attachments(store)
 
     @classmethod
     async def load(
@@ -148,14 +150,19 @@ class FunctionRegistry:
         for entry in await _entries(store, FUNCTION_PREFIX):
             registry._admit(entry, decode_function(entry.key, entry.value), versions)
         await registry._sweep(versions)
+        registry.attachments = await Attachments.load(store)
+        await registry.attachments.sweep(registry.__contains__)
         return registry
 
     # ---- reading -----------------------------------------------------------------------------------------------------
 
     def get(self, name: str, qualifier: str = LATEST) -> FunctionVersion:
-        """That version. Raises NotFound."""
+        """That version; of an alias the version that most of its calls go to. Raises NotFound."""
         function = self._functions.get(name)
         if function is not None:
+            alias = self.attachments.of(name).aliases.get(qualifier)
+            if alias is not None:
+                return self.get(name, alias.version)
             if qualifier == LATEST:
                 return function.record.latest
             if names.is_version(qualifier) and int(qualifier) in function.versions:
@@ -284,10 +291,15 @@ class FunctionRegistry:
                 gone = function.record.published
                 await self._forget(name, function)
             else:
+                if not names.is_version(qualifier):
+                    raise BadRequest(f"qualifier: {qualifier[:80]!r} is no version; an alias is deleted as such")
                 removed = (self.get(name, qualifier),)
+                self._check_unaliased(name, qualifier)
                 gone = tuple(pair for pair in function.record.published if pair[0] == int(qualifier))
                 kept = tuple(pair for pair in function.record.published if pair[0] != int(qualifier))
                 await self._write(name, function, replace(function.record, published=kept), None)
+            if qualifier is None:
+                await self.attachments.forget(name)
             for _, record in gone:
                 # Nobody names it any more: if this fails it is swept later.
                 try:
@@ -297,6 +309,13 @@ class FunctionRegistry:
             return removed
 
     # ---- how -----------------------------------------------------------------------------------------------------------
+
+    def _check_unaliased(self, name: str, version: str) -> None:
+        for alias, to in self.attachments.of(name).aliases.items():
+            if version == to.version or version in to.weights:
+                raise Conflict(
+                    f"Version {version} of function {name} is what alias {alias} names; change or delete the alias first"
+                )
 
     async def _deploy(
         self,

@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from scheduler.errors import SchedulerError
+from scheduler.lambda_api.aliases import AliasOperations
 from scheduler.lambda_api.errors import LambdaError, translate
 from scheduler.lambda_api.functions import CODE_PATH, FunctionOperations
 from scheduler.lambda_api.invoke import InvokeOperations
 from scheduler.lambda_api.operations import OPERATIONS, Operation, Router, Support
+from scheduler.lambda_api.policies import PolicyOperations
 from scheduler.lambda_api.rooms import ApiCall, Principal, Rooms
+from scheduler.lambda_api.settings import SettingOperations
 from scheduler.lambda_api.shapes import read
+from scheduler.lambda_api.urls import UrlOperations
 from scheduler.lambda_api.wire import Answer, Request, gather
 from scheduler.messages import Right
 
@@ -66,6 +70,10 @@ class Api:
         self._handlers: Mapping[str, Callable[[ApiCall], Awaitable[Answer]]] = {
             **self._functions.handlers(),
             **InvokeOperations(rooms).handlers(),
+            **AliasOperations(rooms).handlers(),
+            **SettingOperations(rooms).handlers(),
+            **UrlOperations(rooms).handlers(),
+            **PolicyOperations(rooms).handlers(),
         }
         built = {row.name for row in OPERATIONS if row.support in (Support.FULL, Support.PARTIAL)}
         if built != set(self._handlers):

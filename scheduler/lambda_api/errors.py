@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from scheduler.errors import SchedulerError
 
-__all__ = ["ERRORS", "Kind", "LambdaError", "translate"]
+__all__ = ["ERRORS", "REVISION_TEXT", "Kind", "LambdaError", "translate"]
 
 USER, SERVER = "User", "Server"
 

@@ -6,11 +6,11 @@ functions.model's to say. Fields of Lambda's that this service does not honour a
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 import secrets
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from scheduler import limits
@@ -20,7 +20,9 @@ from scheduler.functions.model import CodeKind
 from scheduler.functions.names import LATEST
 from scheduler.lambda_api import views
 from scheduler.lambda_api.errors import LambdaError
+from scheduler.lambda_api.paging import mark, page, unmark
 from scheduler.lambda_api.rooms import refuse
+from scheduler.lambda_api.settings import check_tags
 from scheduler.lambda_api.wire import Answer
 
 if TYPE_CHECKING:
@@ -50,7 +52,6 @@ _UNSUPPORTED: Final[Mapping[str, Callable[[Any], bool]]] = {
     "TracingConfig": lambda v: v.get("Mode") == "Active",
     "SnapStart": lambda v: False,  # sandboxes are restored from snapshots whatever it says
     "LoggingConfig": lambda v: v.get("LogFormat") == "JSON" or bool({"ApplicationLogLevel", "SystemLogLevel"} & set(v)),
-    "Tags": bool,
 }
 
 # member -> key of a deployment
@@ -105,7 +106,11 @@ class FunctionOperations:
             if name in rooms.registry:
                 raise LambdaError("ResourceConflictException", f"Function already exist: {name}")
             code = await self._code(call, call.values["Code"], fields["handler"], fields["runtime"])
+            tags = check_tags(call.get("Tags", {}))
             deployed = await rooms.registry.create(fields, code, publish=call.get("Publish", False))
+            if tags:
+                async with rooms.registry.attachments.change(name) as change:
+                    change.now = replace(change.now, tags=tags)
             await rooms.deployments.apply(rooms.spec(name))
         return self._shown(deployed.published or deployed.latest)
 
@@ -188,6 +193,9 @@ class FunctionOperations:
             "Configuration": views.configuration(version, identity, qualified="Qualifier" in call.values),
             "Code": {"RepositoryType": "S3", "Location": self._link(call.host, version.code)},
         }
+        tags = self._rooms.registry.attachments.of(version.name).tags
+        if tags:
+            shown["Tags"] = dict(tags)
         reserved = version.config.reserved_concurrency
         if reserved is not None:
             shown["Concurrency"] = {"ReservedConcurrentExecutions": reserved}
@@ -202,30 +210,28 @@ class FunctionOperations:
         region = call.get("MasterRegion", "ALL")
         if region not in ("ALL", registry.identity.region):
             return Answer({"Functions": []})
-        marker = _unmark(call.get("Marker"))
-        page = registry.list(tenant=call.principal.tenant, marker=marker, limit=call.get("MaxItems", limits.LIST_PAGE_MAX))
+        marker = unmark(call.get("Marker"))
+        some = registry.list(tenant=call.principal.tenant, marker=marker, limit=call.get("MaxItems", limits.LIST_PAGE_MAX))
         versions: list[FunctionVersion] = []
         everything = call.get("FunctionVersion") == "ALL"
-        for latest in page.functions:
+        for latest in some.functions:
             versions += [latest, *(registry.versions(latest.name) if everything else ())]
         body: dict[str, Any] = {
             "Functions": [views.configuration(v, registry.identity, qualified=everything) for v in versions]
         }
-        if page.next_marker is not None:
-            body["NextMarker"] = _mark(page.next_marker)
+        if some.next_marker is not None:
+            body["NextMarker"] = mark(some.next_marker)
         return Answer(body)
 
     async def _versions(self, call: ApiCall) -> Answer:
         rooms = self._rooms
         name = rooms.own_name(call)
         found = (rooms.registry.get(name), *rooms.registry.versions(name))
-        first = _position(call.get("Marker"), len(found))
-        last = first + min(call.get("MaxItems", limits.LIST_PAGE_MAX), limits.LIST_PAGE_MAX)
-        shown = [views.configuration(v, rooms.registry.identity, qualified=True) for v in found[first:last]]
-        body: dict[str, Any] = {"Versions": shown}
-        if last < len(found):
-            body["NextMarker"] = _mark(str(last))
-        return Answer(body)
+
+        def show(version: FunctionVersion) -> dict[str, Any]:
+            return views.configuration(version, rooms.registry.identity, qualified=True)
+
+        return Answer(page("Versions", found, call.get("Marker"), call.get("MaxItems"), show))
 
     async def _get_concurrency(self, call: ApiCall) -> Answer:
         reserved = self._rooms.registry.get(self._rooms.own_name(call)).config.reserved_concurrency
@@ -317,23 +323,3 @@ class FunctionOperations:
 
     def _shown(self, version: FunctionVersion) -> Answer:
         return Answer(views.configuration(version, self._rooms.registry.identity, qualified=False))
-
-
-def _mark(position: str) -> str:
-    return base64.urlsafe_b64encode(position.encode()).decode()
-
-
-def _unmark(marker: str | None) -> str | None:
-    if not marker:
-        return None
-    try:
-        return base64.urlsafe_b64decode(marker.encode()).decode()
-    except ValueError:
-        raise refuse(f"Marker: {marker[:80]!r} is none that a list gave") from None
-
-
-def _position(marker: str | None, most: int) -> int:
-    text = _unmark(marker) or "0"
-    if not text.isdigit() or len(text) > 9 or int(text) > most:
-        raise refuse(f"Marker: {str(marker)[:80]!r} is none that this list gave")
-    return int(text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from scheduler import limits
-from scheduler.lambda_api.shapes import Member, Place, Shape, blob, flag, items, mapping, member, number, struct, text, whole
+from scheduler.lambda_api.shapes import Member, Place, blob, flag, items, mapping, member, number, struct, text, whole
 
 __all__ = ["BY_NAME", "NOTHING"]
 
@@ -128,5 +128,83 @@ INVOKE: Final = struct(
 )
 INVOKE_ASYNC: Final = struct(NAME, member("InvokeArgs", blob(), required=True, place=PAYLOAD))
 
-# For rooms that are still to come.
-WEIGHT: Final[Shape] = number(0.0, 1.0)
+# ---- aliases ----
+
+_ALIAS: Final = text(1, limits.ALIAS_CHARS_MAX, pattern=r"(?!^[0-9]+$)([a-zA-Z0-9-_]+)")
+_TO: Final = text(1, 1024, pattern=r"(\$LATEST(\.PUBLISHED)?|[0-9]+)")
+_ROUTING: Final = member("RoutingConfig", struct(
+    member("AdditionalVersionWeights", mapping(number(0.0, 1.0), pattern="[0-9]+")),
+))  # fmt: skip
+ALIAS: Final = struct(NAME, member("Name", _ALIAS, required=True, place=PATH))
+CREATE_ALIAS: Final = struct(
+    NAME, member("Name", _ALIAS, required=True), member("FunctionVersion", _TO, required=True), DESCRIPTION, _ROUTING
+)
+UPDATE_ALIAS: Final = struct(
+    NAME, member("Name", _ALIAS, required=True, place=PATH), member("FunctionVersion", _TO), DESCRIPTION, _ROUTING, REVISION
+)
+LIST_ALIASES: Final = struct(NAME, member("FunctionVersion", _TO, place=QUERY), MARKER, MAX_ITEMS)
+
+# ---- tags ----
+
+_RESOURCE: Final = member("Resource", text(1, 10_000), required=True, place=PATH)
+_TAG_KEY: Final = text(1, 128)
+LIST_TAGS: Final = struct(_RESOURCE)
+TAG_RESOURCE: Final = struct(_RESOURCE, member("Tags", mapping(text(0, 256)), required=True))
+UNTAG_RESOURCE: Final = struct(_RESOURCE, member("TagKeys", items(_TAG_KEY), required=True, place=QUERY, wire="tagKeys"))
+
+# ---- asynchronous invocation ----
+
+_DESTINATION: Final = struct(member("Destination", text(0, 350)))
+_EVENT_CONFIG: Final = (
+    NAME,
+    QUALIFIER,
+    member("MaximumRetryAttempts", whole(0, 2)),
+    member("MaximumEventAgeInSeconds", whole(60, 21_600)),
+    member("DestinationConfig", struct(member("OnSuccess", _DESTINATION), member("OnFailure", _DESTINATION))),
+)
+EVENT_CONFIG: Final = struct(*_EVENT_CONFIG)
+BY_QUALIFIER: Final = struct(NAME, QUALIFIER)
+_PAGE_OF_50: Final = member("MaxItems", whole(1, 50), place=QUERY)
+PAGES_OF_50: Final = struct(NAME, MARKER, _PAGE_OF_50)
+
+# ---- function URLs ----
+
+_URL_QUALIFIER: Final = member("Qualifier", text(1, 128, pattern=r"(?!^\d+$)[0-9a-zA-Z-_]+"), place=QUERY)
+_HEADERS: Final = items(text(0, 1024), 0, 100)
+_CORS: Final = member("Cors", struct(
+    member("AllowCredentials", flag()),
+    member("AllowHeaders", _HEADERS),
+    member("AllowMethods", items(text(0, 6), 0, 6)),
+    member("AllowOrigins", items(text(1, 253), 0, 100)),
+    member("ExposeHeaders", _HEADERS),
+    member("MaxAge", whole(0, 86_400)),
+))  # fmt: skip
+_AUTH_TYPE: Final = text(choices=("NONE", "AWS_IAM"))
+_INVOKE_MODE: Final = member("InvokeMode", text(choices=("BUFFERED", "RESPONSE_STREAM")))
+URL: Final = struct(NAME, _URL_QUALIFIER)
+CREATE_URL: Final = struct(NAME, _URL_QUALIFIER, member("AuthType", _AUTH_TYPE, required=True), _CORS, _INVOKE_MODE)
+UPDATE_URL: Final = struct(NAME, _URL_QUALIFIER, member("AuthType", _AUTH_TYPE), _CORS, _INVOKE_MODE)
+
+# ---- policies ----
+
+_STATEMENT: Final = text(1, 100, pattern=r"([a-zA-Z0-9-_]+)")
+ADD_PERMISSION: Final = struct(
+    NAME,
+    QUALIFIER,
+    REVISION,
+    member("StatementId", _STATEMENT, required=True),
+    member("Action", text(0, 10_000, pattern=r"(lambda:[*]|lambda:[a-zA-Z]+|[*])"), required=True),
+    member("Principal", text(0, 2048, pattern=r"[^\s]+"), required=True),
+    member("SourceArn", ARN),
+    member("SourceAccount", text(0, 12, pattern=r"\d{12}")),
+    member("EventSourceToken", text(0, 256, pattern=r"[a-zA-Z0-9._\-]+")),
+    member("FunctionUrlAuthType", _AUTH_TYPE),
+    member("InvokedViaFunctionUrl", flag()),
+    member("PrincipalOrgID", text(12, 34, pattern=r"o-[a-z0-9]{10,32}")),
+)
+REMOVE_PERMISSION: Final = struct(
+    NAME,
+    QUALIFIER,
+    member("StatementId", text(1, 100, pattern=r"([a-zA-Z0-9-_.]+)"), required=True, place=PATH),
+    member("RevisionId", text(0, 128), place=QUERY),
+)

@@ -45,7 +45,8 @@ class InvokeOperations:
         payload = _checked(call.get("Payload", b""), limits.EVENT_BYTES_MAX if kind == "Event" else limits.PAYLOAD_BYTES_MAX)
         if kind == "DryRun":
             return Answer(None, 204)
-        name = version.display_name
+        # By the name that the caller used: which version an alias means is thrown for each call.
+        name = str(self._rooms.reference(call))
         trace = call.request.headers.get("x-amzn-trace-id")
         if kind == "Event":
             return Answer(None, 202, (("x-amzn-RequestId", await self._rooms.invoker.event(name, payload, trace)),))
@@ -60,9 +61,9 @@ class InvokeOperations:
         return _answer(error, result, version.version)
 
     async def _invoke_async(self, call: ApiCall) -> Answer:
-        version = self._rooms.find(call)
+        self._rooms.find(call)
         payload = _checked(call.get("InvokeArgs", b""), limits.EVENT_BYTES_MAX)
-        request_id = await self._rooms.invoker.event(version.display_name, payload, None)
+        request_id = await self._rooms.invoker.event(str(self._rooms.reference(call)), payload, None)
         return Answer({"Status": 202}, 202, (("x-amzn-RequestId", request_id),))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scheduler.catalog import FunctionSpec
+from scheduler.catalog import spec_of
 from scheduler.errors import NotFound
 from scheduler.functions import names
 from scheduler.lambda_api.errors import LambdaError
@@ -17,6 +17,7 @@ from scheduler.lambda_api.errors import LambdaError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from scheduler.catalog import FunctionSpec
     from scheduler.config import Settings
     from scheduler.deployments import Deployments
     from scheduler.errors import SchedulerError
@@ -83,6 +84,20 @@ class Rooms:
             raise NotFound(f"Function not found: {self.registry.identity.arn(reference.name, reference.effective)}")
         return version
 
+    def visible(self, call: ApiCall, name: str) -> FunctionVersion:
+        """`$LATEST` of a function that this caller may know of. NotFound."""
+        latest = self.registry.get(name)
+        if call.principal.tenant not in (None, latest.config.tenant):
+            raise NotFound(f"Function not found: {self.registry.identity.arn(name)}")
+        return latest
+
+    def place(self, call: ApiCall) -> tuple[str, str]:
+        """(function, qualifier) of something attached to one of a function's versions or aliases, which exists. NotFound."""
+        reference = self.reference(call)
+        self.visible(call, reference.name)
+        self.registry.get(reference.name, reference.effective)
+        return reference.name, reference.effective
+
     def own_name(self, call: ApiCall) -> str:
         """The name of a function, not of a version, that this caller may change. NotFound, LambdaError."""
         reference = self.reference(call)
@@ -92,13 +107,10 @@ class Rooms:
                 "This operation is permitted on Lambda functions only. Aliases and versions do not support this operation. "
                 "Please specify either a function name or an unqualified function ARN.",
             )
-        latest = self.registry.get(reference.name)
-        if call.principal.tenant not in (None, latest.config.tenant):
-            raise NotFound(f"Function not found: {self.registry.identity.arn(reference.name)}")
-        return reference.name
+        return self.visible(call, reference.name).name
 
     def spec(self, name: str) -> FunctionSpec:
-        return FunctionSpec(self.registry.get(name), self.registry.versions(name))
+        return spec_of(self.registry, name)
 
     def runtime(self, name: object) -> str | None:
         """The interpreter to compile code for."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, unquote
 
 from scheduler.lambda_api.errors import LambdaError
-from scheduler.lambda_api.shapes import Place
+from scheduler.lambda_api.shapes import Place, Type
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,7 +77,7 @@ def gather(shape: Shape, request: Request, in_path: Mapping[str, str], query: Ma
             value = unquote(in_path[row.name]) if "%" in in_path.get(row.name, "") else in_path.get(row.name)
         elif row.place is Place.QUERY:
             values = query.get(row.key)
-            value = values[0] if values else None
+            value = values if values and row.shape.type is Type.LIST else values[0] if values else None
         elif row.place is Place.HEADER:
             value = request.headers.get(row.key.lower())
         else:

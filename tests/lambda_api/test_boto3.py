@@ -2,89 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import re
 import urllib.request
-import zipfile
 
-import boto3
-import botocore.config
 import pytest
-from botocore.exceptions import ClientError
 
-from tests.e2e.serving import RUNTIME, CannotServe, Served, public_directory
+from tests.e2e.serving import RUNTIME
+from tests.lambda_api.client import ROLE, package, refusal, run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
-
-ROLE = "arn:aws:iam::000000000000:role/any"
-SOURCE = """
-import os, time
-def handler(event, context):
-    if event.get("raise"):
-        raise ValueError("no")
-    if event.get("sleep"):
-        time.sleep(event["sleep"])
-    if event.get("exit") is not None:
-        os._exit(event["exit"])
-    print("seen")
-    return {"event": event, "version": context.function_version, "name": os.environ.get("NAME")}
-"""
-
-
-def package(text: str = SOURCE, name: str = "app.py") -> bytes:
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as archive:
-        archive.writestr(name, text)
-    return made.getvalue()
-
-
-@pytest.fixture(scope="module")
-def served():
-    with public_directory() as directory:
-        service = Served(directory / "state", http="127.0.0.1:0", http_auth="none")
-        try:
-            service.start()
-        except CannotServe as error:
-            if "isolat" in str(error) or "namespace" in str(error):
-                pytest.skip(f"this machine cannot isolate: {error}")
-            raise
-        yield service
-        assert service.stop() == 0
-
-
-@pytest.fixture(scope="module")
-def aws(served):
-    return boto3.client(
-        "lambda",
-        endpoint_url=f"http://127.0.0.1:{served.http_port}",
-        region_name="local",
-        aws_access_key_id="a",
-        aws_secret_access_key="b",
-        # What is wrong is to be told by the service, not by the client.
-        config=botocore.config.Config(retries={"max_attempts": 1}, parameter_validation=False),
-    )
-
-
-@pytest.fixture
-def function(aws, request):
-    """A deployed function, gone afterwards."""
-    name = re.sub(r"[^a-z0-9_-]", "-", request.node.name)[:60]
-    aws.create_function(
-        FunctionName=name, Runtime=RUNTIME, Role=ROLE, Handler="app.handler", Code={"ZipFile": package()}, Timeout=3
-    )
-    yield name
-    with contextlib.suppress(aws.exceptions.ResourceNotFoundException):
-        aws.delete_function(FunctionName=name)
-
-
-def refusal(call, **arguments):
-    """(name, status, body) of the error that a call gets."""
-    with pytest.raises(ClientError) as caught:
-        call(**arguments)
-    response = caught.value.response
-    return response["Error"]["Code"], response["ResponseMetadata"]["HTTPStatusCode"], response
 
 
 def test_a_function_from_creation_to_its_end(aws):
@@ -106,9 +32,9 @@ def test_a_function_from_creation_to_its_end(aws):
     assert made["EphemeralStorage"] == {"Size": 600}
     aws.get_waiter("function_active_v2").wait(FunctionName="whole")
 
-    answer = aws.invoke(FunctionName="whole", Payload=b'{"a": 1}', LogType="Tail")
+    answer = run(aws, "whole", Payload=b'{"a": 1}', LogType="Tail")
     assert (answer["StatusCode"], answer["ExecutedVersion"]) == (200, "$LATEST")
-    assert json.loads(answer["Payload"].read()) == {"event": {"a": 1}, "version": "$LATEST", "name": "value"}
+    assert json.loads(answer["Payload"]) == {"event": {"a": 1}, "version": "$LATEST", "name": "value"}
     assert "FunctionError" not in answer
 
     got = aws.get_function(FunctionName="whole")
@@ -125,8 +51,8 @@ def test_a_function_from_creation_to_its_end(aws):
     published = aws.publish_version(FunctionName="whole")
     assert published["Version"] == "1"
     assert [v["Version"] for v in aws.list_versions_by_function(FunctionName="whole")["Versions"]] == ["$LATEST", "1"]
-    again = aws.invoke(FunctionName="whole", Qualifier="1", Payload=b"{}")
-    assert json.loads(again["Payload"].read())["version"] == again["ExecutedVersion"] == "1"
+    again = run(aws, "whole", Qualifier="1")
+    assert json.loads(again["Payload"])["version"] == again["ExecutedVersion"] == "1"
 
     aws.delete_function(FunctionName="whole")
     name, status, response = refusal(aws.get_function, FunctionName="whole")
@@ -147,16 +73,16 @@ def test_a_name_can_be_taken_once(aws, function):
 def test_a_failed_function_is_an_answer(aws, function, event, error_type):
     if "sleep" in event:
         aws.update_function_configuration(FunctionName=function, Timeout=1)
-    answer = aws.invoke(FunctionName=function, Payload=json.dumps(event).encode())
+    answer = run(aws, function, Payload=json.dumps(event).encode())
     assert (answer["StatusCode"], answer["FunctionError"]) == (200, "Unhandled")
-    assert json.loads(answer["Payload"].read())["errorType"] == error_type
+    assert json.loads(answer["Payload"])["errorType"] == error_type
 
 
 def test_invocation_types(aws, function):
-    assert aws.invoke(FunctionName=function, InvocationType="DryRun")["StatusCode"] == 204
-    accepted = aws.invoke(FunctionName=function, InvocationType="Event", Payload=b'{"a": 1}')
+    assert run(aws, function, InvocationType="DryRun")["StatusCode"] == 204
+    accepted = run(aws, function, InvocationType="Event", Payload=b'{"a": 1}')
     assert accepted["StatusCode"] == 202
-    assert accepted["Payload"].read() == b""
+    assert accepted["Payload"] == b""
 
 
 @pytest.mark.parametrize("payload", [b"{", b'{"a": nan}x', b"\xff"])
@@ -193,7 +119,7 @@ def test_reserved_concurrency(aws, function):
     assert response["Reason"] == "ReservedFunctionConcurrentInvocationLimitExceeded"
     aws.delete_function_concurrency(FunctionName=function)
     assert "ReservedConcurrentExecutions" not in aws.get_function_concurrency(FunctionName=function)
-    assert aws.invoke(FunctionName=function)["StatusCode"] == 200
+    assert run(aws, function)["StatusCode"] == 200
 
 
 def test_what_is_not_built_says_so(aws):
