@@ -52,7 +52,7 @@ def refusal(call, **arguments):
     return response["Error"]["Code"], response["ResponseMetadata"]["HTTPStatusCode"], response
 
 
-def run(aws, function, Payload=b"{}", **options):  # noqa: N803 - as boto3 spells it
+def run(aws, function, Payload=b"{}", **options):
     """The answer of an invocation, its payload read."""
     answer = aws.invoke(FunctionName=function, Payload=Payload, **options)
     answer["Payload"] = answer["Payload"].read()
