@@ -86,6 +86,8 @@ $(OUT)/%.o: native/%.c
 # Written beside and moved, so that two makes at once do not read half a library.
 $(OUT)/libengine.a: $(OBJECTS)
 	@rm -f $@.$$$$; $(AR) rcs $@.$$$$ $^ && mv $@.$$$$ $@
+$(OUT)/test_filter: LINK_test_filter = $(OUT)/launcher/filter.o $(OUT)/launcher/calls.o
+$(OUT)/test_filter: $(OUT)/launcher/filter.o $(OUT)/launcher/calls.o
 $(OUT)/test_%: $(OUT)/tests/test_%.o $(OUT)/libengine.a
 	@$(CC) $(FLAGS) -o $@ $< $(OUT)/libengine.a -lpthread $(LINK_$(@F))
 $(OUT)/fuzz_%: $(OUT)/fuzz/fuzz_%.o $(REPLAY) $(OUT)/libengine.a

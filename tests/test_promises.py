@@ -1,4 +1,4 @@
-"""docs/promises.md names the tests that enforce each promise: they have to exist."""
+"""docs/promises.md and docs/threat-model.md name the tests that enforce each promise: they have to exist."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMED = re.findall(r"`((?:tests|native)/[\w/.]+)(?:::(\w+))?`", (ROOT / "docs/promises.md").read_text())
-ROWS = [
-    line for line in (ROOT / "docs/promises.md").read_text().splitlines() if line.startswith("| ") and "enforced by" not in line
-]
+PROMISES = (ROOT / "docs/promises.md").read_text()
+THREATS = (ROOT / "docs/threat-model.md").read_text().split("## Promises", 1)[1].split("\n## ", 1)[0]
+NAMED = sorted(set(re.findall(r"`((?:tests|native)/[\w/.]+\.\w+)(?:::(\w+))?`", PROMISES + THREATS)))
+ROWS = [line for line in (PROMISES + THREATS).splitlines() if line.startswith("| ") and "enforced by" not in line]
 
 
 def test_every_promise_names_a_test() -> None:

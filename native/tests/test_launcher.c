@@ -1,5 +1,6 @@
 /* test_launcher.c: the launcher's parts that stand alone: messages with descriptors against a peer that sends what it should not,
  * and the filter as it is on a kernel that cannot refuse descriptors. The rest is tested with real sandboxes (tests/sandboxes). */
+#include "../launcher/calls.c"
 #include "../launcher/filter.c"
 #include "../launcher/wire.c"
 
