@@ -310,10 +310,14 @@ def real_path(program: str) -> str:
     return os.path.realpath(shutil.which(program) or program)
 
 
+def written_node(directory: Path) -> str:
+    Path(write_function(directory), "main.js").write_text(NODE)
+    return real_path("node")
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is missing")
 async def test_node(tmp_path: Path) -> None:
-    Path(write_function(tmp_path), "main.js").write_text(NODE)
-    node = real_path("node")
+    node = written_node(tmp_path)
     async with launched(tmp_path, LauncherConfig(slots=2)) as made:
         assert await output_of(made, [node, "/var/task/main.js"], memory_mb=512) == "fine\n"
 
