@@ -86,6 +86,9 @@ class Kind(enum.Enum):
     CHOICE = "one of"
     FLAG = "true or false"
     UIDS = "user ids"
+    NETWORK = "IPv4 network"
+    NETWORKS = "IPv4 networks"
+    ADDRESSES = "IPv4 addresses"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,8 @@ class Setting:
             return f"one of {', '.join(self.choices)}"
         if self.kind is Kind.INT:
             return f"{self.minimum} to {self.maximum}" if self.maximum < NO_LIMIT else f"at least {self.minimum}"
+        if self.kind is Kind.NETWORK:
+            return f"A.B.C.D/{self.minimum} to A.B.C.D/{self.maximum}"
         if self.kind is Kind.TEXT:
             count = str(self.minimum) if self.minimum == self.maximum else f"{self.minimum} to {self.maximum}"
             return f"{count} printable characters"
@@ -225,6 +230,48 @@ def _read_uids(setting: Setting, value: object) -> tuple[int, ...]:
     return tuple(dict.fromkeys(uids))
 
 
+def _read_network(setting: Setting, value: object) -> str:
+    network = _network(value)
+    if not setting.minimum <= network.prefixlen <= setting.maximum:
+        raise ValueError(f"is out of bounds: {setting.bounds()}")
+    return str(network)
+
+
+def _read_networks(setting: Setting, value: object) -> tuple[str, ...]:
+    networks = dict.fromkeys(str(_network(item)) for item in _items(setting, value))
+    if len(networks) > setting.maximum:
+        raise ValueError(f"has {len(networks)} networks, the limit is {setting.maximum}")
+    return tuple(networks)
+
+
+def _read_addresses(setting: Setting, value: object) -> tuple[str, ...]:
+    addresses = []
+    for item in _items(setting, value):
+        try:
+            addresses.append(str(ipaddress.IPv4Address(item)))
+        except ValueError:
+            raise ValueError(f"holds {item!r}, which is no IPv4 address") from None
+    if len(addresses) > setting.maximum:
+        raise ValueError(f"has {len(addresses)} addresses, the limit is {setting.maximum}")
+    return tuple(dict.fromkeys(addresses))
+
+
+def _items(setting: Setting, value: object) -> list[str]:
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+        raise ValueError(f"is no list of {setting.kind.value}")
+    return [item.strip() for item in items if item.strip() not in ("", "none")]
+
+
+def _network(value: object) -> ipaddress.IPv4Network:
+    try:
+        if isinstance(value, str):
+            return ipaddress.IPv4Network(value)
+    except ValueError:
+        pass
+    raise ValueError(f"{'holds' if isinstance(value, str) else 'is'} {value!r}, which is no IPv4 network as 10.1.0.0/16")
+
+
 _READERS: Final = {
     Kind.INT: _read_int,
     Kind.TEXT: _read_text,
@@ -233,6 +280,9 @@ _READERS: Final = {
     Kind.CHOICE: _read_choice,
     Kind.FLAG: _read_flag,
     Kind.UIDS: _read_uids,
+    Kind.NETWORK: _read_network,
+    Kind.NETWORKS: _read_networks,
+    Kind.ADDRESSES: _read_addresses,
 }
 
 
@@ -306,6 +356,23 @@ class Settings:
         "CPU of a sandbox. proportional: 1,769 MB are one CPU, and no more than that once its init is over; "
         "weight_only: what others leave, shared in that proportion",
         choices=("proportional", "weight_only"),
+    )
+    sandbox_network_range: str = row(
+        Kind.NETWORK,
+        "198.18.0.0/16",
+        "addresses of sandboxes with a network; outside them one of its last 512 is seen, which must be free",
+        16,
+        18,
+    )
+    sandbox_name_servers: tuple[str, ...] = row(
+        Kind.ADDRESSES,
+        (),
+        "whom functions with a network ask for names; none: those of this machine that are not on it",
+        0,
+        3,
+    )
+    sandbox_network_allowed: tuple[str, ...] = row(
+        Kind.NETWORKS, (), "private networks that functions with a network may reach; public ones they may anyway", 0, 32
     )
     shells_ahead: int = row(Kind.INT, 2, "pre-warmed shells kept waiting for each runtime in use", 0, 256, reload=True)
     shells_max: int = row(Kind.INT, 32, "most shells of a runtime that may wait at once", 1, 1024)

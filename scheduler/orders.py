@@ -15,6 +15,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from scheduler.functions.model import Network
 from scheduler.functions.names import LATEST
 from scheduler.sandboxes.launcher import Specialisation
 from scheduler.sandboxes.supervisor import Order
@@ -106,7 +107,10 @@ def make_recipe(version: FunctionVersion, identity: Identity, *, code_dir: str, 
         "initialization_type": "on-demand",
     }
     specialisation = Specialisation(
-        code_dir=code_dir, memory_mb=config.memory_mb, ephemeral_storage_mb=config.ephemeral_storage_mb
+        code_dir=code_dir,
+        memory_mb=config.memory_mb,
+        ephemeral_storage_mb=config.ephemeral_storage_mb,
+        outbound=config.network == Network.OUTBOUND.value,
     )
     pieces = tuple(json.dumps(start, separators=(",", ":")).encode().split(mark.encode()))
     return Recipe(version, task_root, specialisation, pieces)

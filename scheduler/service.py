@@ -72,8 +72,9 @@ from scheduler.orders import OrderBook
 from scheduler.queueing.caller import Caller
 from scheduler.queueing.dispatcher import AcceptedEvent, read_event
 from scheduler.queueing.dispatcher import Dispatcher as EventDispatcher
-from scheduler.sandboxes.launcher import SLOTS_MAX, LauncherConfig, open_launcher
+from scheduler.sandboxes.launcher import SLOTS_MAX, LauncherConfig, LaunchFailed, open_launcher
 from scheduler.sandboxes.pool import ShellPool
+from scheduler.sandboxes.resolvers import name_servers
 from scheduler.sandboxes.runtimes import find_runtimes
 from scheduler.sandboxes.supervisor import Supervisor
 from scheduler.statelock import lock_state
@@ -285,6 +286,7 @@ class Service:
             start_time_s=self._start_monotonic_s,
             accept_event=self._accept_event,
             events_of=partial(events_of, self),
+            no_network=self._no_network,
         )
         self.dispatcher = Dispatcher(
             methods=self.methods.rows(), connections=self.connections, post=self.engine.post, nursery=inner, log=self.log
@@ -331,6 +333,9 @@ class Service:
             uid_base=settings.sandbox_uid_base,
             cgroup_root=str(settings.cgroup_root) if settings.cgroup_root is not None else None,
             cpu_per_memory=settings.cpu_per_memory,
+            network_range=settings.sandbox_network_range,
+            network_servers=settings.sandbox_name_servers or name_servers(),
+            network_allowed=settings.sandbox_network_allowed,
             # A normal user is seldom given control groups; then each process has limits of its own, and the start says so. Root
             # without them is a broken machine.
             require_limits=None if os.geteuid() == 0 else False,
@@ -346,6 +351,17 @@ class Service:
             starting_max=settings.starting_max,
             report=report,
         )
+
+    async def _no_network(self) -> str | None:
+        """Why functions can have no network here. Makes it, if there can be one."""
+        launcher = self.supervisor.launcher
+        if launcher is None:
+            raise Unavailable("the launcher is being started again")
+        try:
+            await launcher.network()
+        except LaunchFailed as error:
+            return str(error)
+        return None
 
     def _load(self) -> None:
         """All functions into the engine, before anybody can call one."""

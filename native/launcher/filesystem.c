@@ -128,7 +128,6 @@ static const struct {
 } texts[] = {
     {"/etc/hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n"},
     {"/etc/hostname", "sandbox\n"},
-    {"/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\nservices: files\nprotocols: files\n"},
     {"/etc/group", "root:x:0:\n"},
     {"/etc/os-release", "NAME=\"sandbox\"\nID=sandbox\n"},
 };
@@ -218,6 +217,15 @@ static int write_passwd(const struct fs_root *root) {
     const int error = write_file("/etc/passwd", text, held);
     free(text);
     return error;
+}
+
+static int write_resolver(const struct fs_root *root) {
+    char text[160];
+    const bool asks = root->resolver[0] != '\0';
+    snprintf(text, sizeof text, "passwd: files\ngroup: files\nhosts: files%s\nservices: files\nprotocols: files\n",
+             asks ? " dns" : "");
+    const int error = write_file("/etc/nsswitch.conf", text, strlen(text));
+    return error < 0 || !asks ? error : write_file("/etc/resolv.conf", root->resolver, strlen(root->resolver));
 }
 
 /* What has to be opened before the host's tree is left. */
@@ -326,6 +334,10 @@ static int fill_root(struct opened *opened, const struct fs_root *root, const ch
     if (error == 0) {
         *failed = "/etc/passwd";
         error = write_passwd(root);
+    }
+    if (error == 0) {
+        *failed = "/etc/resolv.conf";
+        error = write_resolver(root);
     }
     if (error == 0) {
         *failed = "/proc";

@@ -26,6 +26,7 @@ struct fs_root {
     unsigned binds_count;
     uint32_t uid_base; /* names in /etc/passwd for uid_base .. uid_base + uid_count - 1 */
     uint32_t uid_count;
+    const char *resolver; /* text of /etc/resolv.conf; "": names are looked up in /etc/hosts alone */
 };
 
 enum { FS_BINDS_MAX = 80 };

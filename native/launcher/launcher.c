@@ -40,6 +40,26 @@ void launcher_warn(const char *note) {
     (void)launcher_tell(&notice, NULL, 0);
 }
 
+/* Bare processes have the host's. */
+int launcher_network(struct launcher *launcher, const char **step) {
+    switch ((enum isolation)launcher->options.isolation) {
+    case ISOLATION_ROOT: {
+        const bool there = launcher->network.open;
+        const int error = network_open(&launcher->network, step);
+        if (!there && error == 0) {
+            launcher_warn(launcher->network.note);
+        }
+        return error;
+    }
+    case ISOLATION_USER:
+        *step = "network: only root can make one";
+        return -EPERM;
+    case ISOLATION_PROCESS:
+        return 0;
+    }
+    return -EINVAL;
+}
+
 int launcher_watch(struct launcher *launcher, int fd, uint32_t what, uint32_t which) {
     struct epoll_event event = {.events = EPOLLIN, .data.u64 = (uint64_t)what << 32 | which};
     return epoll_ctl(launcher->epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
@@ -76,6 +96,14 @@ static void handle(struct launcher *launcher, const struct request *request, con
     case REQUEST_REST:
         zygote_rest(launcher, request->runtime);
         break;
+    case REQUEST_NETWORK: {
+        struct notice notice = {.kind = NOTICE_NETWORK, .token = request->token};
+        const char *step = "";
+        notice.error = -launcher_network(launcher, &step);
+        wire_text(notice.step, sizeof notice.step, notice.error == 0 ? "" : step);
+        (void)launcher_tell(&notice, NULL, 0);
+        break;
+    }
     case REQUEST_PING: {
         const struct notice pong = {.kind = NOTICE_PONG};
         (void)launcher_tell(&pong, NULL, 0);
@@ -293,6 +321,7 @@ int launcher_run(const struct options *options, struct cgroups *groups) {
         *slot = (struct slot){.next = launcher->free_head, .pidfd = -1, .control = -1, .channel = -1, .output = -1, .progress = -1};
         launcher->free_head = i;
     }
+    network_init(&launcher->network, &launcher->options.network);
     zygotes_init(launcher);
     if (options->isolation == ISOLATION_PROCESS && prctl(PR_SET_CHILD_SUBREAPER, 1) < 0) {
         return -errno;
@@ -312,5 +341,6 @@ int launcher_run(const struct options *options, struct cgroups *groups) {
         turn(launcher);
     }
     stop_everything(launcher);
+    network_close(&launcher->network);
     return 0;
 }

@@ -15,6 +15,7 @@
 #include <sys/types.h>
 
 #include "cgroup.h"
+#include "network.h"
 #include "protocol.h"
 
 enum { ZYGOTE_ORDERS_MAX = 8, LAUNCHER_FD_SERVICE = 3 };
@@ -29,6 +30,7 @@ struct options {
     bool cpu_quota;                 /* CPU in proportion to memory is a bound, not only a weight */
     bool change_uid;                /* started as root: slots have uids of their own */
     const char *temp_root;          /* process isolation: where private directories are made */
+    struct network_options network;
     int supervisor;                 /* read end of a pipe that ends when the supervising process dies */
 };
 
@@ -54,6 +56,7 @@ struct slot {
     char step[PROTOCOL_STEP_BYTES];
     uint64_t oom_before;
     uint32_t memory_mb;             /* of its function */
+    uint32_t address;               /* of its network; 0: none */
 };
 
 struct zygote {
@@ -80,6 +83,7 @@ struct orphan {
 struct launcher {
     struct options options;
     struct cgroups groups;
+    struct network network;
     struct slot *slots;
     uint32_t free_head;
     uint32_t cloning;               /* slots in CLONING: while there are any, an unknown dead child may be one of theirs */
@@ -142,6 +146,8 @@ void slots_overdue(struct launcher *launcher, uint64_t now_ms);
 
 /* ---- launcher.c ---- */
 
+/* Makes the network unless it is there. 0, or -errno with *step. */
+int launcher_network(struct launcher *launcher, const char **step);
 /* 0 or -errno; only who sends descriptors has to care. */
 int launcher_tell(const struct notice *notice, const int *fds, unsigned count);
 uint64_t launcher_now_ms(void);

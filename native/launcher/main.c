@@ -29,6 +29,8 @@
 #include "tempdir.h"
 #include "wire.h"
 
+static const char NETWORK_RANGE[] = "198.18.0.0/16"; /* set aside for measurements: nobody's, and routed by nobody */
+
 enum { UID_MAX_ALLOWED = 2000000000 };
 
 struct settings {
@@ -57,6 +59,7 @@ static void usage(const char *about, const char *value) {
     fprintf(stderr,
             "scheduler-launcher: %s: %s\n"
             "usage: scheduler-launcher [--slots N] [--uid-base N] [--pids-max N] [--shell-scratch-mb N] [--patience-ms N]\n"
+            "       [--network-range A.B.C.D/N] [--network-servers A.B.C.D,...] [--network-allowed A.B.C.D/N,...]\n"
             "       [--isolation auto|process] [--cpu-per-memory proportional|weight_only] [--cgroup-root DIR] [--temp-root DIR]\n"
             "       with a SOCK_SEQPACKET socket as descriptor 3\n"
             "       scheduler-launcher --layout\n",
@@ -84,10 +87,34 @@ static bool number_option(struct settings *settings, const char *name, const cha
     return false;
 }
 
+static const struct {
+    const char *name;
+    int (*parse)(struct network_options *options, const char *text);
+    const char *must_be;
+} network_options[] = {
+    {"--network-range", network_parse_range, "must be ADDRESS/BITS with 16 to 18 bits, not"},
+    {"--network-servers", network_parse_servers, "must be at most 3 IPv4 addresses separated by commas, not"},
+    {"--network-allowed", network_parse_allowed, "must be at most 32 IPv4 ADDRESS/BITS separated by commas, not"},
+};
+
+static bool network_option(struct settings *settings, const char *name, const char *value) {
+    for (unsigned i = 0; i < sizeof network_options / sizeof *network_options; i++) {
+        if (strcmp(name, network_options[i].name) == 0) {
+            if (network_options[i].parse(&settings->options.network, value) < 0) {
+                char about[120];
+                snprintf(about, sizeof about, "%s %s", name, network_options[i].must_be);
+                usage(about, value);
+            }
+            return true;
+        }
+    }
+    return false;
+}
+
 static void parse(struct settings *settings, int count, char **arguments) {
     for (int i = 1; i + 1 < count; i += 2) {
         const char *name = arguments[i], *value = arguments[i + 1];
-        if (number_option(settings, name, value)) {
+        if (number_option(settings, name, value) || network_option(settings, name, value)) {
             continue;
         }
         if (strcmp(name, "--isolation") == 0 && (strcmp(value, "auto") == 0 || strcmp(value, "process") == 0)) {
@@ -117,7 +144,8 @@ static const struct {
     size_t offset, bytes;
 } layout[] = {
     FIELD(request, kind), FIELD(request, runtime), FIELD(request, token), FIELD(request, shell), FIELD(request, memory_mb),
-    FIELD(request, ephemeral_storage_mb), FIELD(request, strings), FIELD(request, text_bytes),
+    FIELD(request, ephemeral_storage_mb), FIELD(request, strings), FIELD(request, text_bytes), FIELD(request, flags),
+    FIELD(request, unused),
     FIELD(notice, kind), FIELD(notice, flags), FIELD(notice, token), FIELD(notice, shell), FIELD(notice, cpu_ns),
     FIELD(notice, memory_peak_bytes), FIELD(notice, cause), FIELD(notice, status), FIELD(notice, error), FIELD(notice, runtime),
     FIELD(notice, step), FIELD(notice, note),
@@ -133,7 +161,8 @@ static const struct {
     NAMED(PROTOCOL_SLOTS_MAX), NAMED(REQUEST_RUNTIME), NAMED(REQUEST_SHELL), NAMED(REQUEST_SPECIALISE), NAMED(REQUEST_KILL),
     NAMED(REQUEST_REST), NAMED(REQUEST_PING), NAMED(REQUEST_LOADED), NAMED(NOTICE_READY), NAMED(NOTICE_REFUSED), NAMED(NOTICE_SHELL),
     NAMED(NOTICE_SHELL_FAILED), NAMED(NOTICE_SPECIALISED), NAMED(NOTICE_SPECIALISE_FAILED), NAMED(NOTICE_EXITED),
-    NAMED(NOTICE_WARNING), NAMED(NOTICE_PONG), NAMED(CAUSE_EXIT), NAMED(CAUSE_SIGNAL),
+    NAMED(NOTICE_WARNING), NAMED(NOTICE_PONG), NAMED(NOTICE_NETWORK), NAMED(REQUEST_NETWORK), NAMED(REQUEST_OUTBOUND),
+    NAMED(CAUSE_EXIT), NAMED(CAUSE_SIGNAL),
     NAMED(CAUSE_OOM), NAMED(CAUSE_KILLED), NAMED(CAUSE_LAUNCH_FAILED), NAMED(ISOLATION_ROOT), NAMED(ISOLATION_USER),
     NAMED(ISOLATION_PROCESS), NAMED(FLAG_MEMORY), NAMED(FLAG_PIDS), NAMED(FLAG_CPU), NAMED(FLAG_CPU_TIME),
 };
@@ -284,6 +313,7 @@ static int supervise(struct settings *settings, struct cgroups *groups, pid_t la
     }
     children_end();
     clean(settings, groups);
+    network_restore();
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
@@ -297,6 +327,7 @@ int main(int count, char **arguments) {
         print_layout();
         return 0;
     }
+    (void)network_parse_range(&settings.options.network, NETWORK_RANGE);
     parse(&settings, count, arguments);
     if (fcntl(LAUNCHER_FD_SERVICE, F_GETFD) < 0) {
         usage("descriptor 3", "is not open");
@@ -307,6 +338,7 @@ int main(int count, char **arguments) {
     raise_descriptors(&settings.options);
     (void)clearenv();
     own_keyring();
+    network_restore();
     isolate(&settings);
     const int supervised[] = {getppid(), getpid()};
     cgroups_open(&groups, settings.cgroup_root, supervised, 2);

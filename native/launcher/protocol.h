@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 enum {
-    PROTOCOL_VERSION = 4,
+    PROTOCOL_VERSION = 5,
     PROTOCOL_TEXT_BYTES_MAX = 16384, /* of one request: a runtime's list of mounts is the longest */
     PROTOCOL_STRINGS_MAX = 160,
     PROTOCOL_STEP_BYTES = 48,        /* a step's name, NUL-terminated */
@@ -30,12 +30,17 @@ enum {
 enum request_kind {
     REQUEST_RUNTIME = 1,    /* runtime; strings: name, executable, runtime package directory, then (source, target) of each mount */
     REQUEST_SHELL = 2,      /* runtime, token */
-    REQUEST_SPECIALISE = 3, /* shell, memory_mb, ephemeral_storage_mb; strings: code_dir, layers_dir (may be empty);
+    REQUEST_SPECIALISE = 3, /* shell, memory_mb, ephemeral_storage_mb, flags; strings: code_dir, layers_dir (may be empty);
                                descriptor, if any: the image of an initialised process, for the sandbox */
     REQUEST_KILL = 4,       /* shell */
     REQUEST_REST = 5,       /* runtime: end its process; the next shell starts another. Not heeded while shells are under way */
     REQUEST_PING = 6,       /* answered by PONG at once: whoever does not answer is stuck */
-    REQUEST_LOADED = 7      /* shell: its function's init is over, from now on it has the CPU that its memory is worth */
+    REQUEST_LOADED = 7,     /* shell: its function's init is over, from now on it has the CPU that its memory is worth */
+    REQUEST_NETWORK = 8     /* token: make ready for sandboxes with a network, if that was not done; answered by NETWORK */
+};
+
+enum request_flag {
+    REQUEST_OUTBOUND = 1    /* SPECIALISE: the sandbox gets a network */
 };
 
 struct request {
@@ -47,6 +52,8 @@ struct request {
     uint32_t ephemeral_storage_mb;
     uint32_t strings;
     uint32_t text_bytes;
+    uint32_t flags;
+    uint32_t unused;
 };
 
 enum notice_kind {
@@ -59,7 +66,8 @@ enum notice_kind {
     NOTICE_SPECIALISE_FAILED = 6, /* shell, step, error; EXITED follows */
     NOTICE_EXITED = 7,            /* shell, cause, status, cpu_ns, memory_peak_bytes; step and error with CAUSE_LAUNCH_FAILED */
     NOTICE_WARNING = 8,           /* note: something the operator should know */
-    NOTICE_PONG = 9
+    NOTICE_PONG = 9,
+    NOTICE_NETWORK = 10           /* token; step and error if there can be none */
 };
 
 enum exit_cause { CAUSE_EXIT = 1, CAUSE_SIGNAL = 2, CAUSE_OOM = 3, CAUSE_KILLED = 4, CAUSE_LAUNCH_FAILED = 5 };
@@ -112,12 +120,15 @@ struct spawn_answer {              /* descriptor: pidfd, unless error. shell 0: 
 
 /* ---- launcher <-> newborn ---- */
 
-struct specialise_order {          /* descriptors: mount of the code, mount of the layers (if mounts == 2), image (if image == 1) */
+struct specialise_order {          /* descriptors: mount of the code, mount of the layers (if mounts == 2), image (if image == 1),
+                                      a socket in the router (if address != 0; network.h) */
     uint32_t memory_mb;
     uint32_t ephemeral_storage_mb;
     uint32_t mounts;
     uint32_t image;
     uint32_t limit_data;           /* 1: no memory group here, bound RLIMIT_DATA instead */
+    uint32_t address;              /* of its network, host order; 0: none */
+    uint32_t link;                 /* number of its link in the router */
 };
 
 struct stage_answer {
@@ -126,8 +137,8 @@ struct stage_answer {
     char step[PROTOCOL_STEP_BYTES];
 };
 
-_Static_assert(sizeof(struct request) == 40 && sizeof(struct notice) == 304, "mirrored in Python");
+_Static_assert(sizeof(struct request) == 48 && sizeof(struct notice) == 304, "mirrored in Python");
 _Static_assert(sizeof(struct spawn_order) == 136 && sizeof(struct spawn_answer) == 64, "no padding");
-_Static_assert(sizeof(struct specialise_order) == 20 && sizeof(struct stage_answer) == 56, "no padding");
+_Static_assert(sizeof(struct specialise_order) == 28 && sizeof(struct stage_answer) == 56, "no padding");
 
 #endif

@@ -79,6 +79,10 @@ static void release(struct launcher *launcher, uint32_t index) {
     SCHED_ASSERT(slot->state != SLOT_FREE && slot->state != SLOT_EMPTYING);
     close_ends(slot);
     slot->pid = 0;
+    if (slot->address != 0) {
+        network_give_back(&launcher->network, slot->address);
+        slot->address = 0;
+    }
     enter(launcher, slot, SLOT_EMPTYING);
     slot_try_free(launcher, index);
 }
@@ -358,13 +362,31 @@ void slots_overdue(struct launcher *launcher, uint64_t now_ms) {
     }
 }
 
+/* A link for the sandbox that the order will make: descriptor or -errno; *step. */
+static int lease_network(struct launcher *launcher, struct slot *slot, struct specialise_order *order, const char **step) {
+    struct network_lease lease;
+    const int error = launcher_network(launcher, step);
+    if (error < 0) {
+        return error;
+    }
+    *step = "address of the network";
+    if (!network_take(&launcher->network, &lease)) {
+        return -EADDRNOTAVAIL;
+    }
+    slot->address = order->address = lease.address;
+    order->link = lease.link;
+    return network_door(&launcher->network);
+}
+
 static int send_specialise(struct launcher *launcher, uint32_t index, const struct request *request, const char *const *paths,
                            int image, const char **step) {
     struct slot *slot = &launcher->slots[index];
     struct specialise_order order = {.memory_mb = request->memory_mb,
                                      .ephemeral_storage_mb = request->ephemeral_storage_mb,
                                      .limit_data = (launcher->groups.controllers & FLAG_MEMORY) == 0};
-    int mounts[3] = {-1, -1, -1}; /* and the image behind them */
+    const bool outbound = (request->flags & REQUEST_OUTBOUND) != 0 && launcher->options.isolation != ISOLATION_PROCESS;
+    int mounts[4] = {-1, -1, -1, -1}; /* and behind them the image and the network's door */
+    int door = -1;
     int error = 0;
     for (unsigned i = 0; i < 2 && launcher->options.isolation != ISOLATION_PROCESS && paths[i][0] != '\0'; i++) {
         *step = i == 0 ? "code directory" : "layers directory";
@@ -384,14 +406,22 @@ static int send_specialise(struct launcher *launcher, uint32_t index, const stru
         *step = "control group quota";
         error = cgroup_quota(&launcher->groups, index, cgroup_share_at_start(request->memory_mb));
     }
-    if (error == 0) {
-        *step = "order";
-        mounts[order.mounts] = image;
-        order.image = image < 0 ? 0 : 1;
-        error = wire_send(slot->control, &order, sizeof order, mounts, order.mounts + order.image, MSG_DONTWAIT);
-        mounts[order.mounts] = -1; /* the caller's */
+    if (error == 0 && outbound) {
+        door = lease_network(launcher, slot, &order, step);
+        error = door < 0 ? door : 0;
     }
-    wire_close_all(mounts, 2);
+    if (error == 0) {
+        unsigned count = order.mounts;
+        *step = "order";
+        order.image = image < 0 ? 0 : 1;
+        mounts[count] = image;
+        count += order.image;
+        mounts[count] = door;
+        count += door < 0 ? 0 : 1;
+        error = wire_send(slot->control, &order, sizeof order, mounts, count, MSG_DONTWAIT);
+    }
+    wire_close_all(mounts, order.mounts); /* the image is the caller's */
+    wire_close(&door);
     return error;
 }
 

@@ -23,6 +23,7 @@
 
 #include "filesystem.h"
 #include "filter.h"
+#include "network.h"
 #include "wire.h"
 
 /* Which isolations a step belongs to. */
@@ -412,7 +413,18 @@ static int image_place(struct newborn *newborn) {
     return error;
 }
 
+static int network(struct newborn *newborn) {
+    const struct network_lease lease = {.address = newborn->special.address, .link = newborn->special.link};
+    if (newborn->door < 0) {
+        return 0;
+    }
+    const int error = network_attach(newborn->door, &lease);
+    newborn->door = -1;
+    return error;
+}
+
 static const struct step specialise[] = {
+    {"network", network, AS_ROOT},
     {"code at /var/task", code, NAMESPACED},
     {"layers at /opt", layers, NAMESPACED},
     {"image of an initialised process", image_place, ALWAYS},
@@ -457,17 +469,20 @@ static void answer(const struct newborn *newborn, uint32_t stage, int error, con
 }
 
 static void await_order(struct newborn *newborn) {
-    enum { MOUNTS_MAX = 2, ORDER_FDS_MAX = MOUNTS_MAX + 1 };
+    enum { MOUNTS_MAX = 2, ORDER_FDS_MAX = MOUNTS_MAX + 2 };
     struct specialise_order *const order = &newborn->special;
     int fds[ORDER_FDS_MAX];
     unsigned count;
     const ssize_t got = wire_receive(newborn->control, order, sizeof *order, fds, ORDER_FDS_MAX, &count, 0);
-    if (got != (ssize_t)sizeof *order || order->mounts > MOUNTS_MAX || order->image > 1 || count != order->mounts + order->image) {
+    const unsigned doors = order->address != 0 ? 1 : 0;
+    if (got != (ssize_t)sizeof *order || order->mounts > MOUNTS_MAX || order->image > 1 ||
+        count != order->mounts + order->image + doors) {
         _exit(0); /* the launcher has let go: it needs this shell no more */
     }
     newborn->mounts[0] = order->mounts > 0 ? fds[0] : -1;
     newborn->mounts[1] = order->mounts > 1 ? fds[1] : -1;
     newborn->image = order->image == 1 ? fds[order->mounts] : -1;
+    newborn->door = doors == 1 ? fds[order->mounts + order->image] : -1;
 }
 
 uint64_t steps_clone_flags(uint32_t isolation) {

@@ -32,6 +32,7 @@ struct newborn {
     struct specialise_order special;
     int mounts[2];                          /* code, layers; -1: none */
     int image;                              /* -1: none */
+    int door;                               /* of its network, until it is attached; -1: none */
 };
 
 /* clone flags that this isolation asks for (namespaces only). */

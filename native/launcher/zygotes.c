@@ -52,6 +52,19 @@ static void reset_signals(void) {
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
+static void resolver_text(const struct network_options *network, char *text, size_t bytes) {
+    size_t held = 0;
+    text[0] = '\0';
+    for (unsigned i = 0; i < network->servers_count; i++) {
+        const uint32_t address = network->servers[i];
+        held += (size_t)snprintf(text + held, bytes - held, "nameserver %u.%u.%u.%u\n", address >> 24, address >> 16 & 255,
+                                 address >> 8 & 255, address & 255);
+    }
+    if (held > 0) {
+        snprintf(text + held, bytes - held, "options timeout:2 attempts:2\n");
+    }
+}
+
 static void enter_root(const struct options *options, const struct zygote *zygote) {
     struct fs_bind binds[FS_BINDS_MAX];
     unsigned count = 0;
@@ -62,7 +75,10 @@ static void enter_root(const struct options *options, const struct zygote *zygot
         }
         binds[count++] = (struct fs_bind){zygote->strings[i], zygote->strings[i + 1]};
     }
+    char resolver[(NETWORK_SERVERS_MAX + 1) * 40];
+    resolver_text(&options->network, resolver, sizeof resolver);
     const struct fs_root root = {.binds = binds,
+                                 .resolver = resolver,
                                  .binds_count = count,
                                  .uid_base = options->isolation == ISOLATION_USER ? 1000 : options->uid_base,
                                  .uid_count = options->isolation == ISOLATION_USER ? 1 : options->slots};

@@ -51,6 +51,11 @@ OPTIONS: Final = (
         metavar="MS",
         help="How long a call may wait to start; 0 refuses at once, as Lambda does.",
     ),
+    click.option(
+        "--network",
+        type=click.Choice(["none", "outbound"]),
+        help="What it may reach: nothing but itself, or other machines too; new functions get none.",
+    ),
     click.option("--description", metavar="TEXT", help="What it is for."),
 )
 
@@ -88,6 +93,7 @@ COMPARED: Final = (
     ("concurrency", "reserved_concurrency", lambda value: "shared" if value is None else f"{value} reserved"),
     ("weight", "weight", lambda value: f"{value:g}"),
     ("queue timeout", "queue_timeout_ms", lambda value: f"{value} ms"),
+    ("network", "network", str),
     ("tenant", "tenant", str),
     ("description", "description", lambda value: value or "none"),
 )

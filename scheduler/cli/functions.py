@@ -162,6 +162,7 @@ def _described(function: FunctionDescription) -> tuple[str, list[Branch]]:
             ("queue timeout", f"{function.queue_timeout_ms} ms"),
             ("concurrency", "shared with all others" if reserved is None else f"{reserved} reserved"),
             ("weight", f"{function.weight:g}"),
+            ("network", function.network),
             ("tenant", function.tenant),
         ],
     )

@@ -61,7 +61,16 @@ def _option(setting: Setting) -> click.Option:
     """One setting as an option. The value goes on as text: `load` reads and judges all sources alike."""
     default = setting.show(setting.default)
     text = setting.help if default == "none" else f"{setting.help} [{default}]"
-    metavar = {Kind.INT: "N", Kind.PATH: "PATH", Kind.ADDRESS: "HOST:PORT", Kind.UIDS: "UID,..."}.get(setting.kind, "TEXT")
+    metavars = {
+        Kind.INT: "N",
+        Kind.PATH: "PATH",
+        Kind.ADDRESS: "HOST:PORT",
+        Kind.UIDS: "UID,...",
+        Kind.NETWORK: "A.B.C.D/N",
+        Kind.NETWORKS: "A.B.C.D/N,...",
+        Kind.ADDRESSES: "A.B.C.D,...",
+    }
+    metavar = metavars.get(setting.kind, "TEXT")
     if setting.kind is Kind.CHOICE:
         metavar = "|".join(setting.choices)
     if setting.kind is Kind.FLAG:  # given alone it means true

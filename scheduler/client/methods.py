@@ -55,6 +55,7 @@ CONFIGURATION_KEYS: Final = (
     "tenant",
     "queue_timeout_ms",
     "description",
+    "network",
 )
 
 

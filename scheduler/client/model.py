@@ -216,6 +216,7 @@ class FunctionDescription:
     reserved_concurrency: int | None
     weight: float
     queue_timeout_ms: int
+    network: str
     code_sha256: str
     code_size: int
     last_modified: str
@@ -244,6 +245,7 @@ class FunctionDescription:
             reserved_concurrency=_optional(raw, "reserved_concurrency", int),
             weight=_get(raw, "weight", float, 1.0),
             queue_timeout_ms=_get(raw, "queue_timeout_ms", int, 0),
+            network=_get(raw, "network", str, "none"),
             code_sha256=_get(raw, "code_sha256", str, ""),
             code_size=_get(raw, "code_size", int, 0),
             last_modified=_get(raw, "last_modified", str, ""),

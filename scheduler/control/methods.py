@@ -20,7 +20,7 @@ from scheduler.control.schema import Field, Kind
 from scheduler.engine import histogram_bounds
 from scheduler.errors import BadRequest, NotFound, Unauthorized
 from scheduler.functions import names
-from scheduler.functions.model import CodeKind
+from scheduler.functions.model import CodeKind, Network
 from scheduler.logs import LogText, read_log
 from scheduler.messages import Right, connection_grant
 
@@ -65,12 +65,14 @@ CONFIGURATION = tuple(
         "tenant",
         "queue_timeout_ms",
         "description",
+        "network",
     )
 )
 
 
 class Methods:
-    """Holds the rooms; rows() is the table. drain: refuses new calls, ends the running ones, then ends the service."""
+    """Holds the rooms; rows() is the table. drain: refuses new calls, ends the running ones, then ends the service. no_network:
+    why functions can have none here, or None."""
 
     def __init__(
         self,
@@ -88,6 +90,7 @@ class Methods:
         start_time_s: float,
         accept_event: Callable[[Connection, MethodCall], Awaitable[Any]],
         events_of: Callable[[str], dict[str, Any]],
+        no_network: Callable[[], Awaitable[str | None]],
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -102,6 +105,7 @@ class Methods:
         self._start_time_s = start_time_s
         self._accept_event = accept_event
         self._events_of = events_of
+        self._no_network = no_network
         self._log_readers = trio.CapacityLimiter(LOG_READERS_MAX)
 
     def rows(self) -> tuple[Method, ...]:
@@ -219,6 +223,13 @@ class Methods:
             if fields.get("tenant", present) != present:
                 raise BadRequest(f"tenant: function {name} belongs to tenant {present}; remove it first to give it to another")
 
+    async def _check_network(self, fields: Mapping[str, Any]) -> None:
+        """Told when it is deployed: later nobody would look."""
+        if fields.get("network") == Network.OUTBOUND.value:
+            why = await self._no_network()
+            if why is not None:
+                raise BadRequest(f"network: 'outbound' cannot be had on this machine: {why}", reason="network")
+
     def _spec(self, name: str) -> FunctionSpec:
         return spec_of(self._registry, name)
 
@@ -240,6 +251,7 @@ class Methods:
         fields["name"] = name
         async with self._deployments.turn(name):
             self._check_tenant(call, name, fields)
+            await self._check_network(fields)
             code = await self._admitted(call, name, fields)
             deployed = await self._registry.deploy(fields, code, publish=call.get("publish", False))
             await self._deployments.apply(self._spec(name))
@@ -272,6 +284,7 @@ class Methods:
         async with self._deployments.turn(name):
             self._find(call)
             self._check_tenant(call, name, fields)
+            await self._check_network(fields)
             deployed = await self._registry.update(name, fields, revision_id=call.get("revision_id"))
             await self._deployments.apply(self._spec(name))
         return self._described(deployed)

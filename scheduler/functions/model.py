@@ -39,6 +39,7 @@ __all__ = [
     "FunctionConfig",
     "FunctionVersion",
     "InvalidConfig",
+    "Network",
     "Problem",
     "State",
     "build",
@@ -53,6 +54,13 @@ class CodeKind(enum.Enum):
 
     ZIP = "zip"
     FILE = "file"
+
+
+class Network(enum.Enum):
+    """What a function may reach: its own loopback, or other machines too."""
+
+    NONE = "none"
+    OUTBOUND = "outbound"
 
 
 class State(enum.Enum):
@@ -91,6 +99,7 @@ class FunctionConfig:
     reserved_concurrency: int | None = None
     weight: int = limits.WEIGHT_DEFAULT
     queue_timeout_ms: int = limits.QUEUE_TIMEOUT_MS_DEFAULT
+    network: str = Network.NONE.value
 
     def __post_init__(self) -> None:
         # Own, sealed copy: a frozen thing must not change through the map its maker kept.
@@ -190,6 +199,15 @@ def _text(minimum: int, maximum: int, pattern: re.Pattern[str] | None = None, sh
     return check
 
 
+def _one_of(kind: type[enum.Enum]) -> Callable[[Any], str | None]:
+    words = [member.value for member in kind]
+
+    def check(value: Any) -> str | None:
+        return None if value in words else f"Member must satisfy enum value set: [{', '.join(words)}]"
+
+    return check
+
+
 def _encodable(text: str) -> bool:
     return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
 
@@ -275,6 +293,7 @@ FIELDS: Final = (
     Field("reserved_concurrency", "reservedConcurrentExecutions", _whole(0, 0x7FFFFFFF), nullable=True),
     Field("weight", "weight", _whole(limits.WEIGHT_MIN, limits.WEIGHT_MAX)),
     Field("queue_timeout_ms", "queueTimeoutMs", _whole(0, limits.QUEUE_TIMEOUT_MS_MAX)),
+    Field("network", "network", _one_of(Network)),
 )
 
 _REQUIRED: Final = ("name", "handler")
@@ -366,6 +385,7 @@ def describe(version: FunctionVersion, versions: Sequence[str], identity: Identi
         "reserved_concurrency": config.reserved_concurrency,
         "weight": config.weight,
         "queue_timeout_ms": config.queue_timeout_ms,
+        "network": config.network,
         "code_sha256": version.code.sha256,
         "code_size": version.code.size,
         "last_modified": version.last_modified,

@@ -32,6 +32,7 @@ from scheduler.sandboxes.wire import (
     FDS_MAX,
     NOTICE_BYTES,
     PROTOCOL_VERSION,
+    REQUEST_OUTBOUND,
     RUNTIMES_MAX,
     SLOTS_MAX,
     Cause,
@@ -105,12 +106,14 @@ class Shell:
 @dataclass(frozen=True, slots=True)
 class Specialisation:
     """code_dir becomes /var/task, layers_dir /opt, both read-only; files must be readable for others. The size of /tmp is
-    ephemeral_storage_mb; being in memory, what is written there counts as the sandbox's memory too."""
+    ephemeral_storage_mb; being in memory, what is written there counts as the sandbox's memory too. outbound: it may reach
+    other machines (Launcher.network)."""
 
     code_dir: str
     memory_mb: int
     ephemeral_storage_mb: int
     layers_dir: str | None = None
+    outbound: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,9 @@ class Exited:
 @dataclass(frozen=True, slots=True)
 class LauncherConfig:
     """isolation: "auto" (namespaces, or no start) or "process" (bare processes). slots: sandboxes alive at once; slot n runs as
-    uid uid_base + n when started as root. pids_max: processes and threads of one sandbox. cgroup_root: a cgroup v2 directory
+    uid uid_base + n when started as root. network_range: addresses of sandboxes, IPv4; of no consequence outside but for one of
+    its last 256. network_servers: of names, as sandboxes see them. network_allowed: ranges of private addresses that sandboxes
+    may reach. pids_max: processes and threads of one sandbox. cgroup_root: a cgroup v2 directory
     to use instead of looking for one. temp_root: with "process", where private directories are made. require_limits: no start
     unless memory, processes and CPU can be limited; None: yes, unless isolation is "process". patience_s: for a birth and for
     specialising, each; what takes longer fails. cpu_per_memory: "proportional" (1,769 MB are one CPU, as a bound) or
@@ -144,6 +149,9 @@ class LauncherConfig:
     require_limits: bool | None = None
     patience_s: float = 20.0
     cpu_per_memory: str = "proportional"
+    network_range: str = "198.18.0.0/16"
+    network_servers: tuple[str, ...] = ()
+    network_allowed: tuple[str, ...] = ()
     command: tuple[str, ...] = (str(EXECUTABLE),)
 
     def __post_init__(self) -> None:
@@ -170,6 +178,9 @@ class LauncherConfig:
             "--patience-ms": str(round(self.patience_s * 1000)),
             "--cpu-per-memory": self.cpu_per_memory,
             "--temp-root": self.temp_root,
+            "--network-range": self.network_range,
+            "--network-servers": ",".join(self.network_servers),
+            "--network-allowed": ",".join(self.network_allowed),
         }
         if self.cgroup_root is not None:
             options["--cgroup-root"] = self.cgroup_root
@@ -221,6 +232,7 @@ class Launcher:
         self._tokens = itertools.count(1)
         self._shells: dict[int, _Waiting] = {}
         self._specialising: dict[int, _Waiting] = {}
+        self._networks: dict[int, _Waiting] = {}
         self._outgoing: deque[_Outgoing] = deque()
         self._outgoing_there = trio.Event()
         self._asked = trio.Event()
@@ -283,6 +295,16 @@ class Launcher:
         request = _specialise(shell, spec)
         self._post(request, image)
         self._specialising[shell.id] = _Waiting(heard=heard)
+
+    async def network(self) -> None:
+        """Makes what sandboxes with a network need, unless it is there: devices and rules of this machine, until the launcher
+        ends. LaunchFailed: there can be none here, and why."""
+        token = next(self._tokens)
+        waiting = self._networks[token] = _Waiting()
+        self._post(encode(RequestKind.NETWORK, token=token))
+        await waiting.done.wait()
+        if waiting.failure is not None:
+            raise waiting.failure
 
     def kill(self, shell_id: int) -> None:
         """SIGKILL to the whole sandbox. Exited follows. An id that is dead already, or a dead launcher, is no error."""
@@ -379,7 +401,7 @@ class Launcher:
             await self._asked.wait()
             self._asked = trio.Event()
             quiets = 0
-            while self._shells or self._specialising or self._heard == self._asked_last:
+            while self._shells or self._specialising or self._networks or self._heard == self._asked_last:
                 heard = self._heard
                 await trio.sleep(QUIET_S)
                 quiets = quiets + 1 if self._heard == heard else 0
@@ -436,6 +458,10 @@ class Launcher:
     def _on_warning(self, notice: Notice, fds: list[int]) -> None:
         self._report(notice.note)
 
+    def _on_network(self, notice: Notice, fds: list[int]) -> None:
+        failure = LaunchFailed(notice.step, notice.error) if notice.error else None
+        self._networks.pop(notice.token).finish(failure=failure)
+
     def _on_pong(self, notice: Notice, fds: list[int]) -> None:
         pass
 
@@ -453,6 +479,7 @@ class Launcher:
         NoticeKind.EXITED: _on_exited,
         NoticeKind.WARNING: _on_warning,
         NoticeKind.PONG: _on_pong,
+        NoticeKind.NETWORK: _on_network,
     }
 
     # ---- life ----
@@ -499,7 +526,7 @@ class Launcher:
         if patience.cancelled_caught:
             self._why_dead = "its socket closed"
         self._dead.set()
-        for waiting in [*self._shells.values(), *self._specialising.values()]:
+        for waiting in [*self._shells.values(), *self._specialising.values(), *self._networks.values()]:
             if not waiting.done.is_set():
                 waiting.finish(failure=LaunchFailed("launcher", hint=f"the launcher died: {self._why_dead}"))
         self._shells.clear()
@@ -549,6 +576,7 @@ def _specialise(shell: Shell, spec: Specialisation) -> bytes:
         shell=shell.id,
         memory_mb=spec.memory_mb,
         ephemeral_storage_mb=spec.ephemeral_storage_mb,
+        flags=REQUEST_OUTBOUND if spec.outbound else 0,
         strings=(spec.code_dir, spec.layers_dir or ""),
     )
 

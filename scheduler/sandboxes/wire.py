@@ -22,6 +22,7 @@ __all__ = [
     "LAYOUT",
     "NOTICE_BYTES",
     "PROTOCOL_VERSION",
+    "REQUEST_OUTBOUND",
     "RUNTIMES_MAX",
     "SLOTS_MAX",
     "TEXT_BYTES_MAX",
@@ -36,7 +37,8 @@ __all__ = [
 ]
 
 FDS_MAX: Final = 12
-PROTOCOL_VERSION: Final = 4
+PROTOCOL_VERSION: Final = 5
+REQUEST_OUTBOUND: Final = 1
 TEXT_BYTES_MAX: Final = 16384
 RUNTIMES_MAX: Final = 16
 SLOTS_MAX: Final = 4096
@@ -52,6 +54,8 @@ LAYOUT: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         ("ephemeral_storage_mb", "I"),
         ("strings", "I"),
         ("text_bytes", "I"),
+        ("flags", "I"),
+        ("unused", "I"),
     ),
     "notice": (
         ("kind", "I"),
@@ -87,6 +91,7 @@ class RequestKind(Enum):
     REST = 5
     PING = 6
     LOADED = 7
+    NETWORK = 8
 
 
 class NoticeKind(Enum):
@@ -99,6 +104,7 @@ class NoticeKind(Enum):
     EXITED = 7
     WARNING = 8
     PONG = 9
+    NETWORK = 10
 
 
 class Cause(Enum):
@@ -162,6 +168,7 @@ def encode(
     shell: int = 0,
     memory_mb: int = 0,
     ephemeral_storage_mb: int = 0,
+    flags: int = 0,
     strings: Iterable[str] = (),
 ) -> bytes:
     parts = [os.fsencode(text) for text in strings]
@@ -171,7 +178,8 @@ def encode(
     text = b"".join(part + b"\0" for part in parts)
     if len(text) > TEXT_BYTES_MAX:
         raise ValueError(f"paths of one request are {len(text)} bytes, the limit is {TEXT_BYTES_MAX}")
-    return _REQUEST.pack(kind.value, runtime, token, shell, memory_mb, ephemeral_storage_mb, len(parts), len(text)) + text
+    numbers = (runtime, token, shell, memory_mb, ephemeral_storage_mb, len(parts), len(text), flags, 0)
+    return _REQUEST.pack(kind.value, *numbers) + text
 
 
 def descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:

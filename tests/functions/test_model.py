@@ -189,6 +189,7 @@ def test_description_has_the_keys_of_the_manual():
         "reserved_concurrency",
         "weight",
         "queue_timeout_ms",
+        "network",
         "code_sha256",
         "code_size",
         "last_modified",

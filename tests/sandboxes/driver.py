@@ -195,10 +195,11 @@ class Launched:
         memory_mb: int = 128,
         ephemeral_storage_mb: int = 512,
         layers_dir: str | None = None,
+        outbound: bool = False,
     ) -> Running:
         shell = await self.shell(runtime)
         with trio.fail_after(PATIENCE_S):
-            spec = Specialisation(self.code_dir, memory_mb, ephemeral_storage_mb, layers_dir)
+            spec = Specialisation(self.code_dir, memory_mb, ephemeral_storage_mb, layers_dir, outbound)
             await self.launcher.specialise(shell, spec)
             running = Running(self.launcher, shell)
             await running.start(memory_mb=memory_mb, task_root=self.launcher.task_root(self.code_dir))

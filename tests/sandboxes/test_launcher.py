@@ -90,6 +90,7 @@ def test_constants_are_those_of_c() -> None:
     }
     for name in ("VERSION", "TEXT_BYTES_MAX", "RUNTIMES_MAX", "SLOTS_MAX"):
         ours[f"PROTOCOL_{name}"] = getattr(wire, "PROTOCOL_VERSION" if name == "VERSION" else name)
+    ours["REQUEST_OUTBOUND"] = wire.REQUEST_OUTBOUND
     del theirs["PROTOCOL_STRINGS_MAX"]  # Python counts bytes, which bind first
     assert theirs == ours
 
@@ -104,8 +105,10 @@ def _request(**changes: int) -> bytes:
         "ephemeral_storage_mb": 0,
         "strings": 0,
         "text_bytes": 0,
+        "flags": 0,
+        "unused": 0,
     }
-    return struct.pack("<IIQQIIII", *{**values, **changes}.values())
+    return struct.pack("<IIQQIIIIII", *{**values, **changes}.values())
 
 
 BROKEN = {
