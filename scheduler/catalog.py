@@ -202,6 +202,13 @@ class Catalog:
             for version, entry in function.versions.items():
                 yield name, version, entry.handle
 
+    def launches(self) -> Iterator[tuple[int, FunctionVersion]]:
+        """(handle, version) of all that a sandbox may be asked for: those that serve and those that are about to."""
+        for function in self._functions.values():
+            for entry in function.versions.values():
+                for version in entry.launches.values():
+                    yield entry.handle, version
+
     def runtimes(self) -> set[str]:
         """Those that some version of a function needs."""
         return {entry.serving.config.runtime for known in self._functions.values() for entry in known.versions.values()}

@@ -376,6 +376,14 @@ class Settings:
     )
     shells_ahead: int = row(Kind.INT, 2, "pre-warmed shells kept waiting for each runtime in use", 0, 256, reload=True)
     shells_max: int = row(Kind.INT, 32, "most shells of a runtime that may wait at once", 1, 1024)
+    images_mb_max: int = row(
+        Kind.INT,
+        0,
+        "MB of all images of initialised processes, which cold starts are restored from; 0: none are made",
+        0,
+        1_048_576,
+        reload=True,
+    )
     init_timeout_ms: int = row(Kind.INT, limits.INIT_TIMEOUT_MS_DEFAULT, "longest init of a function", 100, 900_000)
     idle_timeout_s: int = row(Kind.INT, 600, "an idle sandbox is ended after this", 1, 86_400)
     stop_grace_ms: int = row(

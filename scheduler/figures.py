@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from scheduler import __version__
-from scheduler.metrics import AccountLabels, FunctionEvents, FunctionLabels, Scrape, ServiceFigures, ShelfFigures
+from scheduler.metrics import AccountLabels, FunctionEvents, FunctionLabels, ImageFigures, Scrape, ServiceFigures, ShelfFigures
 
 if TYPE_CHECKING:
     from scheduler.metrics import Octaves
@@ -87,6 +87,7 @@ def _outside(service: Service) -> ServiceFigures:
             )
             for shelf in service.pool.stats()
         ),
+        images=ImageFigures(**asdict(service.templates.stats())),
         **_tls(service),
     )  # fmt: skip
 

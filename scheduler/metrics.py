@@ -35,7 +35,18 @@ if TYPE_CHECKING:
 
     from scheduler.messages import AccountStats, FunctionStats, Histogram
 
-__all__ = ["METRICS", "AccountLabels", "FunctionEvents", "FunctionLabels", "Octaves", "Row", "Scrape", "manual", "registry"]
+__all__ = [
+    "METRICS",
+    "AccountLabels",
+    "FunctionEvents",
+    "FunctionLabels",
+    "ImageFigures",
+    "Octaves",
+    "Row",
+    "Scrape",
+    "manual",
+    "registry",
+]
 
 PREFIX = "scheduler_"
 OCTAVE_FIRST = 12  # 4.1 µs: below lies nothing that one acts on
@@ -104,6 +115,20 @@ class ShelfFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFigures:
+    """Of the images of initialised processes."""
+
+    by_state: dict[str, int] = field(default_factory=dict)
+    bytes: int = 0
+    bytes_max: int = 0
+    made: dict[str, int] = field(default_factory=dict)  # by outcome
+    restored: int = 0
+    fell_back: int = 0
+    evicted: int = 0
+    make_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionEvents:
     """Asynchronous events of one function; function "": of all that are removed."""
 
@@ -141,6 +166,7 @@ class ServiceFigures:
     events: tuple[FunctionEvents, ...] = ()
     methods: dict[tuple[str, str], int] = field(default_factory=dict)  # (method, result) -> calls
     shelves: tuple[ShelfFigures, ...] = ()
+    images: ImageFigures = ImageFigures()
     tls_handshakes: dict[str, int] = field(default_factory=dict)  # by how they ended
     tls_under_way: int = 0
     tls_stalled: int = 0
@@ -334,6 +360,17 @@ METRICS: tuple[Row, ...] = (
     Row("shells_died", C, ("runtime",), "Shells that died while they waited", per_shelf(lambda s: s.died)),
     Row("shells_failed", C, ("runtime",), "Shells that could not be made", per_shelf(lambda s: s.failed)),
     Row("shell_birth_seconds", G, ("runtime",), "Moving average of a shell's birth", per_shelf(lambda s: s.birth_s)),
+    # images
+    Row("images", G, ("state",), "Images of initialised processes, by state",
+            lambda s: (((state,), count) for state, count in s.service.images.by_state.items())),
+    Row("image_bytes", G, (), "Bytes of all images, the one in the making included", one(lambda s: s.service.images.bytes)),
+    Row("image_bytes_limit", G, (), "Limit of the bytes of all images", one(lambda s: s.service.images.bytes_max)),
+    Row("image_makes", C, ("outcome",), "Attempts to make an image: made, cannot, function failed, broke",
+            lambda s: (((outcome,), count) for outcome, count in s.service.images.made.items())),
+    Row("image_make_seconds", C, (), "Time spent with making images", one(lambda s: s.service.images.make_s)),
+    Row("image_evictions", C, (), "Images that made room for others", one(lambda s: s.service.images.evicted)),
+    Row("restores", C, ("result",), "Sandboxes that were to be restored from an image: restored, fell_back",
+            lambda s: [(("restored",), s.service.images.restored), (("fell_back",), s.service.images.fell_back)]),
     # accounts
     *_rows_of_account("concurrency", Resource.CONCURRENCY, 1, "Calls that run"),
     *_rows_of_account("memory_bytes", Resource.MEMORY, MIB, "Memory of sandboxes"),

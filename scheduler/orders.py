@@ -19,6 +19,7 @@ from scheduler.functions.model import Network
 from scheduler.functions.names import LATEST
 from scheduler.sandboxes.launcher import Specialisation
 from scheduler.sandboxes.supervisor import Order
+from scheduler.sandboxes.templates import MakeOrder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
 
     from scheduler.functions.model import CodeRef, FunctionVersion
     from scheduler.functions.names import Identity
+    from scheduler.sandboxes.templates import ImageUse
 
 __all__ = ["OrderBook", "Recipe", "environment", "log_stream_name", "make_recipe"]
 
 RUNTIME_DIR = "/var/runtime"
+PLAIN, TAKE, RESTORE = b"{", b'{"snapshot":"take",', b'{"snapshot":"restore",'  # how START begins
 OVERRIDABLE = {
     "LANG": "en_US.UTF-8",
     "TZ": ":UTC",
@@ -69,19 +72,35 @@ class Recipe:
     version: FunctionVersion
     task_root: str
     specialisation: Specialisation
-    start_pieces: tuple[bytes, ...] = field(repr=False)  # START's body, to be joined by the log stream's name; holds secrets
+    start_pieces: tuple[bytes, ...] = field(repr=False)  # START's body behind its {, around the log stream's name; secrets
 
-    def order(self, now: datetime, stream_id: str) -> Order:
-        """stream_id: 32 random hex digits."""
+    def order(self, now: datetime, stream_id: str, image: ImageUse | None = None) -> Order:
+        """stream_id: 32 random hex digits. image: what it is to be restored from."""
         config = self.version.config
-        stream = log_stream_name(self.version.version, now, stream_id)
         return Order(
             function=config.name,
             version=self.version.version,
             runtime=config.runtime,
             specialisation=self.specialisation,
-            start=stream.encode().join(self.start_pieces),
+            start=self._start(now, stream_id, PLAIN if image is None else RESTORE),
+            image=image,
         )
+
+    def make_order(self, now: datetime, stream_id: str) -> MakeOrder:
+        """For a maker of its image."""
+        config = self.version.config
+        return MakeOrder(
+            name=self.version.display_name,
+            tenant=config.tenant,
+            runtime=config.runtime,
+            memory_mb=config.memory_mb,
+            specialisation=self.specialisation,
+            start=self._start(now, stream_id, TAKE),
+        )
+
+    def _start(self, now: datetime, stream_id: str, opening: bytes) -> bytes:
+        stream = log_stream_name(self.version.version, now, stream_id).encode()
+        return opening + stream.join(self.start_pieces)
 
 
 def log_stream_name(version: str, now: datetime, stream_id: str) -> str:
@@ -112,7 +131,7 @@ def make_recipe(version: FunctionVersion, identity: Identity, *, code_dir: str, 
         ephemeral_storage_mb=config.ephemeral_storage_mb,
         outbound=config.network == Network.OUTBOUND.value,
     )
-    pieces = tuple(json.dumps(start, separators=(",", ":")).encode().split(mark.encode()))
+    pieces = tuple(json.dumps(start, separators=(",", ":")).encode().removeprefix(b"{").split(mark.encode()))
     return Recipe(version, task_root, specialisation, pieces)
 
 

@@ -62,6 +62,7 @@ from scheduler.messages import (
     Ready,
     Right,
     SandboxRetire,
+    Tier,
     connection_adopt,
     connection_close,
     core,
@@ -77,6 +78,8 @@ from scheduler.sandboxes.pool import ShellPool
 from scheduler.sandboxes.resolvers import name_servers
 from scheduler.sandboxes.runtimes import find_runtimes
 from scheduler.sandboxes.supervisor import Supervisor
+from scheduler.sandboxes.templates import Templates
+from scheduler.snapshots import Snapshots
 from scheduler.statelock import lock_state
 from scheduler.store.events import SqliteEventQueue
 from scheduler.store.registry import SqliteRegistry
@@ -92,12 +95,16 @@ if TYPE_CHECKING:
     from scheduler.config import Address, Settings
     from scheduler.control.access import Connection
     from scheduler.messages import Event
+    from scheduler.sandboxes.ledger import Version as ImageVersion
     from scheduler.sandboxes.supervisor import Order
+    from scheduler.sandboxes.templates import MakeOrder
 
 __all__ = ["Service", "engine_config", "run_service", "serve"]
 
 S_NS = 1_000_000_000
 MS_NS = 1_000_000
+MB = 1 << 20
+MAKERS = 1  # of images, at once
 DESCRIPTORS_OF_A_SANDBOX = 6
 DESCRIPTORS_OF_A_TLS_CLIENT = 3  # its own, and both ends of the pair to the engine
 DESCRIPTORS_SPARE = 512
@@ -214,6 +221,7 @@ class Service:
         settings = self.settings
         await self._start_events(inner)
         inner.start_soon(self._pump)
+        inner.start_soon(self.templates.run, self.supervisor)
         inner.start_soon(self._watch_lag)
         inner.start_soon(self._watch_tokens)
         inner.start_soon(self._collect_code)
@@ -270,7 +278,7 @@ class Service:
             alive=self.supervisor.alive,
             stage_max_s=settings.init_timeout_ms / 1000 + 1,
             wake=self.pool.wake,
-            use=self._use_runtimes,
+            use=self._deployed,
         )
         self.methods = Methods(
             settings=settings,
@@ -287,6 +295,12 @@ class Service:
             accept_event=self._accept_event,
             events_of=partial(events_of, self),
             no_network=self._no_network,
+            snapshots=Snapshots(
+                catalog=self.catalog,
+                templates=self.templates,
+                describe=self.registry.describe,
+                init_s=settings.init_timeout_ms / 1000,
+            ),
         )
         self.dispatcher = Dispatcher(
             methods=self.methods.rows(), connections=self.connections, post=self.engine.post, nursery=inner, log=self.log
@@ -329,7 +343,7 @@ class Service:
 
         config = LauncherConfig(
             isolation=settings.isolation,
-            slots=min(SLOTS_MAX, settings.sandboxes_max + settings.shells_max * len(self.runtimes)),
+            slots=min(SLOTS_MAX, settings.sandboxes_max + settings.shells_max * len(self.runtimes) + MAKERS),
             uid_base=settings.sandbox_uid_base,
             cgroup_root=str(settings.cgroup_root) if settings.cgroup_root is not None else None,
             cpu_per_memory=settings.cpu_per_memory,
@@ -342,6 +356,13 @@ class Service:
         )
         self.pool = ShellPool(self.runtimes, ahead=settings.shells_ahead, most=settings.shells_max, report=report)
         self._use_runtimes(set())
+        self.templates = Templates(
+            pool=self.pool,
+            orders=self._make_order,
+            bytes_max=settings.images_mb_max * MB,
+            init_s=settings.init_timeout_ms / 1000,
+            report=report,
+        )
         self.supervisor = Supervisor(
             pool=self.pool,
             post=self.post,
@@ -349,6 +370,8 @@ class Service:
             orders=self._order,
             open_launcher=partial(open_launcher, config, self.runtimes.values(), report=report),
             starting_max=settings.starting_max,
+            restore_failed=self.templates.fell_back,
+            lost=self.templates.lost,
             report=report,
         )
 
@@ -376,6 +399,13 @@ class Service:
                 continue
             self.engine.preload(commands)
         self._use_runtimes(self.catalog.runtimes())
+
+    def _deployed(self, runtimes: set[str]) -> None:
+        """A function came, changed or went."""
+        self._use_runtimes(runtimes)
+        self.templates.keep(
+            (handle, version.revision) for handle, version in self.catalog.launches() if version.config.snapshot == "auto"
+        )
 
     def _use_runtimes(self, deployed: set[str]) -> None:
         """Those that functions need are kept warm, and the one that a function without one will get."""
@@ -441,6 +471,7 @@ class Service:
         self.settings = self.registry.settings = settings
         self.code.bytes_max = settings.code_bytes_max
         self.pool.resize(ahead=settings.shells_ahead, most=settings.shells_max)
+        self.templates.resize(settings.images_mb_max * MB)
         self._use_runtimes(self.catalog.runtimes())
         for change in found:
             text = "in force now" if change.applies else "takes effect at the next start"
@@ -522,10 +553,19 @@ class Service:
         self._settle(event.sandbox)
 
     async def _on_ready(self, event: Ready) -> None:
-        self.supervisor.loaded(event.sandbox)
+        image = self.supervisor.loaded(event.sandbox)
+        known = self.supervisor.identify(event.sandbox)
+        if known is not None:
+            if not image:
+                self.templates.initialised(*known)
+            elif event.tier is Tier.SNAPSHOT:
+                self.templates.restored(*known, image)
+            else:
+                self.templates.fell_back(*known, image, event.reason or "it did not say why")
         self._settle(event.sandbox)
 
     async def _on_init_failed(self, event: InitFailed) -> None:
+        self.supervisor.init_failed(event.sandbox)
         self._settle(event.sandbox)
 
     def _settle(self, sandbox: int) -> None:
@@ -587,7 +627,17 @@ class Service:
         recipe = self.order_book.recipe(function, revision, launcher.task_root) if launcher is not None else None
         if recipe is None:
             return None
-        return recipe.order(datetime.now(UTC), secrets.token_hex(16))
+        image = self.templates.image(function, revision)
+        return recipe.order(datetime.now(UTC), secrets.token_hex(16), image)
+
+    def _make_order(self, version: ImageVersion) -> MakeOrder | None:
+        """What a maker of that version's image runs."""
+        launcher = self.supervisor.launcher
+        found = self.catalog.launch(version.function, version.revision)
+        if launcher is None or found is None or found.config.snapshot != "auto":
+            return None
+        recipe = self.order_book.recipe(version.function, version.revision, launcher.task_root)
+        return recipe.make_order(datetime.now(UTC), secrets.token_hex(16)) if recipe is not None else None
 
     async def _debug_sandboxes(self) -> list[dict[str, object]]:
         return [

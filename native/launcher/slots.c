@@ -462,6 +462,9 @@ void slot_ask_kill(struct launcher *launcher, uint64_t shell) {
 /* Where it cannot be written the sandbox keeps what it had for its init: it must not lose a call that went well. */
 void slot_ask_loaded(struct launcher *launcher, uint64_t shell) {
     const uint32_t index = find(launcher, shell);
+    if (index != NO_SLOT && launcher->slots[index].state == SLOT_SPECIALISING) {
+        slot_readable(launcher, index); /* restored within a millisecond: its own word may still lie here unread */
+    }
     if (index == NO_SLOT || launcher->slots[index].state != SLOT_LIVE || !launcher->options.cpu_quota) {
         return;
     }

@@ -56,6 +56,11 @@ OPTIONS: Final = (
         type=click.Choice(["none", "outbound"]),
         help="What it may reach: nothing but itself, or other machines too; new functions get none.",
     ),
+    click.option(
+        "--snapshot",
+        type=click.Choice(("auto", "off")),
+        help="auto: cold starts are restored from an image of the initialised process; off: each runs the init.",
+    ),
     click.option("--description", metavar="TEXT", help="What it is for."),
 )
 
@@ -94,6 +99,7 @@ COMPARED: Final = (
     ("weight", "weight", lambda value: f"{value:g}"),
     ("queue timeout", "queue_timeout_ms", lambda value: f"{value} ms"),
     ("network", "network", str),
+    ("snapshot", "snapshot", lambda value: value or "auto"),
     ("tenant", "tenant", str),
     ("description", "description", lambda value: value or "none"),
 )

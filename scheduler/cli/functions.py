@@ -25,7 +25,7 @@ from scheduler.errors import one_line
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scheduler.client.model import FunctionDescription, FunctionStats
+    from scheduler.client.model import FunctionDescription, FunctionStats, Image
 
 __all__ = ["describe_command", "list_command", "remove_command"]
 
@@ -64,6 +64,7 @@ def list_command(context: click.Context, tenant: str | None) -> None:
     table.add_column("MEMORY", justify="right", no_wrap=True)
     table.add_column("TIMEOUT", justify="right", no_wrap=True)
     table.add_column("VERSIONS", justify="right", no_wrap=True)
+    table.add_column("IMAGE", no_wrap=True)
     if tenants:
         table.add_column("TENANT", overflow="fold")
     table.add_column("CHANGED", justify="right", no_wrap=True)
@@ -77,6 +78,7 @@ def list_command(context: click.Context, tenant: str | None) -> None:
             f"{function.memory_mb} MB",
             f"{function.timeout_s:g} s",
             str(len(function.versions)),
+            function.image.state if function.image is not None else "",
             *([function.tenant] if tenants else []),
             age(function.last_modified),
         ]
@@ -152,6 +154,8 @@ def _described(function: FunctionDescription) -> tuple[str, list[Branch]]:
             ("state", state),
         ],
     )
+    if function.image is not None:
+        _image(branch, function.image)
     reserved = function.reserved_concurrency
     branch(
         "limits",
@@ -171,6 +175,18 @@ def _described(function: FunctionDescription) -> tuple[str, list[Branch]]:
         _figures(branch, function.stats)
     _events(branch, function.raw.get("events") or {})
     return f"{function.name}  {function.arn}", branches
+
+
+def _image(branch: Any, image: Image) -> None:
+    held = f"{size(image.bytes)}, {image.age_s:.0f} s old, used {image.restores:,} times" if image.state == "ready" else ""
+    branch(
+        "cold starts",
+        [
+            ("now from", {"snapshot": "an image of the initialised process", "shell": "a shell, with an init"}.get(image.tier)),
+            ("image", f"{image.state}: {held}" if held else image.state),
+            ("because", image.reason),
+        ],
+    )
 
 
 def _events(branch: Any, events: Mapping[str, Any]) -> None:

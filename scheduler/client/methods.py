@@ -54,6 +54,7 @@ CONFIGURATION_KEYS: Final = (
     "weight",
     "tenant",
     "queue_timeout_ms",
+    "snapshot",
     "description",
     "network",
 )

@@ -20,6 +20,7 @@ __all__ = [
     "FunctionDescription",
     "FunctionStats",
     "Hello",
+    "Image",
     "Invocation",
     "LogChunk",
     "Report",
@@ -197,7 +198,8 @@ class FunctionStats:
 
 @dataclass(frozen=True, slots=True)
 class FunctionDescription:
-    """A function version as the registry holds it. `stats`: only where the method gives it (`get`)."""
+    """A function version as the registry holds it. `stats`: only where the method gives it (`get`). `image`: None where the
+    service is too old to have any."""
 
     name: str
     arn: str
@@ -217,11 +219,13 @@ class FunctionDescription:
     weight: float
     queue_timeout_ms: int
     network: str
+    snapshot: str
     code_sha256: str
     code_size: int
     last_modified: str
     state: str
     state_reason: str | None
+    image: Image | None
     stats: FunctionStats | None
     raw: Mapping[str, Any] = field(repr=False, compare=False)
 
@@ -246,11 +250,13 @@ class FunctionDescription:
             weight=_get(raw, "weight", float, 1.0),
             queue_timeout_ms=_get(raw, "queue_timeout_ms", int, 0),
             network=_get(raw, "network", str, "none"),
+            snapshot=_get(raw, "snapshot", str, ""),
             code_sha256=_get(raw, "code_sha256", str, ""),
             code_size=_get(raw, "code_size", int, 0),
             last_modified=_get(raw, "last_modified", str, ""),
             state=_get(raw, "state", str, ""),
             state_reason=_optional(raw, "state_reason", str),
+            image=Image.from_map(raw["image"]) if raw.get("image") else None,
             stats=FunctionStats.from_map({"name": raw["name"], **raw["stats"]}) if raw.get("stats") else None,
             raw=raw,
         )
@@ -263,6 +269,31 @@ def page_from(answer: Any, before: Any) -> tuple[list[FunctionDescription], Any]
     if marker is not None and marker == before:
         raise BadAnswer(f"functions.list gave the marker {marker!r} twice")
     return functions, marker
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """The image of a version's initialised process, which its new sandboxes are restored from. state: "none" (not yet),
+    "wanted", "making", "ready", "unsuitable" (`reason` says why, and it stays so), "failed" (it is tried again), "evicted"
+    (others needed the room) or "off". tier: how a cold start is made now, "snapshot" or "shell"."""
+
+    state: str
+    tier: str
+    reason: str | None
+    bytes: int
+    age_s: float
+    restores: int
+
+    @classmethod
+    def from_map(cls, raw: Any) -> Image:
+        return cls(
+            state=_get(raw, "state", str, ""),
+            tier=_get(raw, "tier", str, ""),
+            reason=_optional(raw, "reason", str),
+            bytes=_get(raw, "bytes", int, 0),
+            age_s=_get(raw, "age_s", float, 0.0),
+            restores=_get(raw, "restores", int, 0),
+        )
 
 
 @dataclass(frozen=True, slots=True)

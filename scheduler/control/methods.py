@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from scheduler.functions.uploads import Uploads
     from scheduler.messages import FunctionStats, MethodCall, Snapshot
     from scheduler.sandboxes.runtimes import Runtime
+    from scheduler.snapshots import Snapshots
 
 __all__ = ["Methods"]
 
@@ -64,6 +65,7 @@ CONFIGURATION = tuple(
         "weight",
         "tenant",
         "queue_timeout_ms",
+        "snapshot",
         "description",
         "network",
     )
@@ -91,6 +93,7 @@ class Methods:
         accept_event: Callable[[Connection, MethodCall], Awaitable[Any]],
         events_of: Callable[[str], dict[str, Any]],
         no_network: Callable[[], Awaitable[str | None]],
+        snapshots: Snapshots,
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -106,6 +109,7 @@ class Methods:
         self._accept_event = accept_event
         self._events_of = events_of
         self._no_network = no_network
+        self._snapshots = snapshots
         self._log_readers = trio.CapacityLimiter(LOG_READERS_MAX)
 
     def rows(self) -> tuple[Method, ...]:
@@ -256,6 +260,8 @@ class Methods:
             deployed = await self._registry.deploy(fields, code, publish=call.get("publish", False))
             await self._deployments.apply(self._spec(name))
         await self._uploads.forget(code.sha256)
+        if deployed.published is not None:
+            await self._snapshots.make((deployed.published, deployed.latest))
         return self._described(deployed)
 
     async def _admitted(self, call: Call, name: str, fields: dict[str, Any]) -> CodeRef:
@@ -291,7 +297,7 @@ class Methods:
 
     def _described(self, deployed: Deployed) -> dict[str, Any]:
         # Asked for by number, a version is told by number: `published` is what the caller made.
-        return self._registry.describe(deployed.published or deployed.latest)
+        return self._snapshots.describe(deployed.published or deployed.latest)
 
     async def _list(self, call: Call) -> dict[str, Any]:
         tenant = call.get("tenant", call.connection.tenant)
@@ -299,7 +305,7 @@ class Methods:
             raise Unauthorized(f"tenant: this token is for tenant {call.connection.tenant}")
         page = self._registry.list(tenant=tenant, marker=call.get("marker"), limit=call.get("limit", limits.LIST_PAGE_MAX))
         return {
-            "functions": [self._registry.describe(version) for version in page.functions],
+            "functions": [self._snapshots.describe(version) for version in page.functions],
             "next_marker": page.next_marker,
         }
 
@@ -308,7 +314,7 @@ class Methods:
         handle = self._catalog.handle(version.name, version.version)
         stats = (await self._engine.stats()).functions.get(handle) if handle is not None else None
         shown = None if stats is None else self._function_view(stats, version)
-        return {**self._registry.describe(version), "stats": shown, "events": self._events_of(version.name)}
+        return {**self._snapshots.describe(version), "stats": shown, "events": self._events_of(version.name)}
 
     async def _remove(self, call: Call) -> dict[str, Any]:
         reference = names.parse(call.values["name"], self._registry.identity)

@@ -56,6 +56,13 @@ class CodeKind(enum.Enum):
     FILE = "file"
 
 
+class Snapshot(enum.Enum):
+    """Whether new sandboxes are restored from an image of the initialised process, where one can be made."""
+
+    AUTO = "auto"
+    OFF = "off"
+
+
 class Network(enum.Enum):
     """What a function may reach: its own loopback, or other machines too."""
 
@@ -100,6 +107,7 @@ class FunctionConfig:
     weight: int = limits.WEIGHT_DEFAULT
     queue_timeout_ms: int = limits.QUEUE_TIMEOUT_MS_DEFAULT
     network: str = Network.NONE.value
+    snapshot: str = Snapshot.AUTO.value
 
     def __post_init__(self) -> None:
         # Own, sealed copy: a frozen thing must not change through the map its maker kept.
@@ -294,6 +302,7 @@ FIELDS: Final = (
     Field("weight", "weight", _whole(limits.WEIGHT_MIN, limits.WEIGHT_MAX)),
     Field("queue_timeout_ms", "queueTimeoutMs", _whole(0, limits.QUEUE_TIMEOUT_MS_MAX)),
     Field("network", "network", _one_of(Network)),
+    Field("snapshot", "snapshot", _one_of(Snapshot)),
 )
 
 _REQUIRED: Final = ("name", "handler")
@@ -386,6 +395,7 @@ def describe(version: FunctionVersion, versions: Sequence[str], identity: Identi
         "weight": config.weight,
         "queue_timeout_ms": config.queue_timeout_ms,
         "network": config.network,
+        "snapshot": config.snapshot,
         "code_sha256": version.code.sha256,
         "code_size": version.code.size,
         "last_modified": version.last_modified,

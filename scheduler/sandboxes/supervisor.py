@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from scheduler.messages import Command
     from scheduler.sandboxes.launcher import Exited, Launcher, Shell, Specialisation
     from scheduler.sandboxes.pool import ShellPool
+    from scheduler.sandboxes.templates import ImageUse
 
 __all__ = ["Order", "Sandbox", "SandboxTimes", "State", "Supervisor"]
 
@@ -47,18 +48,21 @@ GONE_GRACE_S = 0.05  # a process that closed its channel because it ends says ho
 RESTART_FIRST_S = 0.05
 RESTART_MAX_S = 5.0
 RESTART_CALM_S = 30.0  # a launcher that lived this long starts again with the shortest back-off
+CALM_AFTER_S = 0.05
 SIGKILL = 9
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a sandbox is to become. start: START's body on the channel; it holds the function's secrets."""
+    """What a sandbox is to become. start: START's body on the channel; it holds the function's secrets. image: what it is to be
+    restored from, which START then says too; it stays its keeper's, so an order is carried out at once or made anew."""
 
     function: str
     version: str
     runtime: str
     specialisation: Specialisation
     start: bytes = field(repr=False)
+    image: ImageUse | None = None
 
 
 class Orders(Protocol):
@@ -86,6 +90,17 @@ class Sandbox:
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     fds_ours: bool = False  # the shell's descriptors have not been handed to the engine
     stopping: bool = False  # DYING, but not killed yet
+    image: int = 0  # number of the image it is being restored from; 0: of none, or it is ready
+
+
+@dataclass(slots=True, eq=False)
+class _Watched:
+    ended: trio.Event = field(default_factory=trio.Event)
+    exited: Exited | None = None
+
+    async def wait(self) -> Exited | None:
+        await self.ended.wait()
+        return self.exited
 
 
 @dataclass(slots=True)
@@ -119,7 +134,9 @@ class SupervisorStats:
 
 class Supervisor:
     """post: hands commands to the engine; post_nowait: one, if the engine takes it at once. orders: see Orders. open_launcher:
-    makes a launcher, again after one died. starting_max: how many are specialised at once. report: text for the log."""
+    makes a launcher, again after one died. starting_max: how many are specialised at once. restore_failed: told of each sandbox
+    that did not live through its restore (function, revision, image, how it ended). lost: told when a launcher has died, and
+    with it all processes that sandboxes are forked from. report: text for the log."""
 
     def __init__(
         self,
@@ -130,6 +147,8 @@ class Supervisor:
         orders: Orders,
         open_launcher: Callable[[], AbstractAsyncContextManager[Launcher]],
         starting_max: int,
+        restore_failed: Callable[[int, int, int, str], None],
+        lost: Callable[[], None],
         report: Callable[[str], None],
     ) -> None:
         self._pool = pool
@@ -137,7 +156,10 @@ class Supervisor:
         self._post_nowait = post_nowait
         self._orders = orders
         self._open_launcher = open_launcher
+        self._restore_failed = restore_failed
+        self._lost = lost
         self._report = report
+        self._watched: dict[int, _Watched] = {}  # shells that are no sandboxes of the core
         self._sandboxes: dict[int, Sandbox] = {}
         self._reaped = trio.Event()  # one more is gone
         self._by_shell: dict[int, Sandbox] = {}
@@ -145,6 +167,7 @@ class Supervisor:
         self._launcher: Launcher | None = None
         self._nursery: trio.Nursery | None = None
         self._restarts = 0
+        self._last_need_s = -CALM_AFTER_S
         self._launch_failures = 0
         self.times = SandboxTimes()
 
@@ -169,6 +192,19 @@ class Supervisor:
     def sandboxes(self) -> list[Sandbox]:
         """All that are not reaped yet; to look at."""
         return list(self._sandboxes.values())
+
+    def watch(self, shell_id: int) -> Callable[[], Awaitable[Exited | None]]:
+        """Of a shell that was taken from the pool for another purpose: what waits for its end. None: the launcher died, and so
+        did the shell."""
+        watched = self._watched[shell_id] = _Watched()
+        return watched.wait
+
+    @property
+    def calm(self) -> bool:
+        """No start is under way, and none was asked for just now."""
+        if trio.current_time() - self._last_need_s < CALM_AFTER_S:
+            return False
+        return all(s.state in (State.RUNNING, State.DYING) for s in self._sandboxes.values())
 
     def identify(self, handle: int) -> tuple[int, int] | None:
         """(function, revision) of a sandbox that is not reaped yet."""
@@ -220,6 +256,7 @@ class Supervisor:
             finally:
                 self._launcher = None
                 self._pool.lost()
+                self._lost()
             await self._all_lost()
             if trio.current_time() - begun >= RESTART_CALM_S:
                 backoff_s = RESTART_FIRST_S
@@ -248,6 +285,8 @@ class Supervisor:
 
     async def _all_lost(self) -> None:
         """The launcher is dead, and with it all that it had started. Those still waiting for a shell go on waiting."""
+        while self._watched:
+            self._watched.popitem()[1].ended.set()
         for sandbox in list(self._sandboxes.values()):
             if sandbox.shell is not None:
                 sandbox.scope.cancel()
@@ -258,18 +297,33 @@ class Supervisor:
     def need(self, handle: int, function: int, revision: int) -> None:
         """The core wants a sandbox."""
         assert self._nursery is not None, "need() before run()"
-        sandbox = Sandbox(handle, function, revision, trio.current_time())
+        self._last_need_s = trio.current_time()
+        sandbox = Sandbox(handle, function, revision, self._last_need_s)
         self._sandboxes[handle] = sandbox
         if not self._start_now(sandbox):
             self._nursery.start_soon(self._make, sandbox)
 
-    def loaded(self, handle: int) -> None:
-        """The function's init went well."""
+    def loaded(self, handle: int) -> int:
+        """The function's init went well, or its restore. The number of the image it was to be restored from; 0: of none."""
         sandbox = self._sandboxes.get(handle)
-        if sandbox is not None and sandbox.state in (State.MAKING, State.STARTING):
-            sandbox.state = State.RUNNING
-            if self._launcher is not None and sandbox.shell is not None:
-                self._launcher.loaded(sandbox.shell.id)
+        if sandbox is None or sandbox.state not in (State.MAKING, State.STARTING):
+            return 0
+        sandbox.state = State.RUNNING
+        if self._launcher is not None and sandbox.shell is not None:
+            self._launcher.loaded(sandbox.shell.id)
+        image, sandbox.image = sandbox.image, 0
+        return image
+
+    def init_failed(self, handle: int) -> None:
+        """It was loaded and has said why that failed."""
+        sandbox = self._sandboxes.get(handle)
+        if sandbox is not None:
+            self._not_restored(sandbox, "what its hooks do after a restore failed")
+
+    def _not_restored(self, sandbox: Sandbox, how: str) -> None:
+        image, sandbox.image = sandbox.image, 0
+        if image:
+            self._restore_failed(sandbox.function, sandbox.revision, image, how)
 
     def killed(self, handle: int, why: Why, *, grace_s: float = 0.0) -> None:
         """The core has given the sandbox up; the reactor has sent SIGKILL if it had a process. grace_s: or has told it to
@@ -284,6 +338,8 @@ class Supervisor:
             sandbox.stopping = True
             self._nursery.start_soon(self._kill_after_stop, sandbox, grace_s)
         else:
+            if why is Why.INIT_TIMEOUT:
+                self._not_restored(sandbox, "it took longer than an init may")
             self._kill(sandbox)
 
     def gone(self, handle: int) -> None:
@@ -387,13 +443,15 @@ class Supervisor:
             self._specialised(sandbox, order, failure)
 
         try:
-            launcher.specialise_soon(shell, order.specialisation, heard)
+            image = order.image.fd if order.image is not None else None
+            launcher.specialise_soon(shell, order.specialisation, heard, image=image)
         except LaunchFailed:
             self._turns.release()  # the launcher has just died: all that it had started is reaped
             return
+        sandbox.image = order.image.number if order.image is not None else 0
         self.times.add(trio.current_time() - sandbox.need_s)
         fds = (shell.channel_fd, shell.output_fd, shell.progress_fd, shell.pidfd, shell.cpu_fd, shell.memory_fd)
-        start = sandbox_start(sandbox.handle, start=order.start, tier=Tier.SHELL, fds=fds)
+        start = sandbox_start(sandbox.handle, start=order.start, tier=Tier.SNAPSHOT if sandbox.image else Tier.SHELL, fds=fds)
         sandbox.fds_ours = False
         if not self._post_nowait(start):
             assert self._nursery is not None
@@ -417,8 +475,14 @@ class Supervisor:
             return
         sandbox = self._by_shell.get(exited.id)
         if sandbox is None:
-            return  # a surplus shell that we ended
+            watched = self._watched.pop(exited.id, None)
+            if watched is not None:  # else a surplus shell that we ended
+                watched.exited = exited
+                watched.ended.set()
+            return
         sandbox.scope.cancel()
+        if exited.cause.name in ("EXIT", "SIGNAL", "OOM"):
+            self._not_restored(sandbox, f"it ended meanwhile: {exited.cause.name.lower()} {exited.status}")
         if exited.cause.name == "LAUNCH_FAILED" and sandbox.state is not State.DYING:  # we ended it, or said so already
             self._report(f"sandbox {exited.id}: {exited.step}")
         await self._reap(

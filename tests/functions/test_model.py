@@ -190,6 +190,7 @@ def test_description_has_the_keys_of_the_manual():
         "weight",
         "queue_timeout_ms",
         "network",
+        "snapshot",
         "code_sha256",
         "code_size",
         "last_modified",

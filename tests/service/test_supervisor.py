@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from scheduler.messages import Cause as CoreCause
-from scheduler.messages import CommandKind, Why
+from scheduler.messages import CommandKind, Tier, Why
 from scheduler.sandboxes.launcher import Cause, Exited, LaunchFailed, Shell, Specialisation
 from scheduler.sandboxes.pool import ShellPool
 from scheduler.sandboxes.supervisor import Order, State, Supervisor
@@ -34,7 +34,8 @@ class FakeLauncher:
         self.world.fds.append(fd)
         return Shell(self.world.shells, runtime, 1, fd, -1, -1, -1, -1, -1)
 
-    def specialise_soon(self, shell, spec, heard):
+    def specialise_soon(self, shell, spec, heard, *, image=None):
+        self.world.images.append(image)
         self.world.nursery.start_soon(self._specialise, shell, heard)
 
     async def _specialise(self, shell, heard):
@@ -66,6 +67,9 @@ class World:
         self.nursery = nursery
         self.shells = 0
         self.fds = []
+        self.images = []
+        self.restores_failed = []
+        self.lost = 0
         self.specialise_fails = False
         self.specialise_s = 0.001
         self.specialising = set()
@@ -84,6 +88,8 @@ class World:
             orders=lambda function, revision: self.orders.get(function),
             open_launcher=self.open_launcher,
             starting_max=4,
+            restore_failed=lambda *how: self.restores_failed.append(how),
+            lost=self.lose,
             report=self.reports.append,
         )
 
@@ -114,6 +120,9 @@ class World:
             for fd in command.fds:
                 if fd >= 0:
                     os.close(fd)  # as the engine does in the end
+
+    def lose(self):
+        self.lost += 1
 
     def started(self):
         return [c.sandbox for c in self.posted if c.kind is CommandKind.SANDBOX_START]
@@ -216,6 +225,87 @@ async def test_start_is_handed_over_at_once_and_waits_in_the_channel(world, auto
     assert (world.supervisor.stats().making, world.reaped()) == (0, [])
 
 
+class Use:
+    """An image, for one sandbox."""
+
+    fd, number = 99, 5
+
+
+async def restoring(world, handle):
+    """A sandbox that is being restored from image 5."""
+    order = world.orders[1]
+    world.orders[1] = Order(order.function, order.version, order.runtime, order.specialisation, b"{}", Use)
+    await trio.sleep(1)
+    world.supervisor.need(handle, 1, 1)
+    await trio.sleep(1)
+    return next(s for s in world.supervisor.sandboxes() if s.handle == handle)
+
+
+async def test_an_order_with_an_image_is_a_restore(world, autojump_clock):
+    await restoring(world, 7)
+    assert world.images == [99]
+    start = next(c for c in world.posted if c.kind is CommandKind.SANDBOX_START)
+    assert start.u32s[0] == Tier.SNAPSHOT
+    assert world.supervisor.loaded(7) == 5
+    assert world.supervisor.loaded(7) == 0
+    world.supervisor.killed(7, Why.REMOVED)
+    await trio.sleep(1)
+    assert world.restores_failed == []
+
+
+@pytest.mark.parametrize(
+    ("cause", "told"), [(Cause.SIGNAL, "signal 11"), (Cause.OOM, "oom 11"), (Cause.EXIT, "exit 11"), (Cause.KILLED, None)]
+)
+async def test_who_dies_of_its_restore_is_told_of(world, autojump_clock, cause, told):
+    sandbox = await restoring(world, 7)
+    world.launchers[0].send.send_nowait(Exited(sandbox.shell.id, cause, 11, 0, 0, None))
+    await trio.sleep(1)
+    assert len(world.reaped()) == 1
+    assert world.restores_failed == ([(1, 1, 5, f"it ended meanwhile: {told}")] if told else [])
+
+
+async def test_a_restore_that_hangs_or_whose_hooks_fail_is_told_of_once(world, autojump_clock):
+    await restoring(world, 7)
+    world.supervisor.killed(7, Why.INIT_TIMEOUT)
+    sandbox = await restoring(world, 8)
+    world.supervisor.init_failed(8)
+    world.launchers[0].send.send_nowait(Exited(sandbox.shell.id, Cause.EXIT, 1, 0, 0, None))
+    await trio.sleep(1)
+    assert [how[3] for how in world.restores_failed] == [
+        "it took longer than an init may",
+        "what its hooks do after a restore failed",
+    ]
+
+
+async def test_calm_is_when_no_start_is_under_way(world, autojump_clock):
+    assert world.supervisor.calm
+    world.specialise_s = 10
+    world.supervisor.need(7, 1, 1)
+    await trio.sleep(5)
+    assert not world.supervisor.calm
+    world.supervisor.loaded(7)
+    assert world.supervisor.calm
+    world.supervisor.need(8, 1, 1)
+    world.supervisor.loaded(8)
+    assert not world.supervisor.calm, "another may follow"
+    await trio.sleep(0.1)
+    assert world.supervisor.calm
+
+
+async def test_the_end_of_a_shell_for_another_purpose_is_told(world, autojump_clock):
+    await trio.sleep(1)
+    shell = await world.pool.take("py")
+    wait = world.supervisor.watch(shell.id)
+    world.launchers[0].kill(shell.id)
+    assert (await wait()).cause is Cause.KILLED
+    other = await world.pool.take("py")
+    wait = world.supervisor.watch(other.id)
+    world.launchers[0].dead.set()
+    assert await wait() is None
+    assert world.lost == 1
+    shell.close(), other.close()
+
+
 async def test_a_full_ring_loses_no_start(world, autojump_clock):
     await trio.sleep(1)
     world.ring_full = True
@@ -252,6 +342,8 @@ async def test_a_runtime_without_shells_holds_up_no_other(autojump_clock, nurser
         orders=lambda function, revision: world.orders.get(function),
         open_launcher=world.open_launcher,
         starting_max=2,
+        restore_failed=lambda *how: None,
+        lost=lambda: None,
         report=world.reports.append,
     )
     world.without = "none"
