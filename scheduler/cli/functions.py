@@ -64,7 +64,9 @@ def list_command(context: click.Context, tenant: str | None) -> None:
     table.add_column("MEMORY", justify="right", no_wrap=True)
     table.add_column("TIMEOUT", justify="right", no_wrap=True)
     table.add_column("VERSIONS", justify="right", no_wrap=True)
-    table.add_column("IMAGE", no_wrap=True)
+    images = any(function.image is not None for function in functions)
+    if images:
+        table.add_column("IMAGE", no_wrap=True)
     if tenants:
         table.add_column("TENANT", overflow="fold")
     table.add_column("CHANGED", justify="right", no_wrap=True)
@@ -78,7 +80,7 @@ def list_command(context: click.Context, tenant: str | None) -> None:
             f"{function.memory_mb} MB",
             f"{function.timeout_s:g} s",
             str(len(function.versions)),
-            function.image.state if function.image is not None else "",
+            *([function.image.state if function.image is not None else ""] if images else []),
             *([function.tenant] if tenants else []),
             age(function.last_modified),
         ]
