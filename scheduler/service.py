@@ -403,9 +403,7 @@ class Service:
     def _deployed(self, runtimes: set[str]) -> None:
         """A function came, changed or went."""
         self._use_runtimes(runtimes)
-        self.templates.keep(
-            (handle, version.revision) for handle, version in self.catalog.launches() if version.config.snapshot == "auto"
-        )
+        self.templates.keep((handle, version.revision) for handle, version in self.catalog.launches() if version.has_image)
 
     def _use_runtimes(self, deployed: set[str]) -> None:
         """Those that functions need are kept warm, and the one that a function without one will get."""
@@ -634,7 +632,7 @@ class Service:
         """What a maker of that version's image runs."""
         launcher = self.supervisor.launcher
         found = self.catalog.launch(version.function, version.revision)
-        if launcher is None or found is None or found.config.snapshot != "auto":
+        if launcher is None or found is None or not found.has_image:
             return None
         recipe = self.order_book.recipe(version.function, version.revision, launcher.task_root)
         return recipe.make_order(datetime.now(UTC), secrets.token_hex(16)) if recipe is not None else None

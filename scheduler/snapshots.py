@@ -42,7 +42,7 @@ class Snapshots:
         """The description with `image` in it. As in Lambda, a version whose init failed when its deployment had it initialised
         is Failed, and says why; calls try again all the same."""
         description = self._describe(version)
-        status = self._status(version) if version.config.snapshot == "auto" else None
+        status = self._status(version) if version.has_image else None
         if status is not None and status.function_failed:
             description.update(state=State.FAILED.value, state_reason=status.reason)
         return {**description, "image": _view(version, status)}
@@ -57,7 +57,7 @@ class Snapshots:
 
 
 def _view(version: FunctionVersion, status: Status | None) -> dict[str, Any]:
-    if version.config.snapshot != "auto":
+    if not version.has_image:
         return {"state": "off", "tier": "shell", "reason": None, "bytes": 0, "age_s": 0.0, "restores": 0}
     if status is None:
         return {"state": "none", "tier": "shell", "reason": None, "bytes": 0, "age_s": 0.0, "restores": 0}

@@ -41,6 +41,7 @@ __all__ = [
     "InvalidConfig",
     "Network",
     "Problem",
+    "Snapshot",
     "State",
     "build",
     "describe",
@@ -135,6 +136,11 @@ class FunctionVersion:
     @property
     def name(self) -> str:
         return self.config.name
+
+    @property
+    def has_image(self) -> bool:
+        """It may have one, as far as its configuration goes."""
+        return self.config.snapshot == Snapshot.AUTO.value
 
     @property
     def display_name(self) -> str:
