@@ -43,6 +43,7 @@ from scheduler.messages import (
     FunctionSwitch,
     Gone,
     Histogram,
+    HttpHanded,
     InitFailed,
     Killed,
     LoopStats,
@@ -202,6 +203,12 @@ def _close_all(fds: Iterable[int]) -> None:
                 os.close(fd)
 
 
+def json_problem(data: bytes) -> int | None:
+    """None: it is one JSON value (RFC 8259). Else the offset of the byte where it stops being one."""
+    at = ffi.new("size_t *")
+    return None if lib.sched_json_valid(data, len(data), at) else int(at[0])
+
+
 # ---- events -----------------------------------------------------------------------------------------------------------------
 
 
@@ -242,6 +249,7 @@ _READ: dict[EventKind, Any] = {
     EventKind.FUNCTION_FREED: lambda raw: FunctionFreed(raw.function),
     EventKind.DRAINED: lambda raw: Drained(),
     EventKind.FAULT: lambda raw: Fault(_blob(raw).decode("utf-8", "replace")),
+    EventKind.HTTP: lambda raw: HttpHanded(raw.value, _blob(raw)),
 }
 
 
@@ -380,6 +388,8 @@ class Engine:
             return
         while (count := lib.sched_poll(self._sched, self._polled, BATCH_MAX)) > 0:
             for i in range(count):
+                if self._polled[i].kind == EventKind.HTTP:
+                    os.close(self._polled[i].value)
                 lib.sched_event_free(ffi.addressof(self._polled, i))
         lib.sched_free(self._sched)
         self._sched = ffi.NULL
@@ -394,6 +404,12 @@ class Engine:
         """Before run(). host: a numeric address; port 0 asks for any. Returns the port that was bound. CannotListen."""
         bound = ffi.new("uint16_t *", port)
         _check(lib.sched_listen_tcp(self._sched, host.encode(), bound), f"address {host}:{port}", CannotListen)
+        return int(bound[0])
+
+    def listen_http(self, host: str, port: int) -> int:
+        """As listen_tcp(), for HTTP."""
+        bound = ffi.new("uint16_t *", port)
+        _check(lib.sched_listen_http(self._sched, host.encode(), bound), f"address {host}:{port}", CannotListen)
         return int(bound[0])
 
     def preload(self, commands: Iterable[Command]) -> None:

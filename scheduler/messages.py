@@ -44,6 +44,7 @@ __all__ = [
     "FunctionSwitch",
     "Gone",
     "Histogram",
+    "HttpHanded",
     "InitFailed",
     "Killed",
     "LoopStats",
@@ -69,6 +70,7 @@ __all__ = [
     "core",
     "function_info",
     "handle_index",
+    "http_adopt",
     "make_handle",
     "name_put",
     "name_remove",
@@ -81,6 +83,7 @@ __all__ = [
 NO_LIMIT = 0x7FFF_FFFF
 NO_LIMIT_64 = 0x7FFF_FFFF_FFFF_FFFF  # bytes and nanoseconds: two thousand million of them are not "no limit"
 NO_ACCOUNT = 0xFFFF
+ADOPT_HTTP = 1
 NODE_ACCOUNT = 0
 
 
@@ -373,6 +376,11 @@ def connection_adopt(fd: int, rights: Right, *, tenant_number: int = 0, tag: int
     return Command(kind=CommandKind.CONNECTION_ADOPT, fds=(fd,), u32s=(int(rights), tenant_number), tag=tag)
 
 
+def http_adopt(fd: int) -> Command:
+    """An HTTP connection goes (back) to the engine; nothing of its next request has been read. Nobody is told."""
+    return Command(kind=CommandKind.CONNECTION_ADOPT, flags=ADOPT_HTTP, fds=(fd,), u32s=(int(Right.INVOKE), 0))
+
+
 def stop_listening() -> Command:
     return Command(kind=CommandKind.STOP_LISTENING)
 
@@ -398,6 +406,7 @@ class EventKind(IntEnum):
     FUNCTION_FREED = 11
     DRAINED = 12
     FAULT = 13
+    HTTP = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -481,7 +490,18 @@ class Fault:
     text: str
 
 
-Event = Need | Killed | Gone | Freed | Ready | InitFailed | MethodCall | Opened | Closed | FunctionFreed | Drained | Fault
+@dataclass(frozen=True, slots=True)
+class HttpHanded:
+    """An HTTP connection that is the service's from now on, and the bytes that came of it."""
+
+    fd: int
+    data: bytes = field(repr=False)
+
+
+Event = (
+    Need | Killed | Gone | Freed | Ready | InitFailed | MethodCall | Opened | Closed | FunctionFreed | Drained | Fault
+    | HttpHanded
+)  # fmt: skip
 
 
 # ---- counters ---------------------------------------------------------------------------------------------------------------
@@ -562,6 +582,7 @@ class LoopStats:
     bad_requests: int
     refused_requests: int
     refused_connections: int
+    http_handed: int
     connections: int
     connections_paused: int
     connections_waiting: int

@@ -33,7 +33,7 @@ from scheduler.control.access import Connections, TokenFile
 from scheduler.control.dispatch import Dispatcher
 from scheduler.control.methods import Methods
 from scheduler.deployments import Deployments
-from scheduler.engine import Engine, histogram_bounds
+from scheduler.engine import Engine, histogram_bounds, json_problem
 from scheduler.errors import NotFound, SchedulerError, Unavailable
 from scheduler.figures import events_of, scrape
 from scheduler.functions.names import LATEST, Identity
@@ -41,9 +41,9 @@ from scheduler.functions.names import parse as parse_name
 from scheduler.functions.packages import open_code_store
 from scheduler.functions.registry import FunctionRegistry
 from scheduler.functions.uploads import open_uploads
-from scheduler.lambda_api import server as lambda_server
 from scheduler.lambda_api.app import Api, OpenAccess
 from scheduler.lambda_api.rooms import Invoker, Rooms
+from scheduler.lambda_api.server import Front
 from scheduler.log import Log
 from scheduler.messages import (
     Closed,
@@ -54,6 +54,7 @@ from scheduler.messages import (
     Freed,
     FunctionFreed,
     Gone,
+    HttpHanded,
     InitFailed,
     Killed,
     MethodCall,
@@ -66,6 +67,7 @@ from scheduler.messages import (
     connection_adopt,
     connection_close,
     core,
+    http_adopt,
     stop_listening,
 )
 from scheduler.metrics import Octaves
@@ -227,8 +229,7 @@ class Service:
         inner.start_soon(self._collect_code)
         if settings.metrics is not None:
             await self._open_console(settings.metrics, inner)
-        if settings.http is not None:
-            await self._open_lambda_api(settings.http, inner)
+        self._make_lambda_api(inner)
         self._accepting = True
         launcher = self.supervisor.launcher
         if launcher is not None and not launcher.limits:
@@ -307,6 +308,10 @@ class Service:
         )
         self._load()
         self.engine.listen_unix(str(settings.socket))
+        if settings.http is not None:
+            if settings.http_auth == "none":
+                self.log.warning("http", address=settings.http, text="NO AUTHENTICATION: who can connect may deploy and invoke")
+            self.http_port = self.engine.listen_http(settings.http.host, settings.http.port)
         if settings.tcp is not None:
             self.tcp_port = await self._listen_tcp(settings.tcp, stack)
 
@@ -432,25 +437,20 @@ class Service:
 
         await nursery.start(run)
 
-    async def _open_lambda_api(self, address: Address, nursery: trio.Nursery) -> None:
-        listeners = await http.listen(address)
-        self.http_port = int(listeners[0].socket.getsockname()[1])
-        if self.settings.http_auth == "none":
-            self.log.warning("http", address=address, text="NO AUTHENTICATION: whoever can connect may deploy and invoke")
+    def _make_lambda_api(self, nursery: trio.Nursery) -> None:
         rooms = Rooms(
             settings=lambda: self.settings,
             registry=self.registry,
             code=self.code,
             deployments=self.deployments,
             runtimes={name: runtime.executable for name, runtime in self.runtimes.items()},
-            invoker=Invoker(sync=self._caller.ask, event=self._event_from_http),
+            invoker=Invoker(sync=self._caller.ask, event=self._event_from_http, json_problem=json_problem),
         )
         self.api = Api(rooms, OpenAccess(), self.log)
+        self.http_front = Front(self.api.answer, give_back=lambda fd: self.post(http_adopt(fd)), nursery=nursery)
 
-        async def run(*, task_status: trio.TaskStatus[None]) -> None:
-            await lambda_server.serve(listeners, self.api.answer, task_status=task_status)
-
-        await nursery.start(run)
+    async def _on_http(self, event: HttpHanded) -> None:
+        self.http_front.take(event.fd, event.data)
 
     async def _event_from_http(self, function: str, payload: bytes, trace: str | None) -> str:
         if self.draining:
@@ -529,6 +529,7 @@ class Service:
             FunctionFreed: self._on_function_freed,
             Drained: self._on_drained,
             Fault: self._on_fault,
+            HttpHanded: self._on_http,
         }
         while True:
             batch: list[Event] = await self.engine.wait_events()

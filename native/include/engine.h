@@ -58,11 +58,14 @@ enum sched_command_kind {
     SCHED_CMD_CONNECTION_GRANT = 7,   /* connection; u32s[0] rights: what hello earned; u32s[1] tenant's number: only its
                                          functions may be invoked, 0: all */
     SCHED_CMD_CONNECTION_CLOSE = 8,
-    SCHED_CMD_CONNECTION_ADOPT = 9,   /* fds[0]: a connected stream (TLS relay), u32s as GRANT; answered by EV_OPENED with tag */
+    SCHED_CMD_CONNECTION_ADOPT = 9,   /* fds[0]: a connected stream (TLS relay), u32s as GRANT; answered by EV_OPENED with tag.
+                                         flags SCHED_ADOPT_HTTP: speaks HTTP, nothing of it is read ahead; nobody is told */
     SCHED_CMD_STATS = 10,             /* u32s[0] first function, u32s[1] count <= 32; answered by EV_STATS */
     SCHED_CMD_STOP_LISTENING = 11,
     SCHED_CMD_STOP = 12               /* sched_run returns once this is handled */
 };
+
+enum sched_adopt_flag { SCHED_ADOPT_HTTP = 1 };
 
 struct sched_command {
     uint32_t kind;
@@ -93,7 +96,9 @@ enum sched_event_kind {
     SCHED_EV_STATS = 10,              /* tag; blob: struct sched_stats */
     SCHED_EV_FUNCTION_FREED = 11,
     SCHED_EV_DRAINED = 12,
-    SCHED_EV_FAULT = 13               /* blob: text for the log: something the operator should know */
+    SCHED_EV_FAULT = 13,              /* blob: text for the log: something the operator should know */
+    SCHED_EV_HTTP = 14                /* an HTTP connection that is the slow side's from now on; value: its descriptor, the
+                                         receiver's to close or to give back (CONNECTION_ADOPT); blob: what came of it */
 };
 
 struct sched_event {
@@ -124,6 +129,7 @@ struct sched_loop_stats {
     uint64_t bad_requests;            /* answered BadRequest */
     uint64_t refused_requests;        /* answered Throttled by the reactor itself: no payload memory, or the service is behind */
     uint64_t refused_connections;
+    uint64_t http_handed;             /* HTTP connections handed over */
     uint64_t connections;             /* open now */
     uint64_t connections_paused;      /* not read now: they do not read, are being closed, or wait for memory */
     uint64_t connections_waiting;     /* of these: their large frame waits for payload memory */
@@ -158,6 +164,10 @@ void sched_config_default(struct sched_config *config);
 int sched_listen_unix(struct sched *sched, const char *path);
 /* host: numeric. *port is the bound port afterwards (0 asks for any). */
 int sched_listen_tcp(struct sched *sched, const char *host, uint16_t *port);
+/* HTTP/1.1: the hot path of Lambda's API. */
+int sched_listen_http(struct sched *sched, const char *host, uint16_t *port);
+/* Whether the bytes are one JSON value (RFC 8259, at most 512 deep); *at: where they stop being one. */
+bool sched_json_valid(const uint8_t *in, size_t bytes, size_t *at);
 
 /* One turn: wait at most timeout_ms for something, handle it. Returns >= 0: things handled, -1: stopped, else -errno. */
 int sched_turn(struct sched *sched, int timeout_ms);

@@ -5,14 +5,14 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "answer.h"
 #include "pack.h"
 #include "reactor.h"
 
 enum {
     SMALL_PAYLOAD = 8 * 1024,
     FRAME_HEAD = 16,
-    REPORT_MAX = 1024 + TAIL_BYTES,  /* every key with its value, and the log's tail */
-    MESSAGE_MAX = 512
+    REPORT_MAX = 1024 + TAIL_BYTES   /* every key with its value, and the log's tail */
 };
 
 static void used(struct output *output, const uint8_t *from, const uint8_t *to) {
@@ -41,7 +41,7 @@ static uint8_t *pack_uuid(uint8_t *at, const uint8_t id[16]) {
 
 /* ---- the journal's part ---------------------------------------------------------------------------------------------- */
 
-static bool ran(const struct core_action *answer) {
+bool answer_ran(const struct core_action *answer) {
     switch ((enum core_outcome)answer->outcome) {
     case CORE_OK: case CORE_FUNCTION_ERROR: case CORE_TIMEOUT: case CORE_SANDBOX_DIED: case CORE_TOO_LARGE:
         return answer->sandbox != 0;
@@ -73,7 +73,7 @@ static struct journal_record record_of(const struct core_action *answer, const s
 
 /* ---- report ----------------------------------------------------------------------------------------------------------- */
 
-static size_t log_tail(struct sched *sched, const struct core_action *answer, const struct ticket *ticket,
+size_t answer_log_tail(struct sched *sched, const struct core_action *answer, const struct ticket *ticket,
                        const struct function_info *info, char out[TAIL_BYTES]) {
     char last[1024];
     struct journal_end end;
@@ -114,7 +114,7 @@ static uint8_t *pack_report(struct sched *sched, uint8_t *at, const struct core_
     const uint64_t sent = ticket->sent_ns >= answer->arrive_ns && ticket->sent_ns <= start ? ticket->sent_ns : start;
     char sandbox[24];
     snprintf(sandbox, sizeof sandbox, "%016" PRIx64, answer->sandbox);
-    const bool has_tail = ticket->log_tail && ran(answer);
+    const bool has_tail = ticket->log_tail && answer_ran(answer);
     at = pack_map(at, 11 + (cold ? 2U : 1U) + (has_tail ? 1U : 0U));
     at = pack_uuid(pack_str(at, "request_id"), ticket->request_id);
     at = pack_str(pack_str(at, "version"), info->version);
@@ -139,7 +139,7 @@ static uint8_t *pack_report(struct sched *sched, uint8_t *at, const struct core_
     at = cold ? pack_str(at, tiers[answer->tier]) : pack_nil(at);
     if (has_tail) {
         char tail[TAIL_BYTES];
-        const size_t bytes = log_tail(sched, answer, ticket, info, tail);
+        const size_t bytes = answer_log_tail(sched, answer, ticket, info, tail);
         at = pack_bytes(pack_str(at, "log_tail"), tail, bytes);
     }
     return at;
@@ -147,16 +147,7 @@ static uint8_t *pack_report(struct sched *sched, uint8_t *at, const struct core_
 
 /* ---- errors ----------------------------------------------------------------------------------------------------------- */
 
-struct error {
-    const char *type;
-    char message[MESSAGE_MAX];
-    const char *payload_type; /* errorType of the Lambda error object that is made of the message, or NULL */
-    const char *reason;
-    bool account;
-    bool retry;
-};
-
-static const char *resource_name(uint16_t resource) {
+const char *answer_resource_name(uint16_t resource) {
     static const char *const names[CORE_RESOURCES] = {"concurrency", "memory", "queued_calls", "queued_bytes", "rate", "cpu"};
     return resource < CORE_RESOURCES ? names[resource] : "unknown";
 }
@@ -218,7 +209,7 @@ static void init_failed(struct error *error, const struct core_action *answer, c
     }
 }
 
-static void describe(struct sched *sched, struct error *error, const struct core_action *answer, const struct function_info *info,
+void answer_describe(struct sched *sched, struct error *error, const struct core_action *answer, const struct function_info *info,
                      const char *id) {
     char buffer[24];
     switch ((enum core_outcome)answer->outcome) {
@@ -250,7 +241,7 @@ static void describe(struct sched *sched, struct error *error, const struct core
         error->type = "Throttled";
         error->account = error->retry = true;
         say(error, "%s: %s at its limit, %" PRId64 " of %" PRId64 "; retry after %" PRIu64 " ms",
-            account_name(sched, answer->account, buffer), resource_name(answer->resource), answer->current, answer->max,
+            account_name(sched, answer->account, buffer), answer_resource_name(answer->resource), answer->current, answer->max,
             (answer->retry_after_ns + 999999) / 1000000);
         break;
     case CORE_DEADLINE:
@@ -286,7 +277,7 @@ static void send_error(struct sched *sched, struct client *client, const struct 
     char id[37];
     journal_uuid(ticket->request_id, id);
     struct error error = {0};
-    describe(sched, &error, answer, info, id);
+    answer_describe(sched, &error, answer, info, id);
     const bool own = reply != NULL && (answer->outcome == CORE_FUNCTION_ERROR || answer->outcome == CORE_TOO_LARGE);
     const bool init = answer->outcome == CORE_INIT_FAILED && answer->cause == CORE_CAUSE_NONE && info->init_error != NULL;
     const bool payload = own || init || error.payload_type != NULL;
@@ -303,7 +294,7 @@ static void send_error(struct sched *sched, struct client *client, const struct 
     if (error.account) {
         char buffer[24];
         at = pack_str(pack_str(at, "account"), account_name(sched, answer->account, buffer));
-        at = pack_str(pack_str(at, "resource"), resource_name(answer->resource));
+        at = pack_str(pack_str(at, "resource"), answer_resource_name(answer->resource));
         at = pack_uint(pack_str(at, "current"), answer->current < 0 ? 0 : (uint64_t)answer->current);
         at = pack_uint(pack_str(at, "limit"), answer->max < 0 ? 0 : (uint64_t)answer->max);
     }
@@ -369,7 +360,7 @@ void answer_call(struct sched *sched, const struct core_action *answer, const st
     if (info == NULL) {
         info = &unknown;
     }
-    if (info->journal != NULL && ran(answer)) {
+    if (info->journal != NULL && answer_ran(answer)) {
         struct journal_end end;
         struct journal_record record = record_of(answer, ticket, &end, info, sched->now_ns);
         journal_add(&sched->journal, info->journal, &record, &end, sizeof end, info->version, strlen(info->version));
@@ -380,7 +371,9 @@ void answer_call(struct sched *sched, const struct core_action *answer, const st
         client_dirty(sched, &sched->clients[ticket->client]); /* it may have waited for this to close */
     } else if (ticket->client != NO_INDEX) {
         struct client *client = &sched->clients[ticket->client];
-        if (answer->outcome == CORE_OK && reply != NULL) {
+        if (client->http) {
+            web_answer(sched, client, answer, ticket, info, reply);
+        } else if (answer->outcome == CORE_OK && reply != NULL) {
             send_result(sched, client, answer, ticket, info, reply);
         } else {
             send_error(sched, client, answer, ticket, info, reply);

@@ -14,6 +14,7 @@
  * Whoever stops in the middle of something is closed: with half a frame (slow links get time for what they bring), with answers
  * it does not read, without a hello. Nobody can be left holding a place or memory by saying nothing more. */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,22 +44,23 @@ struct client *client_find(struct sched *sched, uint64_t connection) {
 }
 
 /* It never was a client, so all that can be done is to try. */
-static void refuse_connection(struct sched *sched, int fd) {
+static void refuse_connection(struct sched *sched, int fd, bool http) {
+    static const char busy[] = "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     static const char text[] = "the service has as many connections as it may (connections_max)";
     uint8_t frame[128];
     uint8_t *at = pack_map(pack_uint(pack_u8(pack_array(frame, 4), 1), 0), 2);
     at = pack_str(pack_str(pack_str(pack_str(at, "type"), "Unavailable"), "message"), text);
     at = pack_nil(at);
-    (void)!send(fd, frame, (size_t)(at - frame), MSG_DONTWAIT | MSG_NOSIGNAL);
+    (void)!send(fd, http ? (const void *)busy : frame, http ? sizeof busy - 1 : (size_t)(at - frame), MSG_DONTWAIT | MSG_NOSIGNAL);
     sched->stats.refused_connections++;
     close(fd);
 }
 
-uint64_t client_add(struct sched *sched, int fd, bool tcp, uint32_t uid, uint32_t rights) {
+uint64_t client_add(struct sched *sched, int fd, enum speech speech, uint32_t uid, uint32_t rights) {
     const bool fresh = sched->client_free == NO_INDEX && sched->clients_used < sched->config.connections_max;
     const uint32_t index = fresh ? sched->clients_used : sched->client_free;
     if (index == NO_INDEX || !watch(sched, EPOLL_CTL_ADD, fd, EPOLLIN, SOURCE_CLIENT, index)) {
-        refuse_connection(sched, fd);
+        refuse_connection(sched, fd, speech == SPEECH_HTTP);
         return 0;
     }
     struct client *client = &sched->clients[index];
@@ -68,8 +70,8 @@ uint64_t client_add(struct sched *sched, int fd, bool tcp, uint32_t uid, uint32_
         sched->client_free = client->next;
     }
     const uint32_t generation = client->generation == UINT32_MAX ? 1 : client->generation + 1;
-    *client = (struct client){.fd = fd, .generation = generation, .next = NO_INDEX, .tcp = tcp, .uid = uid, .rights = rights,
-                              .reading = true, .tickets = NO_INDEX, .opened_ns = sched->now_ns};
+    *client = (struct client){.fd = fd, .generation = generation, .next = NO_INDEX, .tcp = speech != SPEECH_UNIX,
+                              .http = speech == SPEECH_HTTP, .uid = uid, .rights = rights, .reading = true, .tickets = NO_INDEX, .opened_ns = sched->now_ns};
     sched->clients_open++;
     return client_id(sched, client);
 }
@@ -104,6 +106,14 @@ static void rewatch(struct sched *sched, struct client *client, bool reading, bo
     }
 }
 
+static void resume(struct sched *sched, struct client *client) {
+    if (!client->resuming) {
+        client->resuming = true;
+        client->resuming_next = sched->resuming_clients;
+        sched->resuming_clients = (uint32_t)(client - sched->clients);
+    }
+}
+
 static void flush(struct sched *sched, struct client *client) {
     const int64_t sent = output_send(&sched->chunks, &client->output, client->fd, sched->share_large_bytes);
     if (sent < 0 && sent != -EAGAIN) {
@@ -128,6 +138,11 @@ static void flush(struct sched *sched, struct client *client) {
     }
     const uint64_t max = sched->config.connection_buffer_bytes_max;
     bool reading = !client->closing && !client->wants_memory;
+    if (client->http && client->stash_bytes > 0 && (client->calls > 0 || client->output.bytes > 0)) {
+        reading = false; /* its next request is here already */
+    } else if (client->http && client->stash_bytes > 0 && client->partial_since_ns == 0) {
+        resume(sched, client);
+    }
     if (client->output.bytes > max || (!client->reading && client->output.bytes > max / 2)) {
         reading = false;
     }
@@ -146,6 +161,24 @@ void client_flush_all(struct sched *sched) {
 }
 
 /* ---- requests -------------------------------------------------------------------------------------------------------- */
+
+/* false: no ticket or no memory is left. */
+static bool start(struct sched *sched, struct client *client, const struct rpc_request *request, struct block *owner, uint64_t function) {
+    const uint32_t ticket = ticket_new(sched, client, request, owner);
+    if (ticket == NO_INDEX) {
+        return false;
+    }
+    sched->tickets[ticket].function = function;
+    struct core_event *event = batch_add(sched, CORE_EV_INVOKE);
+    event->u.invoke = (struct core_invoke_event){
+        .function = function, .cookie = ticket, .bytes = request->payload.size,
+        .deadline_ns = request->deadline_ms == 0 ? 0 : sched->now_ns + request->deadline_ms * MS};
+    return true;
+}
+
+bool client_invoke(struct sched *sched, struct client *client, const struct rpc_request *request, uint64_t function) {
+    return start(sched, client, request, NULL, function);
+}
 
 static void invoke(struct sched *sched, struct client *client, const struct rpc_request *request, struct block *owner) {
     const uint32_t msgid = request->msgid;
@@ -179,16 +212,9 @@ static void invoke(struct sched *sched, struct client *client, const struct rpc_
         answer_error(sched, client, msgid, "BadRequest", "msgid: %u is that of a call that is not answered yet", msgid);
         return;
     }
-    const uint32_t ticket = ticket_new(sched, client, request, owner);
-    if (ticket == NO_INDEX) {
+    if (!start(sched, client, request, owner, function)) {
         answer_throttled(sched, client, msgid, "payload_bytes", sched->payload_bytes, sched->config.payload_total_bytes_max);
-        return;
     }
-    sched->tickets[ticket].function = function;
-    struct core_event *event = batch_add(sched, CORE_EV_INVOKE);
-    event->u.invoke = (struct core_invoke_event){
-        .function = function, .cookie = ticket, .bytes = request->payload.size,
-        .deadline_ns = request->deadline_ms == 0 ? 0 : sched->now_ns + request->deadline_ms * MS};
 }
 
 static void method(struct sched *sched, struct client *client, const struct rpc_request *request) {
@@ -267,7 +293,7 @@ static bool take(struct sched *sched, struct client *client, enum rpc_verdict ve
     return !client->dead && !client->closing;
 }
 
-static void drop_partial(struct client *client) {
+void client_drop_partial(struct client *client) {
     free(client->stash);
     client->stash = NULL;
     client->stash_bytes = client->stash_capacity = 0;
@@ -336,7 +362,7 @@ void client_wake_wanting(struct sched *sched) {
     }
 }
 
-static bool keep_in_stash(struct client *client, const uint8_t *at, uint32_t bytes) {
+bool client_keep(struct client *client, const uint8_t *at, uint32_t bytes) {
     if (client->stash_capacity < bytes) {
         uint32_t capacity = client->stash_capacity == 0 ? 512 : client->stash_capacity;
         while (capacity < bytes) {
@@ -366,7 +392,7 @@ static bool keep_in_block(struct sched *sched, struct client *client, const uint
         answer_throttled(sched, client, 0, "payload_bytes", sched->payload_bytes + sched->partial_bytes,
                          sched->config.payload_total_bytes_max);
         client->closing = true;
-        drop_partial(client);
+        client_drop_partial(client);
         return true;
     }
     struct block *big = block_new(now ? (uint32_t)want : bytes, now ? &sched->payload_bytes : &sched->partial_bytes);
@@ -389,7 +415,7 @@ static bool keep_in_block(struct sched *sched, struct client *client, const uint
 static bool keep(struct sched *sched, struct client *client, const uint8_t *at, uint32_t bytes) {
     if (bytes == 0) {
         if (client->stash != NULL) {
-            drop_partial(client);
+            client_drop_partial(client);
         }
         return true;
     }
@@ -397,7 +423,7 @@ static bool keep(struct sched *sched, struct client *client, const uint8_t *at, 
         client->partial_since_ns = sched->now_ns;
     }
     if (client->scan.need <= STASH_BYTES_MAX && bytes <= STASH_BYTES_MAX) {
-        return keep_in_stash(client, at, bytes);
+        return client_keep(client, at, bytes);
     }
     return keep_in_block(sched, client, at, bytes);
 }
@@ -410,6 +436,10 @@ static struct rpc_limits limits_of(const struct sched *sched, const struct clien
 
 /* All whole frames in [at, at + bytes); the rest is kept. `owner` holds the bytes, if they are in a block. */
 static void parse(struct sched *sched, struct client *client, const uint8_t *at, uint32_t bytes, struct block *owner) {
+    if (client->http) {
+        web_parse(sched, client, at, bytes);
+        return;
+    }
     const struct rpc_limits limits = limits_of(sched, client);
     struct rpc_request request;
     while (bytes > 0) {
@@ -420,7 +450,7 @@ static void parse(struct sched *sched, struct client *client, const uint8_t *at,
         SCHED_ASSERT(request.size <= bytes && (request.size > 0 || verdict == RPC_BROKEN));
         client->partial_since_ns = 0;
         if (!take(sched, client, verdict, &request, owner)) {
-            drop_partial(client);
+            client_drop_partial(client);
             return;
         }
         at += request.size;
@@ -440,7 +470,7 @@ static void stream_ended(struct sched *sched, struct client *client, uint32_t ev
         return;
     }
     client->closing = true;
-    drop_partial(client);
+    client_drop_partial(client);
     client_dirty(sched, client);
 }
 
@@ -505,7 +535,7 @@ static void read_big(struct sched *sched, struct client *client, uint32_t events
         /* A block grown by guess may hold the beginning of the next frame. */
         parse(sched, client, big->data + request.size, have - (uint32_t)request.size, NULL);
     } else {
-        drop_partial(client);
+        client_drop_partial(client);
     }
     block_release(big);
 }
@@ -548,12 +578,24 @@ void client_ready(struct sched *sched, uint32_t index, uint32_t events) {
 
 /* ---- time and the end ------------------------------------------------------------------------------------------------- */
 
+void client_hand_over(struct sched *sched, struct client *client, const uint8_t *at, uint32_t bytes) {
+    SCHED_ASSERT(client->http && client->calls == 0 && client->output.bytes == 0);
+    /* Another descriptor of the same connection: ours is closed as any. */
+    const int fd = slow_side_behind(sched) ? -1 : fcntl(client->fd, F_DUPFD_CLOEXEC, 0);
+    if (fd >= 0) {
+        const struct sched_event event = {.kind = SCHED_EV_HTTP, .value = (uint64_t)fd};
+        emit(sched, &event, at, bytes);
+        sched->stats.http_handed++;
+    }
+    client_kill(sched, client);
+}
+
 static void begin_close(struct sched *sched, struct client *client) {
     client->closing = true;
     if (client->wants_memory) {
         unlink_wanting(sched, client);
     }
-    drop_partial(client);
+    client_drop_partial(client);
 }
 
 static void look_at(struct sched *sched, struct client *client) {
@@ -580,6 +622,13 @@ static void look_at(struct sched *sched, struct client *client) {
     if (client->wants_memory) {
         if (age > patience) {
             answer_throttled(sched, client, 0, "payload_bytes", sched->payload_bytes, sched->config.payload_total_bytes_max);
+            begin_close(sched, client);
+        }
+        return;
+    }
+    if (client->http) {
+        if (age > patience) {
+            web_give_up(sched, client);
             begin_close(sched, client);
         }
         return;
@@ -617,14 +666,16 @@ static void close_client(struct sched *sched, struct client *client) {
     if (!client->reading) {
         sched->stats.connections_paused--;
     }
-    drop_partial(client);
+    client_drop_partial(client);
     output_drop(&sched->chunks, &client->output);
     unwatch(sched, client->fd);
     client->fd = -1;
     client->next = sched->client_free;
     sched->client_free = (uint32_t)(client - sched->clients);
     sched->clients_open--;
-    emit(sched, &event, NULL, 0);
+    if (!client->http) { /* of those nobody was told */
+        emit(sched, &event, NULL, 0);
+    }
 }
 
 void client_end_turn(struct sched *sched) {
@@ -654,7 +705,7 @@ void client_free_all(struct sched *sched) {
     for (uint32_t i = 0; sched->clients != NULL && i < sched->clients_used; i++) {
         struct client *client = &sched->clients[i];
         if (client->fd >= 0) {
-            drop_partial(client);
+            client_drop_partial(client);
             output_drop(&sched->chunks, &client->output);
             close(client->fd);
         }

@@ -65,10 +65,14 @@ static void send_stats(struct sched *sched, const struct sched_command *command)
 }
 
 static void adopt(struct sched *sched, const struct sched_command *command) {
-    const uint64_t id = client_add(sched, command->fds[0], true, UINT32_MAX, command->u32s[0]);
+    const enum speech speech = (command->flags & SCHED_ADOPT_HTTP) != 0 ? SPEECH_HTTP : SPEECH_TCP;
+    const uint64_t id = client_add(sched, command->fds[0], speech, UINT32_MAX, command->u32s[0]);
     struct client *client = client_find(sched, id);
     if (client != NULL) {
         client->tenant = command->u32s[1];
+    }
+    if (speech == SPEECH_HTTP) {
+        return;
     }
     const struct sched_event event = {.kind = SCHED_EV_OPENED, .connection = id, .tag = command->tag, .flags = 3,
                                       .value = UINT32_MAX};

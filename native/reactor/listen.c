@@ -86,7 +86,7 @@ int listen_unix(struct sched *sched, const char *path) {
     return 0;
 }
 
-int listen_tcp(struct sched *sched, const char *host, uint16_t *port) {
+static int listen_at(struct sched *sched, const char *host, uint16_t *port, int *listener, enum source source) {
     union {
         struct sockaddr any;
         struct sockaddr_in v4;
@@ -103,7 +103,7 @@ int listen_tcp(struct sched *sched, const char *host, uint16_t *port) {
     } else {
         return -EINVAL;
     }
-    if (sched->tcp_fd >= 0) {
+    if (*listener >= 0) {
         return -EBUSY;
     }
     const int fd = socket(address.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -113,14 +113,22 @@ int listen_tcp(struct sched *sched, const char *host, uint16_t *port) {
     const int yes = 1;
     if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) != 0 || bind(fd, &address.any, size) != 0 ||
         listen(fd, BACKLOG) != 0 || getsockname(fd, &address.any, &size) != 0 ||
-        !watch(sched, EPOLL_CTL_ADD, fd, EPOLLIN, SOURCE_TCP, 0)) {
+        !watch(sched, EPOLL_CTL_ADD, fd, EPOLLIN, source, 0)) {
         const int why = errno;
         close(fd);
         return -why;
     }
     *port = ntohs(address.any.sa_family == AF_INET ? address.v4.sin_port : address.v6.sin6_port);
-    sched->tcp_fd = fd;
+    *listener = fd;
     return 0;
+}
+
+int listen_tcp(struct sched *sched, const char *host, uint16_t *port) {
+    return listen_at(sched, host, port, &sched->tcp_fd, SOURCE_TCP);
+}
+
+int listen_http(struct sched *sched, const char *host, uint16_t *port) {
+    return listen_at(sched, host, port, &sched->http_fd, SOURCE_HTTP);
 }
 
 void listen_stop(struct sched *sched) {
@@ -132,6 +140,10 @@ void listen_stop(struct sched *sched) {
     if (sched->tcp_fd >= 0) {
         close(sched->tcp_fd);
         sched->tcp_fd = -1;
+    }
+    if (sched->http_fd >= 0) {
+        close(sched->http_fd);
+        sched->http_fd = -1;
     }
 }
 
@@ -155,6 +167,9 @@ static void listen_for(struct sched *sched, uint32_t events) {
     if (sched->tcp_fd >= 0) {
         (void)watch(sched, EPOLL_CTL_MOD, sched->tcp_fd, events, SOURCE_TCP, 0);
     }
+    if (sched->http_fd >= 0) {
+        (void)watch(sched, EPOLL_CTL_MOD, sched->http_fd, events, SOURCE_HTTP, 0);
+    }
 }
 
 static void accept_later(struct sched *sched, const char *why) {
@@ -174,7 +189,8 @@ void listen_again(struct sched *sched) {
     listen_for(sched, EPOLLIN);
 }
 
-static void greet(struct sched *sched, int fd, bool tcp) {
+static void greet(struct sched *sched, int fd, enum speech speech) {
+    const bool tcp = speech != SPEECH_UNIX;
     uint32_t uid = UINT32_MAX;
     uint32_t rights = 0;
     if (tcp) {
@@ -194,8 +210,11 @@ static void greet(struct sched *sched, int fd, bool tcp) {
         }
         rights = uid_allowed(sched, uid) ? SCHED_RIGHT_ALL : 0;
     }
-    const uint64_t id = client_add(sched, fd, tcp, uid, rights);
-    if (id == 0) {
+    if (speech == SPEECH_HTTP) {
+        rights = SCHED_RIGHT_INVOKE; /* who asks is told by each request, where it is asked at all */
+    }
+    const uint64_t id = client_add(sched, fd, speech, uid, rights);
+    if (id == 0 || speech == SPEECH_HTTP) {
         return;
     }
     const struct sched_event event = {.kind = SCHED_EV_OPENED, .connection = id, .flags = tcp, .value = uid};
@@ -207,7 +226,7 @@ static void greet(struct sched *sched, int fd, bool tcp) {
     }
 }
 
-void listen_accept(struct sched *sched, int listen_fd, bool tcp) {
+void listen_accept(struct sched *sched, int listen_fd, enum speech speech) {
     for (int i = 0; i < ACCEPTS_A_TURN && listen_fd >= 0; i++) {
         if (slow_side_behind(sched)) {
             accept_later(sched, NULL); /* each connection is two events for it: let it catch up first */
@@ -215,7 +234,7 @@ void listen_accept(struct sched *sched, int listen_fd, bool tcp) {
         }
         const int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd >= 0) {
-            greet(sched, fd, tcp);
+            greet(sched, fd, speech);
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
             accept_later(sched, strerror(errno));
             return;

@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "json.h"
 #include "reactor.h"
 
 static const uint64_t MS = 1000 * 1000;
@@ -146,7 +147,7 @@ static uint64_t min_of(uint64_t a, uint64_t b) {
 
 /* When the next look at what no event announces is due. */
 static uint64_t sweep_due(const struct sched *sched) {
-    if (sched->swept_channels != NO_INDEX) {
+    if (sched->swept_channels != NO_INDEX || sched->resuming_clients != NO_INDEX) {
         return sched->now_ns;
     }
     if (sched->waiting_head != NULL || sched->stopping) {
@@ -241,7 +242,7 @@ static void hear_sandbox(struct sched *sched, const struct epoll_event *ready) {
     case SOURCE_OUTPUT:
         logs_ready(sched, index);
         break;
-    case SOURCE_UNIX: case SOURCE_TCP: case SOURCE_CLIENT:
+    case SOURCE_UNIX: case SOURCE_TCP: case SOURCE_HTTP: case SOURCE_CLIENT:
         break;
     }
 }
@@ -249,10 +250,13 @@ static void hear_sandbox(struct sched *sched, const struct epoll_event *ready) {
 static void hear_client(struct sched *sched, const struct epoll_event *ready) {
     switch ((enum source)(ready->data.u64 >> 32)) {
     case SOURCE_UNIX:
-        listen_accept(sched, sched->unix_fd, false);
+        listen_accept(sched, sched->unix_fd, SPEECH_UNIX);
         break;
     case SOURCE_TCP:
-        listen_accept(sched, sched->tcp_fd, true);
+        listen_accept(sched, sched->tcp_fd, SPEECH_TCP);
+        break;
+    case SOURCE_HTTP:
+        listen_accept(sched, sched->http_fd, SPEECH_HTTP);
         break;
     case SOURCE_CLIENT:
         client_ready(sched, (uint32_t)ready->data.u64, ready->events);
@@ -315,6 +319,7 @@ int sched_turn(struct sched *sched, int timeout_ms) {
     for (int i = 0; i < count; i++) {
         hear_client(sched, &ready[i]);
     }
+    web_resume(sched);
     sweep(sched);
     batch_step(sched);
     flush_all(sched);
@@ -430,10 +435,10 @@ struct sched *sched_new(const struct sched_config *config, char *error, size_t e
     }
     memset(sched, 0, sizeof *sched);
     sched->config = *config;
-    sched->epfd = sched->unix_fd = sched->tcp_fd = sched->timer_fd = -1;
+    sched->epfd = sched->unix_fd = sched->tcp_fd = sched->http_fd = sched->timer_fd = -1;
     sched->timer_ns = UINT64_MAX;
     sched->commands.eventfd = sched->events.eventfd = -1;
-    sched->client_free = sched->dirty_clients = sched->wanting_head = sched->wanting_tail = sched->dead_clients = NO_INDEX;
+    sched->client_free = sched->dirty_clients = sched->resuming_clients = sched->wanting_head = sched->wanting_tail = sched->dead_clients = NO_INDEX;
     sched->dirty_channels = sched->dead_channels = sched->used_channels = sched->swept_channels = NO_INDEX;
     sched->hushed_channels = sched->probed_channels = NO_INDEX;
     sched->accepting = true;
@@ -505,6 +510,14 @@ void sched_free(struct sched *sched) {
 
 int sched_listen_unix(struct sched *sched, const char *path) {
     return listen_unix(sched, path);
+}
+
+int sched_listen_http(struct sched *sched, const char *host, uint16_t *port) {
+    return listen_http(sched, host, port);
+}
+
+bool sched_json_valid(const uint8_t *in, size_t bytes, size_t *at) {
+    return json_valid(in, bytes, at);
 }
 
 int sched_listen_tcp(struct sched *sched, const char *host, uint16_t *port) {

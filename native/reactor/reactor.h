@@ -59,7 +59,10 @@ enum {
     SHARE_BYTES_MAX = 64 * 1024
 };
 
-enum source { SOURCE_COMMANDS = 1, SOURCE_UNIX = 2, SOURCE_TCP = 3, SOURCE_CLIENT = 4, SOURCE_CHANNEL = 5, SOURCE_OUTPUT = 6, SOURCE_TIMER = 7 };
+enum source {
+    SOURCE_COMMANDS = 1, SOURCE_UNIX = 2, SOURCE_TCP = 3, SOURCE_CLIENT = 4, SOURCE_CHANNEL = 5, SOURCE_OUTPUT = 6, SOURCE_TIMER = 7,
+    SOURCE_HTTP = 8
+};
 
 #define NO_INDEX UINT32_MAX
 
@@ -93,6 +96,9 @@ struct ticket {
 
 /* ---- clients -------------------------------------------------------------------------------------------------------- */
 
+/* How a connection came, and what is spoken on it. */
+enum speech { SPEECH_UNIX, SPEECH_TCP, SPEECH_HTTP };
+
 struct client {
     int fd;                     /* -1: slot is free */
     uint32_t generation;
@@ -103,6 +109,10 @@ struct client {
     uint32_t tenant;
     uint32_t uid;
     bool tcp;
+    bool http;                  /* speaks HTTP; one request at a time, what comes meanwhile waits in the stash */
+    bool close_after;           /* HTTP: the client wants it closed after the answer */
+    bool resuming;              /* HTTP: what waits in the stash is looked at in the next turn */
+    uint32_t resuming_next;
     bool reading;               /* EPOLLIN wanted */
     bool writing;               /* EPOLLOUT wanted */
     bool dirty;
@@ -224,6 +234,7 @@ struct sched {
     int epfd;
     int unix_fd;
     int tcp_fd;
+    int http_fd;
     char unix_path[108];
     uint64_t now_ns;
     bool stopped;
@@ -238,6 +249,7 @@ struct sched {
     uint32_t client_free;
     uint32_t clients_open;
     uint32_t dirty_clients;
+    uint32_t resuming_clients;
     uint32_t wanting_head;
     uint32_t wanting_tail;
     uint32_t dead_clients;      /* closed at the turn's end */
@@ -319,14 +331,22 @@ void fault(struct sched *sched, const char *format, ...) __attribute__((format(p
 /* listen.c */
 int listen_unix(struct sched *sched, const char *path);
 int listen_tcp(struct sched *sched, const char *host, uint16_t *port);
+int listen_http(struct sched *sched, const char *host, uint16_t *port);
 void listen_stop(struct sched *sched);
-void listen_accept(struct sched *sched, int listen_fd, bool tcp);
+void listen_accept(struct sched *sched, int listen_fd, enum speech speech);
 /* After a pause. */
 void listen_again(struct sched *sched);
 
 /* client.c */
 /* The connection's id, 0: no room (the descriptor is closed). Telling the slow side is the caller's. */
-uint64_t client_add(struct sched *sched, int fd, bool tcp, uint32_t uid, uint32_t rights);
+uint64_t client_add(struct sched *sched, int fd, enum speech speech, uint32_t uid, uint32_t rights);
+/* HTTP: the connection is the slow side's from now on, with all that came of it. */
+void client_hand_over(struct sched *sched, struct client *client, const uint8_t *at, uint32_t bytes);
+/* The checked request's call is on its way, or was refused: false, where it cannot be taken in. */
+bool client_invoke(struct sched *sched, struct client *client, const struct rpc_request *request, uint64_t function);
+/* A beginning that waits for more, or for its turn; at most STASH_BYTES_MAX. false: no memory. */
+bool client_keep(struct client *client, const uint8_t *at, uint32_t bytes);
+void client_drop_partial(struct client *client);
 void client_ready(struct sched *sched, uint32_t index, uint32_t events);
 struct client *client_find(struct sched *sched, uint64_t connection);
 uint64_t client_id(const struct sched *sched, const struct client *client);
@@ -374,6 +394,14 @@ bool logs_read_output(struct sched *sched, struct channel *channel);
 void logs_ready(struct sched *sched, uint32_t index);
 /* Those that have credit again are read again. */
 void logs_unhush(struct sched *sched);
+
+/* web.c */
+/* Bytes of an HTTP connection, from a request's first byte on. */
+void web_parse(struct sched *sched, struct client *client, const uint8_t *at, uint32_t bytes);
+/* Those whose answer was given and whose next request is there already. */
+void web_resume(struct sched *sched);
+/* 408, or nothing where nothing was begun; then it is closed. */
+void web_give_up(struct sched *sched, struct client *client);
 
 /* answer.c */
 void answer_call(struct sched *sched, const struct core_action *answer, const struct reply *reply);

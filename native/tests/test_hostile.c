@@ -489,7 +489,7 @@ static void half_closed_unix_clients_get_their_answers(void) {
     close(rig.client);
     int pair[2];
     SCHED_ASSERT(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0);
-    SCHED_ASSERT(client_add(rig.sched, pair[0], false, 0, SCHED_RIGHT_ALL) != 0);
+    SCHED_ASSERT(client_add(rig.sched, pair[0], SPEECH_UNIX, 0, SCHED_RIGHT_ALL) != 0);
     rig.client = pair[1];
     rig_invoke(&rig, 1, "1", 1);
     SCHED_ASSERT(shutdown(pair[1], SHUT_WR) == 0);
@@ -501,7 +501,7 @@ static void half_closed_unix_clients_get_their_answers(void) {
     SCHED_ASSERT(recv(pair[1], &byte, 1, 0) == 0 && rig.sched->clients_open == 0);
     /* And one that has really gone is not waited for. */
     SCHED_ASSERT(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0);
-    SCHED_ASSERT(client_add(rig.sched, pair[0], false, 0, SCHED_RIGHT_ALL) != 0);
+    SCHED_ASSERT(client_add(rig.sched, pair[0], SPEECH_UNIX, 0, SCHED_RIGHT_ALL) != 0);
     rig_invoke_from(pair[1], 1, "1", 1);
     SCHED_ASSERT(shutdown(pair[1], SHUT_WR) == 0);
     rig_turn(&rig);

@@ -93,7 +93,7 @@ class LambdaError(Exception):
     def body(self) -> bytes:
         """JSON as Lambda spells it for this error."""
         shown = {**self.fields, "Type": self.kind.type, self.kind.key: self.message}
-        return json.dumps(shown, ensure_ascii=False).encode("utf-8", "replace")
+        return json.dumps(shown, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
 
     def headers(self) -> list[tuple[str, str]]:
         found = [("Content-Type", "application/json"), ("x-amzn-ErrorType", self.name)]

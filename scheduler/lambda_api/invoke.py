@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["InvokeOperations"]
 
-FUNCTION_FAILED: Final = ("FunctionError", "Timeout", "SandboxDied", "InitFailed")
+# TooLarge from an invocation is the answer that was too large: the request was measured before.
+FUNCTION_FAILED: Final = ("FunctionError", "Timeout", "SandboxDied", "InitFailed", "TooLarge")
 
 
 class InvokeOperations:
@@ -42,7 +43,9 @@ class InvokeOperations:
                 raise refuse(f"{refused}: the function is not configured for it")
         version = self._rooms.find(call)
         kind = call.get("InvocationType", "RequestResponse")
-        payload = _checked(call.get("Payload", b""), limits.EVENT_BYTES_MAX if kind == "Event" else limits.PAYLOAD_BYTES_MAX)
+        payload = self._checked(
+            call.get("Payload", b""), limits.EVENT_BYTES_MAX if kind == "Event" else limits.PAYLOAD_BYTES_MAX
+        )
         if kind == "DryRun":
             return Answer(None, 204)
         # By the name that the caller used: which version an alias means is thrown for each call.
@@ -62,23 +65,23 @@ class InvokeOperations:
 
     async def _invoke_async(self, call: ApiCall) -> Answer:
         self._rooms.find(call)
-        payload = _checked(call.get("InvokeArgs", b""), limits.EVENT_BYTES_MAX)
+        payload = self._checked(call.get("InvokeArgs", b""), limits.EVENT_BYTES_MAX)
         request_id = await self._rooms.invoker.event(str(self._rooms.reference(call)), payload, None)
         return Answer({"Status": 202}, 202, (("x-amzn-RequestId", request_id),))
 
-
-def _checked(payload: bytes, limit: int) -> bytes:
-    if len(payload) > limit:
-        raise LambdaError(
-            "RequestTooLargeException", f"Request must be smaller than {limit} bytes for the InvokeFunction operation"
-        )
-    if not payload:
-        return b"{}"
-    try:
-        json.loads(payload)
-    except (ValueError, RecursionError) as error:
-        raise LambdaError("InvalidRequestContentException", f"Could not parse request body into json: {error}") from None
-    return payload
+    def _checked(self, payload: bytes, limit: int) -> bytes:
+        if len(payload) > limit:
+            raise LambdaError(
+                "RequestTooLargeException", f"Request must be smaller than {limit} bytes for the InvokeFunction operation"
+            )
+        if not payload:
+            return b"{}"
+        at = self._rooms.invoker.json_problem(payload)
+        if at is not None:
+            raise LambdaError(
+                "InvalidRequestContentException", f"Could not parse request body into json: not JSON from byte {at} on"
+            )
+        return payload
 
 
 def _client_context(encoded: str) -> bytes:
@@ -103,7 +106,7 @@ def _answer(error: SchedulerError | None, result: Any, version: str) -> Answer:
     if error is not None:
         headers.append(("X-Amz-Function-Error", "Unhandled"))
         if not isinstance(body, bytes):
-            body = json.dumps(body or {"errorType": error.type, "errorMessage": error.message}).encode()
+            body = json.dumps(body or {"errorType": error.type, "errorMessage": error.message}, separators=(",", ":")).encode()
     report = report or {}
     request_id = report.get("request_id") or (error.request_id if error is not None else None)
     if request_id:

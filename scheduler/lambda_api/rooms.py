@@ -59,6 +59,7 @@ class Invoker:
 
     sync: Callable[[str, bytes, Mapping[str, object]], Awaitable[tuple[SchedulerError | None, Any]]]
     event: Callable[[str, bytes, str | None], Awaitable[str]]
+    json_problem: Callable[[bytes], int | None]  # where bytes stop being JSON; one judge for both sides
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,13 @@
-"""The API's HTTP/1.1 server on the control plane's side: h11 on trio.
+"""The API's HTTP/1.1 on the control plane's side: h11 on trio.
 
-Law of this file: bytes in, requests out, limits on everything a peer can do. What is answered is the app's. A connection may be
-one that the engine's own HTTP reader handed over with the bytes it had read.
+Law of this file: bytes in, requests out, limits on everything a peer can do. What is answered is the app's. Connections come
+from the engine, whose own reader takes the plain invocations and hands over everything else with the bytes it had read; they go
+back there as soon as they can.
 """
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING, Final
 
 import h11
@@ -18,7 +20,7 @@ from scheduler.lambda_api.wire import BODY_BYTES_MAX, Request
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["converse", "serve"]
+__all__ = ["Budget", "Front", "converse"]
 
 CONNECTIONS_MAX: Final = 1024
 HEAD_BYTES_MAX: Final = 1024 * 1024  # Lambda's own limit for request line and headers
@@ -46,44 +48,60 @@ class Budget:
         self._left += count
 
 
-async def serve(
-    listeners: list[trio.SocketListener],
-    handler: Callable[[Request, str], Awaitable[Reply]],
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serves until cancelled."""
-    places = trio.CapacityLimiter(CONNECTIONS_MAX)
-    budget = Budget()
+class Front:
+    """Answers connections that the engine hands over, and gives each back once it is owed nothing and has said nothing more.
 
-    async def handle(stream: trio.SocketStream) -> None:
+    give_back: takes the descriptor. nursery: where connections are answered.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[[Request, str], Awaitable[Reply]],
+        *,
+        give_back: Callable[[int], Awaitable[None]],
+        nursery: trio.Nursery,
+    ) -> None:
+        self._handler = handler
+        self._give_back = give_back
+        self._nursery = nursery
+        self._budget = Budget()
+        self._places = trio.CapacityLimiter(CONNECTIONS_MAX)
+
+    def take(self, fd: int, begun: bytes) -> None:
+        """The descriptor is ours from here on."""
+        sock = trio.socket.from_stdlib_socket(socket.socket(fileno=fd))
         try:
-            places.acquire_on_behalf_of_nowait(stream)
+            self._places.acquire_on_behalf_of_nowait(sock)
         except trio.WouldBlock:
-            await stream.aclose()
+            sock.close()
             return
-        try:
-            await converse(stream, handler, budget)
-        finally:
-            places.release_on_behalf_of(stream)
+        self._nursery.start_soon(self._converse, trio.SocketStream(sock), begun)
 
-    async with trio.open_nursery() as nursery:
-        await nursery.start(trio.serve_listeners, handle, listeners)
-        task_status.started()
+    async def _converse(self, stream: trio.SocketStream, begun: bytes) -> None:
+        try:
+            if await converse(stream, self._handler, self._budget, begun):
+                fd = stream.socket.detach()
+                with trio.CancelScope(shield=True):
+                    await self._give_back(fd)
+        finally:
+            stream.socket.close()
+            self._places.release_on_behalf_of(stream.socket)
 
 
 async def converse(
     stream: trio.SocketStream, handler: Callable[[Request, str], Awaitable[Reply]], budget: Budget, begun: bytes = b""
-) -> None:
-    """One connection to its end. `begun`: what of it was read already."""
-    async with stream:
-        # A peer that resets, stalls or talks rubbish has lost its own connection and nothing else.
-        try:
-            conversation = _Conversation(stream, handler, budget, begun)
-            while await conversation.exchange():
-                pass
-        except (trio.BrokenResourceError, trio.ClosedResourceError, h11.LocalProtocolError):
-            return
+) -> bool:
+    """Answers what is there. `begun`: what was read of it already. True: the connection goes on, and nothing of its next
+    request has been read. False: it is over."""
+    # A peer that resets, stalls or talks rubbish has lost its own connection and nothing else.
+    try:
+        conversation = _Conversation(stream, handler, budget, begun)
+        while await conversation.exchange():
+            if not conversation.ahead:
+                return True
+    except (trio.BrokenResourceError, trio.ClosedResourceError, h11.LocalProtocolError):
+        return False
+    return False
 
 
 class _Conversation:
@@ -101,8 +119,17 @@ class _Conversation:
         self._held = 0
         if begun:
             self._http.receive_data(begun)
-        address = stream.socket.getpeername() if stream.socket.family != trio.socket.AF_UNIX else ""
-        self._peer = address[0] if isinstance(address, tuple) else ""
+        try:
+            address = stream.socket.getpeername()
+        except OSError:  # it has gone already
+            address = ""
+        self._peer = str(address[0]) if isinstance(address, tuple) else ""
+
+    @property
+    def ahead(self) -> bool:
+        """Something of the next request has been read."""
+        data, closed = self._http.trailing_data
+        return bool(data) or closed
 
     async def exchange(self) -> bool:
         """One request and its answer. False: the connection is over."""
@@ -155,6 +182,10 @@ class _Conversation:
 
     async def _body(self, head: h11.Request) -> bytes | None:
         """None: it came too slowly."""
+        framing = {name for name, _ in head.headers}
+        if b"content-length" in framing and b"transfer-encoding" in framing:
+            # RFC 9112 lets the one win; whoever is on the way may have let the other.
+            raise LambdaError("SerializationException", "a request has Content-Length or Transfer-Encoding, not both")
         announced = next((int(value) for name, value in head.headers if name == b"content-length"), 0)
         if announced > BODY_BYTES_MAX:
             raise _too_large()

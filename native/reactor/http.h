@@ -1,0 +1,61 @@
+/* http.h: HTTP/1.1 requests of the hot path from bytes, without input or output.
+ *
+ * Strict and small: POST /2015-03-31/functions/NAME/invocations[?Qualifier=Q] with a body of a known length. Whatever is not
+ * exactly that, unusual or broken, is handed over with its bytes to the slow side, which has a whole HTTP library and is the only
+ * one that says no: so a request can have one reading only.
+ *
+ * The bytes are a stranger's. Nothing is allocated; what is found are slices into the caller's buffer.
+ */
+#ifndef SCHED_HTTP_H
+#define SCHED_HTTP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    HTTP_HEAD_BYTES_MAX = 16 * 1024,
+    HTTP_HEADERS_MAX = 64,
+    HTTP_FUNCTION_BYTES_MAX = 256 + 1 + 128 /* name in any form, colon, qualifier */
+};
+
+enum http_verdict {
+    HTTP_MORE,   /* not whole yet */
+    HTTP_INVOKE, /* whole, and all of it is as it should be */
+    HTTP_HAND    /* the slow side's business; nothing else in the result counts */
+};
+
+struct http_slice {
+    const uint8_t *at; /* NULL: absent */
+    uint32_t size;
+};
+
+struct http_header {
+    struct http_slice name;
+    struct http_slice value; /* without the blanks around it */
+};
+
+struct http_request {
+    uint32_t size;           /* of head and body; MORE: bytes wanted at least, 0 while the head is not whole */
+    struct http_slice path;  /* as sent, percent-encoded */
+    struct http_slice query;
+    struct http_slice body;
+    struct http_slice trace;
+    bool log_tail;
+    bool close;              /* the client wants the connection closed after the answer */
+    uint32_t function_bytes;
+    uint8_t function[HTTP_FUNCTION_BYTES_MAX]; /* decoded: NAME or NAME:QUALIFIER */
+    uint32_t headers_count;
+    struct http_header headers[HTTP_HEADERS_MAX];
+};
+
+/* `most`: head and body together; a larger one is the slow side's. */
+enum http_verdict http_read(const uint8_t *in, size_t bytes, uint32_t most, struct http_request *out);
+
+/* The value of a header by its lower-case name, or .at == NULL. */
+struct http_slice http_header(const struct http_request *request, const char *name);
+
+/* Bytes of `text` (percent-encoded) decoded into out, or -1: broken, or more than `room`. */
+int http_decode(const uint8_t *text, size_t bytes, uint8_t *out, size_t room);
+
+#endif
