@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -167,6 +168,21 @@ static int fresh_proc(struct newborn *newborn) {
     return fs_fresh_proc();
 }
 
+/* The worker's pid is drawn: it must not be that of the process whose image it may be restored from, since libraries tell by
+ * the pid that they are a copy, and draw new keys. A kernel without the knob gives it 2. */
+static int pid_at_random(struct newborn *newborn) {
+    (void)newborn;
+    enum { LEAST = 2, CHOICE = 30000 };
+    uint32_t drawn;
+    char text[16];
+    if (getrandom(&drawn, sizeof drawn, 0) != (ssize_t)sizeof drawn) {
+        return -EIO;
+    }
+    snprintf(text, sizeof text, "%u", LEAST + drawn % CHOICE);
+    const int error = write_text("/proc/sys/kernel/ns_last_pid", text);
+    return error == -ENOENT ? 0 : error;
+}
+
 /* If the machine itself runs short, a sandbox goes before anything else does. */
 static int first_to_go(struct newborn *newborn) {
     (void)newborn;
@@ -281,6 +297,7 @@ static const struct step birth[] = {
     {"host name", host_name, NAMESPACED},
     {"loopback", loopback, NAMESPACED},
     {"fresh /proc", fresh_proc, NAMESPACED},
+    {"pid at random", pid_at_random, NAMESPACED},
     {"out-of-memory order", first_to_go, ALWAYS},
     {"masked /proc", masked_proc, NAMESPACED},
     {"/dev/shm", shared_memory, NAMESPACED},

@@ -1,13 +1,17 @@
 /* scheduler.runtime._sandbox: the fork server's loop. Python calls serve() once; it returns in sandboxes only.
  *
+ * The loop is C alone and makes no call into Python: the zygote's memory stays what it was, which images rely on (image.h). What
+ * Python does about a fork is done in the child, before and after: there is one thread, so nothing is held at the fork.
+ *
  * The zygote never runs a stranger's code and has one thread, so a raw clone is as safe as fork(2) here, given that the C library's
- * cached thread id is set right (CLONE_CHILD_SETTID at the address the kernel knows) and Python's own fork hooks run.
+ * cached thread id is set right (CLONE_CHILD_SETTID at the address the kernel knows).
  * Children are the launcher's (CLONE_PARENT): it reaps them, and their death signal is tied to its life.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
@@ -16,11 +20,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "image.h"
 #include "protocol.h"
 #include "steps.h"
 #include "wire.h"
 
 enum { FIXED_FDS = 4 };
+
+static char why_not[IMAGE_REASON_BYTES] = "no image came with it"; /* why this process was not thawed */
 
 /* linux/sched.h and sched.h cannot be had together everywhere; this is the kernel's layout. */
 struct clone_arguments {
@@ -67,10 +74,8 @@ static void tell(int fd, const struct spawn_order *order, pid_t pid, int pidfd) 
 static bool spawn(int fd, const struct spawn_order *order, int *fds, unsigned count) {
     int pidfd = -1;
     const bool into = (order->flags & SPAWN_INTO_CGROUP) != 0;
-    PyOS_BeforeFork();
     const pid_t pid = clone_child(order, into ? &fds[count - 1] : NULL, &pidfd);
     if (pid != 0) {
-        PyOS_AfterFork_Parent();
         tell(fd, order, pid, pidfd);
         wire_close(&pidfd);
         return false;
@@ -86,8 +91,12 @@ static bool spawn(int fd, const struct spawn_order *order, int *fds, unsigned co
         newborn.groups[newborn.groups_count++] = fds[i];
     }
     steps_birth(&newborn);
-    PyOS_AfterFork_Child();
     steps_specialise(&newborn);
+    if (newborn.image >= 0 && (fcntl(newborn.image, F_GETFL) & O_ACCMODE) == O_RDONLY) { /* one to be written stays as it is */
+        image_thaw(newborn.image, SANDBOX_FD_CHANNEL, SANDBOX_FD_PROGRESS, why_not);
+    }
+    PyOS_BeforeFork();
+    PyOS_AfterFork_Child();
     return true;
 }
 
@@ -97,6 +106,7 @@ static PyObject *serve(PyObject *self, PyObject *arguments) {
     if (!PyArg_ParseTuple(arguments, "i:serve", &fd)) {
         return NULL;
     }
+    (void)image_baseline(); /* without it there are no images, and who wants one is told */
     const struct spawn_answer ready = {.pid = getpid()};
     if (wire_send(fd, &ready, sizeof ready, NULL, 0, 0) < 0) {
         _exit(0);
@@ -123,7 +133,98 @@ static PyObject *serve(PyObject *self, PyObject *arguments) {
     }
 }
 
+/* ---- images ---- */
+
+struct wish {
+    struct image_request request;
+    struct image_descriptor descriptors[IMAGE_DESCRIPTORS_MAX];
+    const char *paths[IMAGE_DESCRIPTORS_MAX];
+};
+
+static bool read_descriptors(PyObject *list, struct wish *wish) {
+    const Py_ssize_t count = PyList_Size(list);
+    if (count < 0 || count > IMAGE_DESCRIPTORS_MAX) {
+        PyErr_Format(PyExc_ValueError, "%zd files are open, at most %d can be opened again", count, IMAGE_DESCRIPTORS_MAX);
+        return false;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        struct image_descriptor *const one = &wish->descriptors[i];
+        unsigned long long at;
+        if (!PyArg_ParseTuple(PyList_GetItem(list, i), "iIKy", &one->number, &one->flags, &at, &wish->paths[i])) {
+            return false;
+        }
+        one->at = at;
+        one->path = (uint32_t)i;
+    }
+    wish->request.count = (uint32_t)count;
+    return true;
+}
+
+static bool read_wish(PyObject *arguments, struct wish *wish) {
+    PyObject *descriptors;
+    unsigned mask;
+    memset(wish, 0, sizeof *wish);
+    struct image_request *const request = &wish->request;
+    if (!PyArg_ParseTuple(arguments, "iiyIO!", &request->image, &request->channel, &request->directory, &mask, &PyList_Type,
+                          &descriptors)) {
+        return false;
+    }
+    request->file_mode_mask = mask;
+    request->descriptors = wish->descriptors;
+    request->paths = wish->paths;
+    return read_descriptors(descriptors, wish);
+}
+
+static PyObject *measure(PyObject *self, PyObject *arguments) {
+    (void)self;
+    struct wish wish;
+    struct image_result result;
+    if (!read_wish(arguments, &wish)) {
+        return NULL;
+    }
+    if (image_measure(&wish.request, &result) == IMAGE_UNSUITABLE) {
+        PyErr_SetString(PyExc_ValueError, result.reason);
+        return NULL;
+    }
+    return PyLong_FromUnsignedLongLong(result.bytes);
+}
+
+/* To Python this is a fork whose child is born later. */
+static PyObject *take(PyObject *self, PyObject *arguments) {
+    (void)self;
+    struct wish wish;
+    struct image_result result;
+    if (!read_wish(arguments, &wish)) {
+        return NULL;
+    }
+    PyOS_BeforeFork();
+    const enum image_outcome outcome = image_take(&wish.request, &result);
+    if (outcome == IMAGE_RESTORED) {
+        PyOS_AfterFork_Child();
+        return Py_BuildValue("(iKK)", result.progress, (unsigned long long)result.born_ns, (unsigned long long)result.thawed_ns);
+    }
+    PyOS_AfterFork_Parent();
+    if (outcome == IMAGE_UNSUITABLE) {
+        PyErr_SetString(PyExc_ValueError, result.reason);
+        return NULL;
+    }
+    return PyLong_FromUnsignedLongLong(result.bytes);
+}
+
+static PyObject *reason(PyObject *self, PyObject *arguments) {
+    (void)self;
+    (void)arguments;
+    return PyUnicode_FromString(why_not);
+}
+
 static PyMethodDef methods[] = {
+    {"measure", measure, METH_VARARGS,
+     "measure(image, channel, directory, umask, descriptors) -> int\n\nBytes that an image of now needs at most. descriptors: list of\n"
+     "(number, open flags, offset, path), to be opened again. ValueError: it cannot be had, and why."},
+    {"take", take, METH_VARARGS,
+     "take(image, channel, directory, umask, descriptors) -> int | tuple\n\nWrites the image; its bytes. Returns once more in each process\n"
+     "restored from it: (descriptor of the progress page, when its birth began, when it was done, in ns). ValueError as above."},
+    {"why_not", reason, METH_NOARGS, "why_not() -> str\n\nWhy this process was not restored from an image."},
     {"serve", serve, METH_VARARGS,
      "serve(fd) -> str\n\nFork sandboxes on the launcher's orders. Returns in a specialised sandbox only: the private directory\n"
      "for temporary files, or '' where /tmp is private."},

@@ -11,6 +11,8 @@ private one, so that a function may bring modules called `scheduler`, `context` 
     channel      descriptors and what may be written when
     startup      START to a process that looks like Lambda's: environment, paths, clock, streams
     snapshots    images of an initialised process, made and restored
+    obstacles    what keeps a process from being one of which an image is made
+    packages     what functions may import: snapshot_restore_py
     handlers     "module.function" to something to call
     faults       Lambda's error object
     context      Lambda's context object

@@ -50,15 +50,20 @@ def preload() -> None:
             continue
 
 
-def main(channel_fd: int = 3, progress_fd: int = 4) -> NoReturn:
-    """Be a sandbox: read START, then run calls. Ends the process, or raises what a handler raised beyond Exception."""
+def main(
+    channel_fd: int = 3, progress_fd: int = 4, native: ModuleType | None = None, scratch: tuple[str, ...] = ()
+) -> NoReturn:
+    """Be a sandbox: read START, then run calls. Ends the process, or raises what a handler raised beyond Exception.
+
+    native: what makes images, if anything does. scratch: directories that start empty.
+    """
     process = adopt()
     root = __name__.partition(".")[0]
     if root in sys.modules and root != "__main__":
         # Only then are all names looked at: in a forked process every object touched is a page copied.
         for name in [name for name in sys.modules if name == root or name.startswith(root + ".")]:
             del sys.modules[name]
-    process.run(channel_fd, progress_fd)
+    process.run(channel_fd, progress_fd, process.Images(native, scratch))
     raise AssertionError("unreachable")
 
 

@@ -47,17 +47,19 @@ class Channel:
     """Writing end. Every method may be called from any thread and from signal handlers.
 
     answers: whole frames the loop has not sent yet. seq: of the call that runs now, 0 when none does.
+    restoring: the fork to come is no fork, but a restored process, whose channel this is.
     output: what was printed and not sent yet: less than 64 KiB and no whole line, unless a thread is just sending it.
     words: the shared page's head, by frames.PROGRESS_WORD and its neighbours.
     """
 
-    __slots__ = ("_lock", "_output_bytes", "_sending", "answers", "fd", "forked", "output", "seq", "words")
+    __slots__ = ("_lock", "_output_bytes", "_sending", "answers", "fd", "forked", "output", "restoring", "seq", "words")
 
     def __init__(self, fd: int, words: "memoryview[int]") -> None:
         self.fd = fd
         self.words = words
         self.seq = 0
         self.forked = False
+        self.restoring = False
         self.answers: list[bytes] = []
         self.output: list[bytes] = []
         self._output_bytes = 0
@@ -115,6 +117,8 @@ class Channel:
 
     def disown(self) -> None:
         """In the child of a fork: from here on there is no channel."""
+        if self.restoring:
+            return
         if not self.forked:
             self.forked = True
             os.close(self.fd)

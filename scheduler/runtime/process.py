@@ -6,6 +6,7 @@ import mmap
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from .channel import Channel, Closed, Inbox
@@ -15,8 +16,8 @@ from .frames import HEADER, HEADER_BYTES, INIT_ERROR, PAGE_BYTES, SHELF_AT, STAR
 from .handlers import find_handler
 from .logs import failure_line, set_up_logging
 from .loop import Current, serve
-from .snapshots import NOT_FORKED, TAKE, answer_maker, ready_frame
-from .startup import Start, enter, parse_start
+from .snapshots import RESTORE, TAKE, Images, Maker, after_restore, before_snapshot, ready_frame, renew
+from .startup import Start, enter, parse_start, reenter
 
 __all__ = ["run"]
 
@@ -25,29 +26,42 @@ INIT_FAILED_STATUS = 1
 HIGH_DESCRIPTORS = (1000, 500, 250, 120, 60)
 
 
-def run(channel_fd: int, progress_fd: int) -> NoReturn:
+def run(channel_fd: int, progress_fd: int, images: Images) -> NoReturn:
     """Be a sandbox. Whatever the handler raises beyond Exception (SystemExit, KeyboardInterrupt) comes through."""
     fd = _move_up(channel_fd)
     os.set_blocking(fd, True)
-    page = memoryview(mmap.mmap(progress_fd, PAGE_BYTES))
-    os.close(progress_fd)
-    channel, inbox = Channel(fd, page.cast("Q")), Inbox(fd)
-    os.register_at_fork(after_in_child=channel.disown)
+    inbox = Inbox(fd)
     try:
         start, end = _read_start(inbox)
+        if start.snapshot == TAKE:
+            os.close(progress_fd)
+            page = memoryview(bytearray(PAGE_BYTES))  # no call runs here; those restored map their own
+        else:
+            page = _map_page(progress_fd)
+        channel = Channel(fd, page.cast("Q"))
+        os.register_at_fork(after_in_child=channel.disown)
+        maker = Maker(images, channel, inbox) if start.snapshot == TAKE else None
         enter(start, channel)
         current = Current()
         set_up_logging(channel.print, current.request_id)
         began_ns = time.monotonic_ns()
-        handler = _init(start, channel)
-        if handler is None:
-            _leave(INIT_FAILED_STATUS, channel)
+        handler = _attempt(channel, find_handler, start.handler)
         init_ns = time.monotonic_ns() - began_ns
-        if start.snapshot == TAKE:
-            answer_maker(channel, bytes_taken=0, reason=NOT_FORKED, init_ns=init_ns)
-            _leave(0, channel)
-        channel.send(ready_frame(init_ns, start.snapshot, NOT_FORKED))
-        gc.freeze()  # what init has made stays: the collector need not look at it again and again
+        if maker is None:
+            channel.send(ready_frame(init_ns, start.snapshot, images.why_not()))
+            gc.freeze()  # what init has made stays: the collector need not look at it again and again
+        else:
+            _attempt(channel, before_snapshot)
+            birth = maker.make(init_ns)
+            # From here on another process, in another sandbox, that has all this memory.
+            page = _map_page(birth.progress_fd)
+            channel.words = page.cast("Q")
+            renew()
+            made_for, (start, end) = start, _read_start(inbox)
+            began_ns = time.monotonic_ns()
+            reenter(made_for, start)
+            _attempt(channel, after_restore)
+            channel.send(ready_frame(birth.took_ns + time.monotonic_ns() - began_ns, RESTORE, None))
         context_type = LambdaContext.bound(start.identity, channel.print)
         try:
             serve(channel, inbox, end, page[SHELF_AT:], handler, context_type, current)
@@ -61,6 +75,12 @@ def run(channel_fd: int, progress_fd: int) -> NoReturn:
         _leave(0, channel)
     except Closed:
         os._exit(0)  # nobody is left to hear of anything
+
+
+def _map_page(progress_fd: int) -> memoryview:
+    page = memoryview(mmap.mmap(progress_fd, PAGE_BYTES))
+    os.close(progress_fd)
+    return page
 
 
 def _leave(status: int, channel: Channel) -> NoReturn:
@@ -82,20 +102,20 @@ def _read_start(inbox: Inbox) -> tuple[Start, int]:
     return start, inbox.drop(whole, end)
 
 
-def _init(start: Start, channel: Channel) -> Any:
-    """The handler; or None, after INIT_ERROR was sent."""
+def _attempt(channel: Channel, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What it returns. Where it raises, INIT_ERROR is sent and the process ends."""
     try:
-        handler = find_handler(start.handler)
+        result = function(*arguments)
         if channel.forked:  # a child that the module forked came back here
             os._exit(0)
-    except Exception as error:  # the function's own module ran: whatever it raised is reported
+    except Exception as error:  # the function's own code ran: whatever it raised is reported
         if channel.forked:
             os._exit(0)
         known = from_exception(error, "")
         channel.print(failure_line(known))
         channel.send(frame(INIT_ERROR, error_bytes(known)))
-        return None
-    return handler
+        _leave(INIT_FAILED_STATUS, channel)
+    return result
 
 
 def _move_up(fd: int) -> int:

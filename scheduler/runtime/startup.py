@@ -18,7 +18,10 @@ from .output import open_stream
 if TYPE_CHECKING:
     from .channel import Channel
 
-__all__ = ["Start", "enter", "parse_start"]
+__all__ = ["Start", "enter", "parse_start", "reenter"]
+
+# Behind everything else on the path, so that a function may bring its own.
+PACKAGES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "packages")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +87,22 @@ def enter(start: Start, channel: "Channel") -> None:
     sys.stderr = sys.__stderr__ = open_stream(channel, 2)  # type: ignore[misc]
     sys.argv = [os.path.join(os.path.dirname(__file__), "bootstrap.py")]
     sys.path[:0] = _paths(start)
+    sys.path.append(PACKAGES)
     if not hasattr(builtins, "exit"):  # -S leaves these out, and functions use them
         site.setquit()
     os.chdir(start.task_root)
+
+
+def reenter(made_for: Start, start: Start) -> None:
+    """The same in a process restored from an image: what differs is put in place, what init itself has set stays."""
+    before, after = made_for.environment, start.environment
+    for name in before.keys() | after.keys():
+        if name not in after:
+            os.environ.pop(name, None)
+        elif before.get(name) != after[name]:
+            os.environ[name] = after[name]
+    if before.get("TZ") != after.get("TZ"):
+        time.tzset()
 
 
 def _paths(start: Start) -> list[str]:

@@ -19,6 +19,7 @@ import tempfile
 
 DIRECTORY = os.path.dirname(os.path.abspath(__file__))
 LAUNCHER_FD = 3
+SCRATCH = ("/tmp", "/dev/shm")
 
 
 def load(name, file):
@@ -44,7 +45,7 @@ def main():
     multiprocessing.current_process().authkey = os.urandom(32)
     if private:  # without namespaces /tmp is everybody's
         tempfile.tempdir = private
-    bootstrap.main()
+    bootstrap.main(native=sandbox, scratch=(private,) if private else SCRATCH)
 
 
 main()

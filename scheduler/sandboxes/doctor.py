@@ -89,7 +89,7 @@ result = [not done, "can write " + ", ".join(done) if done else "neither code no
 import os
 seen = [int(name) for name in os.listdir("/proc") if name.isdigit()]
 others = [pid for pid in seen if pid not in (1, os.getpid())]
-result = [not others and os.getpid() == 2, f"sees {len(others)} besides itself and its init, is number {os.getpid()}"]
+result = [not others and os.getppid() == 1, f"sees {len(others)} besides itself and its init, is a child of {os.getppid()}"]
 """,
         "run with namespaces: as root, or where user namespaces are allowed",
     ),

@@ -99,10 +99,10 @@ async def test_a_launcher_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: 
         pings = 0
         post = made.launcher._post
 
-        def counting(data: bytes) -> None:
+        def counting(data: bytes, fd: int | None = None) -> None:
             nonlocal pings
             pings += data[0] == 6
-            post(data)
+            post(data, fd)
 
         monkeypatch.setattr(made.launcher, "_post", counting)
         with stopped(inner(made)):
