@@ -11,8 +11,8 @@ from setuptools.command.build_ext import build_ext
 LAUNCHER = Path("native/launcher")
 # What runs inside a newborn, before Python; the launcher shares the file-system and message parts.
 IN_SANDBOX = (
-    "calls.c", "filesystem.c", "filter.c", "image_maps.c", "image_take.c", "image_thaw.c", "network_attach.c", "network_message.c",
-    "steps.c", "wire.c",
+    "calls.c", "filesystem.c", "filter.c", "image_maps.c", "image_take.c", "image_thaw.c",
+    "network_attach.c", "network_message.c", "steps.c", "wire.c",
 )  # fmt: skip
 ONLY_IN_SANDBOX = ("calls.c", "filter.c", "image_maps.c", "image_take.c", "image_thaw.c", "steps.c", "zygote_module.c")
 SANDBOX_SOURCES = sorted(str(LAUNCHER / name) for name in ("zygote_module.c", *IN_SANDBOX))

@@ -9,6 +9,7 @@ import os
 import signal
 import stat
 import sys
+import time
 from dataclasses import dataclass
 
 __all__ = ["Obstacle", "Standards", "descriptors", "find_obstacle"]
@@ -16,6 +17,7 @@ __all__ = ["Obstacle", "Standards", "descriptors", "find_obstacle"]
 STANDARD = (0, 1, 2)
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 SHOWN_MAX = 3
+THREAD_ENDS_TRIES, THREAD_ENDS_S = 50, 0.002
 TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 
@@ -38,8 +40,8 @@ class Standards:
 
 def find_obstacle(before: Standards, scratch: tuple[str, ...]) -> None:
     """Obstacle: the first that was found. scratch: directories that were empty."""
-    if len(tasks := os.listdir("/proc/self/task")) > 1:
-        raise Obstacle(f"init has left {_count(len(tasks) - 1, 'thread')} behind{_names()}")
+    if threads := _threads():
+        raise Obstacle(f"init has left {_count(threads, 'thread')} behind{_names()}")
     _find_processes(scratch)
     if any(signal.getitimer(which)[0] for which in TIMERS) or _text("/proc/self/timers"):
         raise Obstacle("init has left a timer running")
@@ -113,6 +115,16 @@ def _find_processes(scratch: tuple[str, ...]) -> None:
 def _alone() -> bool:
     """This process has a pid namespace of its own, in which its parent is the first."""
     return os.getppid() == 1 and _text("/proc/1/comm") == _text("/proc/self/comm")
+
+
+def _threads() -> int:
+    """Beside this one. A thread that was joined is still there for the kernel a moment longer."""
+    for _ in range(THREAD_ENDS_TRIES):
+        threads = len(os.listdir("/proc/self/task")) - 1
+        if not threads or _names():
+            return threads
+        time.sleep(THREAD_ENDS_S)
+    return threads
 
 
 def _names() -> str:
