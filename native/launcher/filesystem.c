@@ -17,6 +17,7 @@ enum { UMOUNT_DETACH = 2, SHM_MB = 64, SHM_INODES = 1024, ROOT_INODES = 4096, IN
 
 static const uint64_t PRIVATE = 1UL << 18, SLAVE = 1UL << 19; /* MS_ of <sys/mount.h> */
 static const uint64_t CODE_ATTRIBUTES = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
+static const char IDLE_STAT[] = "/var/lib/proc/stat"; /* in the root of a runtime */
 static const char STAGING[] = "/dev"; /* exists on every Linux; covered in the zygote's namespace only */
 
 static int result(long value) {
@@ -186,18 +187,30 @@ static int write_file(const char *path, const char *text, size_t bytes) {
     return error;
 }
 
-static int copy_file(const char *path, int source) {
+/* The whole of a small file, with a NUL behind it; *text is the caller's to free, also after an error. */
+static int read_file(int source, char **text, size_t *bytes) {
     enum { BYTES_MAX = 1 << 20 };
-    char *text = malloc(BYTES_MAX);
-    if (text == NULL) {
+    *text = malloc(BYTES_MAX + 1);
+    if (*text == NULL) {
         return -ENOMEM;
     }
     size_t held = 0;
     ssize_t got;
-    while ((got = read(source, text + held, BYTES_MAX - held)) > 0) {
+    while ((got = read(source, *text + held, BYTES_MAX - held)) > 0) {
         held += (size_t)got;
     }
-    const int error = got < 0 ? -errno : write_file(path, text, held);
+    (*text)[held] = '\0';
+    if (bytes != NULL) {
+        *bytes = held;
+    }
+    return got < 0 ? -errno : 0;
+}
+
+static int copy_file(const char *path, int source) {
+    char *text = NULL;
+    size_t bytes = 0;
+    int error = read_file(source, &text, &bytes);
+    error = error == 0 ? write_file(path, text, bytes) : error;
     free(text);
     return error;
 }
@@ -228,6 +241,28 @@ static int write_resolver(const struct fs_root *root) {
     return error < 0 || !asks ? error : write_file("/etc/resolv.conf", root->resolver, strlen(root->resolver));
 }
 
+/* The host's processors by name, as libraries count them, with figures that tell nothing and that can be divided by. `text` is the
+ * host's /proc/stat, and changed. */
+static int write_idle_stat(char *text) {
+    enum { LINE_BYTES = 80 };
+    const size_t room = 2 * strlen(text) + LINE_BYTES;
+    char *idle = malloc(room), *rest = NULL;
+    if (idle == NULL) {
+        return -ENOMEM;
+    }
+    size_t held = 0;
+    for (char *line = strtok_r(text, "\n", &rest); line != NULL && held < room; line = strtok_r(NULL, "\n", &rest)) {
+        if (strncmp(line, "cpu", 3) == 0) {
+            held += (size_t)snprintf(idle + held, room - held, "%.*s 0 0 0 100 0 0 0 0 0 0\n", (int)strcspn(line, " "), line);
+        } else if (strncmp(line, "btime ", 6) == 0) {
+            held += (size_t)snprintf(idle + held, room - held, "intr 0\nctxt 0\n%s\nprocesses 0\nprocs_running 1\n", line);
+        }
+    }
+    const int error = held < room ? write_file(IDLE_STAT, idle, held) : -E2BIG;
+    free(idle);
+    return error;
+}
+
 /* What has to be opened before the host's tree is left. */
 struct opened {
     int mounts[FS_BINDS_MAX];
@@ -235,7 +270,7 @@ struct opened {
     char link[FS_BINDS_MAX][256]; /* not empty: a symbolic link to make instead */
     int devices[sizeof devices / sizeof *devices];
     int copies[sizeof copies / sizeof *copies];
-    int proc;
+    int proc, stat;
 };
 
 static int open_bind(struct opened *opened, unsigned i, const char *source) {
@@ -279,6 +314,11 @@ static int open_sources(struct opened *opened, const struct fs_root *root, const
     }
     for (unsigned i = 0; i < sizeof copies / sizeof *copies; i++) {
         opened->copies[i] = open(copies[i], O_RDONLY | O_CLOEXEC);
+    }
+    *failed = "/proc/stat";
+    opened->stat = open("/proc/stat", O_RDONLY | O_CLOEXEC);
+    if (opened->stat < 0) {
+        return -errno;
     }
     *failed = "/proc";
     opened->proc = new_mount("proc", NULL, 0, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
@@ -338,6 +378,13 @@ static int fill_root(struct opened *opened, const struct fs_root *root, const ch
     if (error == 0) {
         *failed = "/etc/resolv.conf";
         error = write_resolver(root);
+    }
+    if (error == 0) {
+        *failed = IDLE_STAT;
+        char *text = NULL;
+        error = read_file(opened->stat, &text, NULL);
+        error = error == 0 ? write_idle_stat(text) : error;
+        free(text);
     }
     if (error == 0) {
         *failed = "/proc";
@@ -408,23 +455,29 @@ int fs_fresh_proc(void) {
     return attach_and_close(fd, "/proc");
 }
 
-enum mask { HIDE_FILE, HIDE_DIRECTORY, READ_ONLY };
+enum mask { HIDE_FILE, HIDE_DIRECTORY, READ_ONLY, REPLACE_STAT };
 
-/* What tells about the host or other tenants, or acts on them. Files that only some kernels have are skipped. */
+/* What tells about the host or other tenants, or acts on them. Files that only some kernels have are skipped. What sysinfo(2) tells
+ * anybody is left (meminfo, loadavg, uptime): language runtimes size themselves with it. */
 static const struct {
     const char *path;
     enum mask how;
 } masks[] = {
     {"/proc/kcore", HIDE_FILE},          {"/proc/keys", HIDE_FILE},         {"/proc/key-users", HIDE_FILE},
     {"/proc/kallsyms", HIDE_FILE},       {"/proc/kmsg", HIDE_FILE},         {"/proc/kpagecount", HIDE_FILE},
-    {"/proc/kpageflags", HIDE_FILE},     {"/proc/latency_stats", HIDE_FILE}, {"/proc/timer_list", HIDE_FILE},
-    {"/proc/sched_debug", HIDE_FILE},    {"/proc/interrupts", HIDE_FILE},   {"/proc/sysrq-trigger", HIDE_FILE},
-    {"/proc/slabinfo", HIDE_FILE},       {"/proc/vmallocinfo", HIDE_FILE},  {"/proc/acpi", HIDE_DIRECTORY},
+    {"/proc/kpageflags", HIDE_FILE},     {"/proc/kpagecgroup", HIDE_FILE},  {"/proc/latency_stats", HIDE_FILE},
+    {"/proc/timer_list", HIDE_FILE},     {"/proc/sched_debug", HIDE_FILE},  {"/proc/schedstat", HIDE_FILE},
+    {"/proc/interrupts", HIDE_FILE},     {"/proc/softirqs", HIDE_FILE},     {"/proc/sysrq-trigger", HIDE_FILE},
+    {"/proc/slabinfo", HIDE_FILE},       {"/proc/vmallocinfo", HIDE_FILE},  {"/proc/vmstat", HIDE_FILE},
+    {"/proc/zoneinfo", HIDE_FILE},       {"/proc/buddyinfo", HIDE_FILE},    {"/proc/pagetypeinfo", HIDE_FILE},
+    {"/proc/swaps", HIDE_FILE},          {"/proc/cgroups", HIDE_FILE},      {"/proc/cmdline", HIDE_FILE},
+    {"/proc/bootconfig", HIDE_FILE},     {"/proc/modules", HIDE_FILE},      {"/proc/diskstats", HIDE_FILE},
+    {"/proc/partitions", HIDE_FILE},     {"/proc/locks", HIDE_FILE},        {"/proc/acpi", HIDE_DIRECTORY},
     {"/proc/asound", HIDE_DIRECTORY},    {"/proc/scsi", HIDE_DIRECTORY},    {"/proc/driver", HIDE_DIRECTORY},
-    {"/proc/cmdline", HIDE_FILE},        {"/proc/modules", HIDE_FILE},      {"/proc/diskstats", HIDE_FILE},
-    {"/proc/partitions", HIDE_FILE},     {"/proc/locks", HIDE_FILE},        {"/proc/pressure", READ_ONLY},
-    {"/proc/bus", READ_ONLY},            {"/proc/fs", READ_ONLY},           {"/proc/irq", READ_ONLY},
-    {"/proc/sys", READ_ONLY},
+    {"/proc/pressure", HIDE_DIRECTORY},  {"/proc/bus", HIDE_DIRECTORY},     {"/proc/fs", HIDE_DIRECTORY},
+    {"/proc/irq", HIDE_DIRECTORY},       {"/proc/sys", READ_ONLY},          {"/proc/sys/fs/file-nr", HIDE_FILE},
+    {"/proc/sys/fs/inode-nr", HIDE_FILE}, {"/proc/sys/fs/inode-state", HIDE_FILE}, {"/proc/sys/fs/dentry-state", HIDE_FILE},
+    {"/proc/stat", REPLACE_STAT},
 };
 
 int fs_mask_proc(bool read_only_sys) {
@@ -439,9 +492,10 @@ int fs_mask_proc(bool read_only_sys) {
             }
             return -errno;
         }
-        /* /dev/null and /var/empty have been mounted read-only, and their clones are what they are. */
+        /* /dev/null and the root have been mounted read-only, and their clones are what they are. */
         const int mount = masks[i].how == HIDE_FILE        ? open_clone("/dev/null", 0)
                           : masks[i].how == HIDE_DIRECTORY ? open_clone("/var/empty", 0)
+                          : masks[i].how == REPLACE_STAT   ? open_clone(IDLE_STAT, 0)
                                                            : detached(masks[i].path, CODE_ATTRIBUTES | MOUNT_ATTR_NOEXEC);
         const int error = attach_and_close(mount, masks[i].path);
         if (error < 0) {

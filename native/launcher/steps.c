@@ -130,6 +130,15 @@ static int group_namespace(struct newborn *newborn) {
     return outcome(unshare(CLONE_NEWCGROUP));
 }
 
+/* The keys of who started the service, and of sandboxes before, are in the sessions of theirs. The filter refuses all use of keys as
+ * well; this holds for what the kernel looks up by itself. A user's quota of keys may be used up: then it is the launcher's session,
+ * which holds none. */
+static int session_keyring(struct newborn *newborn) {
+    (void)newborn;
+    enum { JOIN_SESSION_KEYRING = 1 };
+    return syscall(SYS_keyctl, JOIN_SESSION_KEYRING, NULL) < 0 && errno != EDQUOT && errno != ENOSYS ? -errno : 0;
+}
+
 static int open_signals(struct newborn *newborn) {
     (void)newborn;
     sigset_t none;
@@ -292,6 +301,7 @@ static const struct step birth[] = {
     {"descriptors", descriptors, ALWAYS},
     {"enter control groups", enter_groups, ALWAYS},
     {"control group namespace", group_namespace, NAMESPACED},
+    {"session keyring", session_keyring, ALWAYS},
     {"signal mask", open_signals, ALWAYS},
     {"file mode mask", file_mode_mask, ALWAYS},
     {"host name", host_name, NAMESPACED},
