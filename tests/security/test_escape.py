@@ -32,86 +32,11 @@ pytestmark = [
 
 HERE = Path(__file__).resolve()
 
-LIBC = """
-import ctypes, os
-libc = ctypes.CDLL(None, use_errno=True)
-def call(name, *arguments):
-    answer = getattr(libc, name)(*arguments)
-    return [answer, os.strerror(ctypes.get_errno()) if answer < 0 else ""]
-"""
-
 
 @asynccontextmanager
 async def jail(directory: Path) -> AsyncIterator[tuple[Launched, Running]]:
     async with launched(directory, LauncherConfig(slots=8, pids_max=64)) as made:
         yield made, await made.sandbox()
-
-
-READ_ONLY = "Read-only file system|Permission denied"  # what forbids first: the mount or the file's mode
-
-REFUSED = {
-    "write to the code": ("open('/var/task/app.py', 'a')", "Read-only file system"),
-    "new file beside the code": ("open('/var/task/new', 'w')", "Read-only file system"),
-    "write to the interpreter": ("import json; open(json.__file__, 'a')", READ_ONLY),
-    "write to the runtime": ("open('/var/runtime/bootstrap.py', 'a')", READ_ONLY),
-    "write to /etc": ("open('/etc/passwd', 'a')", READ_ONLY),
-    "new file in the root": ("open('/new', 'w')", READ_ONLY),
-    "kernel setting": ("open('/proc/sys/kernel/core_pattern', 'w')", READ_ONLY),
-    "sysrq": ("open('/proc/sysrq-trigger', 'w')", f"{READ_ONLY}|No such file"),
-    "raw memory": ("open('/dev/mem', 'rb')", "No such file"),
-    "disk": ("import os; os.open('/dev/vda', os.O_RDONLY)", "No such file"),
-    "device node": ("import os, stat; os.mknod('/tmp/disk', stat.S_IFBLK | 0o666, os.makedev(254, 0))", "not permitted"),
-    "setuid": ("import os; os.setuid(0)", "not permitted"),
-    "setgid": ("import os; os.setgid(0)", "not permitted"),
-    "groups": ("import os; os.setgroups([0])", "not permitted"),
-    "other uid": ("import os; os.setresuid(1, 1, 1)", "not permitted"),
-    "chroot": ("import os; os.chroot('/tmp')", "not permitted"),
-    "host name": ("import socket; socket.sethostname('mine')", "not permitted"),
-    "raise a limit": ("import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (4096, 4096))", "not allowed|not permitted"),
-    "raw socket": ("import socket; socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)", "not permitted"),
-    "packet socket": ("import socket; socket.socket(socket.AF_PACKET, socket.SOCK_RAW)", "not permitted|not supported"),
-    "low oom score": ("open('/proc/self/oom_score_adj', 'w').write('-1000')", "Permission denied|not permitted"),
-    "init's memory": ("open('/proc/1/mem', 'rb+')", "Permission denied"),
-    "init's descriptors": ("import os; os.listdir('/proc/1/fd')", "Permission denied"),
-    "init's root": ("import os; os.listdir('/proc/1/root/')", "Permission denied"),
-    "own memory, as root would": ("open('/proc/1/environ', 'rb')", "Permission denied"),
-    "real time": ("import os; os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))", "not permitted"),
-    "network route": ("import socket; socket.create_connection(('192.0.2.1', 80), 5)", "unreachable"),
-}
-
-
-async def test_what_the_kernel_refuses(tmp_path: Path) -> None:
-    async with jail(tmp_path) as (made, sandbox):
-        for path in (made.code_dir, f"{made.code_dir}/app.py"):
-            os.chmod(path, 0o777)  # the mount alone must do
-        for name, (code, refusal) in REFUSED.items():
-            with pytest.raises(Raised, match=refusal):
-                assert await sandbox.run(code) is NotImplemented, name
-
-
-SYSTEM_CALLS = {
-    "mount": "call('mount', b'none', b'/tmp', b'tmpfs', 0, None)",
-    "umount of a mask": "call('umount2', b'/proc/sys', 2)",
-    "umount of the code": "call('umount2', b'/var/task', 2)",
-    "remount writable": "call('mount', None, b'/var/task', None, 32 | 4096, None)",
-    "new mount namespace": "call('unshare', 0x00020000)",
-    "new network namespace": "call('unshare', 0x40000000)",
-    "pivot_root": "call('syscall', 155, b'/tmp', b'/tmp')",
-    "set the clock": "call('clock_settime', 0, ctypes.byref((ctypes.c_long * 2)(1, 1)))",
-    "load a module": "call('syscall', 313, 0, b'', 0)",
-    "reboot": "call('reboot', 0)",
-    "swap off": "call('swapoff', b'/tmp/x')",
-    "trace init": "call('ptrace', 16, 1, None, None)",
-    "raw I/O ports": "call('ioperm', 0, 1, 1)",
-}
-
-
-async def test_privileged_system_calls_are_refused(tmp_path: Path) -> None:
-    async with jail(tmp_path) as (_, sandbox):
-        for name, expression in SYSTEM_CALLS.items():
-            answer, reason = await sandbox.run(f"{LIBC}\nresult = {expression}")
-            assert answer == -1, name
-            assert reason in ("Operation not permitted", "Permission denied", "Function not implemented"), (name, reason)
 
 
 async def test_nothing_can_be_gained_by_exec(tmp_path: Path) -> None:
@@ -232,29 +157,11 @@ async def test_no_way_to_the_hosts_network(tmp_path: Path) -> None:
         assert await sandbox.run(loop) == 1, "its own loopback works"
 
 
-async def test_shared_memory_and_message_queues_are_its_own(tmp_path: Path) -> None:
-    async with jail(tmp_path) as (made, sandbox):
-        neighbour = await made.sandbox()
-        key = 0x5EED
-        assert (await sandbox.run(f"{LIBC}\nresult = call('shmget', {key}, 4096, 0o1666)"))[0] >= 0
-        assert (await neighbour.run(f"{LIBC}\nresult = call('shmget', {key}, 4096, 0)"))[0] == -1
-
-
-MASKED = ("/proc/kcore", "/proc/keys", "/proc/kallsyms", "/proc/timer_list", "/proc/slabinfo")
-
-
 async def test_proc_tells_nothing_of_the_host(tmp_path: Path) -> None:
+    """Beside the files of the table of attempts: no name of our groups, no mount of the host's control groups."""
     async with jail(tmp_path) as (_, sandbox):
-        for path in MASKED:
-            code = f"import os; result = len(open('{path}', 'rb').read(100)) if os.path.exists('{path}') else 0"
-            try:
-                assert await sandbox.run(code) == 0, path
-            except Raised as refusal:
-                assert "PermissionError" in str(refusal), path  # noqa: PT017 - either end will do
-        groups = await sandbox.run("result = open('/proc/self/cgroup').read()")
-        assert "scheduler-" not in groups
-        mounts = await sandbox.run("result = open('/proc/self/mountinfo').read()")
-        assert "/sys/fs/cgroup" not in mounts
+        assert "scheduler-" not in await sandbox.run("result = open('/proc/self/cgroup').read()")
+        assert "/sys/fs/cgroup" not in await sandbox.run("result = open('/proc/self/mountinfo').read()")
 
 
 async def test_own_limits_cannot_be_seen_as_files_to_change(tmp_path: Path) -> None:
