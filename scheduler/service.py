@@ -75,9 +75,9 @@ from scheduler.orders import OrderBook
 from scheduler.queueing.caller import Caller
 from scheduler.queueing.dispatcher import AcceptedEvent, read_event
 from scheduler.queueing.dispatcher import Dispatcher as EventDispatcher
-from scheduler.sandboxes.launcher import SLOTS_MAX, LauncherConfig, LaunchFailed, open_launcher
+from scheduler.sandboxes.configured import launcher_config
+from scheduler.sandboxes.launcher import LaunchFailed, open_launcher
 from scheduler.sandboxes.pool import ShellPool
-from scheduler.sandboxes.resolvers import name_servers
 from scheduler.sandboxes.runtimes import find_runtimes
 from scheduler.sandboxes.supervisor import Supervisor
 from scheduler.sandboxes.templates import Templates
@@ -106,7 +106,6 @@ __all__ = ["Service", "engine_config", "run_service", "serve"]
 S_NS = 1_000_000_000
 MS_NS = 1_000_000
 MB = 1 << 20
-MAKERS = 1  # of images, at once
 DESCRIPTORS_OF_A_SANDBOX = 6
 DESCRIPTORS_OF_A_TLS_CLIENT = 3  # its own, and both ends of the pair to the engine
 DESCRIPTORS_SPARE = 512
@@ -346,19 +345,7 @@ class Service:
         def report(text: str) -> None:
             self.log.warning("sandboxes", text=text)
 
-        config = LauncherConfig(
-            isolation=settings.isolation,
-            slots=min(SLOTS_MAX, settings.sandboxes_max + settings.shells_max * len(self.runtimes) + MAKERS),
-            uid_base=settings.sandbox_uid_base,
-            cgroup_root=str(settings.cgroup_root) if settings.cgroup_root is not None else None,
-            cpu_per_memory=settings.cpu_per_memory,
-            network_range=settings.sandbox_network_range,
-            network_servers=settings.sandbox_name_servers or name_servers(),
-            network_allowed=settings.sandbox_network_allowed,
-            # A normal user is seldom given control groups; then each process has limits of its own, and the start says so. Root
-            # without them is a broken machine.
-            require_limits=None if os.geteuid() == 0 else False,
-        )
+        config = launcher_config(settings, runtimes=len(self.runtimes))
         self.pool = ShellPool(self.runtimes, ahead=settings.shells_ahead, most=settings.shells_max, report=report)
         self._use_runtimes(set())
         self.templates = Templates(

@@ -42,7 +42,7 @@ COMMANDS: Final = {
     "bench": ("bench", "Measure one function from this client."),
     "drain": ("drain", "Let running calls finish, then end the service."),
     "token": ("token", "Make, list and revoke the tokens of the service's token file."),
-    "doctor": ("doctor", "Tell what this machine can isolate, meter and encrypt."),
+    "doctor": ("doctor", "Try every protection from inside a sandbox."),
     "completion": ("completion", "Print the script that completes commands and names in a shell."),
 }
 

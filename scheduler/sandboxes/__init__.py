@@ -2,7 +2,9 @@
 
 launcher    trio client of native/launcher: makes shells, specialises them, tells of their end
 runtimes    the Python interpreters of this machine and what each needs to see
-doctor      what can be isolated and limited here, by trying
+configured  how the service's settings start the launcher
+resolvers   whom functions with a network ask for names
+doctor      what can be isolated and limited here, by trying: attempts (what is tried), examinee (where)
 pool        shells kept ahead of demand
 supervisor  from the core's NEED to REAPED
 """

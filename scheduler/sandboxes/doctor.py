@@ -1,16 +1,20 @@
-"""What this machine can isolate, limit and meter, found out by trying: real sandboxes that attempt what must not work.
+"""What this machine can isolate, limit and meter, found out by trying: real sandboxes, started as the service would start
+them, that attempt what must not work.
 
-Law of this file: it judges and advises, and changes nothing. A finding is `ok` only when an attempt was made and had the
-right end; where none can be made (no sandbox starts at all) the finding says so. Runs as the user who will run the service,
-beside a running service if need be, and takes about a second.
+Law of this file: it judges and advises, and changes nothing that stays. A finding is `ok` only when an attempt was made and had
+the right end; where none can be made (no sandbox starts at all) the finding says so. Runs as the user who will run the service,
+beside a running service if need be, and takes a few seconds. What is tried is in attempts.py.
 """
 
 from __future__ import annotations
 
-import json
+import ctypes
+import enum
 import os
-import struct
-import tempfile
+import platform
+import re
+import secrets
+import socket
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,408 +22,385 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from scheduler.sandboxes.launcher import Cause, Isolation, LauncherConfig, LaunchFailed, Limit, Specialisation, open_launcher
+from scheduler.sandboxes import attempts
+from scheduler.sandboxes.configured import launcher_config
+from scheduler.sandboxes.examinee import Examinee, function_directory
+from scheduler.sandboxes.launcher import Cause, Isolation, LauncherConfig, LaunchFailed, Limit, open_launcher
+from scheduler.sandboxes.resolvers import name_servers
 from scheduler.sandboxes.runtimes import default_runtime, find_runtimes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from scheduler.sandboxes.launcher import Exited, Launcher, Shell
+    from scheduler.config import Settings
+    from scheduler.sandboxes.launcher import Exited, Launcher
     from scheduler.sandboxes.runtimes import Runtime
 
-__all__ = ["Finding", "diagnose"]
+__all__ = ["Finding", "Group", "Verdict", "diagnose", "diagnose_service", "is_safe"]
 
 PROBE_MEMORY_MB: Final = 64
 PROBE_STORAGE_MB: Final = 8
 PROBE_PIDS_MAX: Final = 40
+HALF_A_CPU_MB: Final = 885  # 1,769 are one
 PROBE_TIMEOUT_S: Final = 20.0
+BURN_S: Final = 0.2
 SLOTS: Final = 8
 MIB: Final = 1 << 20
+SO_PASSRIGHTS: Final = 83
+
+
+class Verdict(enum.Enum):
+    """OK: tried, and it held. WEAKER: something else stands in for it, or part of it is missing. CANNOT: not here, or it did
+    not hold."""
+
+    OK = "ok"
+    WEAKER = "weaker"
+    CANNOT = "cannot"
+
+
+class Group(enum.Enum):
+    """What a finding is about. FEATURES are of no consequence for safety."""
+
+    MACHINE = "this machine"
+    SIGHT = "what a sandbox sees"
+    RIGHTS = "what a sandbox may do"
+    BOUNDS = "what a sandbox may use"
+    FEATURES = "what functions can have"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """name: what is looked at. detail: what was found. fix: what to do, "" if nothing or unknown. enforced_by: the means."""
+    """name: what is looked at. detail: what was found. fix: what to do, "" if nothing or unknown. enforced_by: the means, "" if
+    nothing does it."""
 
+    group: Group
     name: str
-    ok: bool
+    verdict: Verdict
     detail: str
-    fix: str
-    enforced_by: str
+    fix: str = ""
+    enforced_by: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.verdict is Verdict.OK
 
 
-# ---- what is tried inside ----
+def is_safe(findings: Sequence[Finding]) -> bool:
+    """Nothing that protects is missing. What is weaker is told, and no reason not to start."""
+    return not any(finding.verdict is Verdict.CANNOT and finding.group is not Group.FEATURES for finding in findings)
 
-_HANDLER: Final = """
-def handler(event, context):
-    names = {}
-    exec(event["code"], names)
-    return names["result"]
-"""
 
-# name -> (enforced by, code that sets `result` to [ok, detail], fix). HOST is replaced by a path that exists outside.
-_ATTEMPTS: Final[Mapping[str, tuple[str, str, str]]] = {
-    "host files": (
-        "mount namespace",
-        """
-import os
-seen = [path for path in (HOST, "/sys", "/boot", "/etc/shadow", "/proc/1/root/boot") if os.path.lexists(path)]
-result = [not seen, "sees " + ", ".join(seen) if seen else "none can be seen"]
-""",
-        "run with namespaces: as root, or where user namespaces are allowed",
-    ),
-    "code is read-only": (
-        "read-only mount",
-        """
-import os
-done = []
-for path in ("/var/task/new", "/new", "/usr/lib/new", "/etc/passwd"):
-    try:
-        open(path, "a").close()
-        done.append(path)
-    except OSError:
-        pass
-result = [not done, "can write " + ", ".join(done) if done else "neither code nor runtime can be written"]
-""",
-        "run with namespaces: as root, or where user namespaces are allowed",
-    ),
-    "other processes": (
-        "pid namespace",
-        """
-import os
-seen = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-others = [pid for pid in seen if pid not in (1, os.getpid())]
-result = [not others and os.getppid() == 1, f"sees {len(others)} besides itself and its init, is a child of {os.getppid()}"]
-""",
-        "run with namespaces: as root, or where user namespaces are allowed",
-    ),
-    "host network": (
-        "network namespace",
-        """
-import socket
-names = [name for _, name in socket.if_nameindex()]
-result = [names == ["lo"], "sees " + ", ".join(names)]
-""",
-        "run with namespaces: as root, or where user namespaces are allowed",
-    ),
-    "privileges": (
-        "uid, capabilities, no_new_privs",
-        """
-import os, socket, stat
-lines = dict(line.split(":\\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\\t" in line)
-could = [key for key in ("CapInh", "CapPrm", "CapEff", "CapAmb") if int(lines[key], 16)]
-for name, attempt in (
-    ("become root", lambda: os.setuid(0)),
-    ("join root's group", lambda: os.setgid(0)),
-    ("leave its root", lambda: os.chroot("/tmp")),
-    ("make a device", lambda: os.mknod("/tmp/disk", stat.S_IFBLK | 0o600, os.makedev(8, 0))),
-    ("name the host", lambda: socket.sethostname("mine")),
-    ("send raw packets", lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)),
-):
-    try:
-        attempt()
-        could.append(name)
-    except OSError:
-        pass
-result = [os.getuid() != 0 and not could and lines["NoNewPrivs"] == "1",
-          f"uid {os.getuid()}, " + ("could " + ", ".join(could) if could else "no capabilities, and can gain none")]
-""",
-        "",
-    ),
-    "system calls": (
-        "system call filter",
-        """
-import ctypes, os, socket
-libc = ctypes.CDLL(None)
-room = ctypes.create_string_buffer(4096)
-def vsock():
-    try:
-        socket.socket(40, socket.SOCK_STREAM).close()
-        return 0
-    except OSError:
-        return -1
-attempts = {
-    "make user namespaces": lambda: libc.unshare(0x10000000),
-    "reach the hypervisor": vsock,
-    "read the kernel's log": lambda: libc.klogctl(3, room, 4096),
-    "use io_uring": lambda: libc.syscall(425, 8, room),
-}
-could = []
-for name, attempt in attempts.items():
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0 if attempt() < 0 else 1)
-    if os.waitpid(pid, 0)[1]:
-        could.append(name)
-result = [not could, "could " + ", ".join(could) if could else "none that lead out of the namespaces"]
-""",
-        "",
-    ),
-    "process limit": (
+# ---- what is tried, in the order of the answer ----
+
+NAMESPACES_FIX: Final = "run with namespaces: as root, or where user namespaces are allowed"
+REPORT_FIX: Final = "should hold everywhere: please report it with this output"
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """given: names of what the attempt is told of the world outside (_Outside)."""
+
+    group: Group
+    name: str
+    by: str
+    run: Callable[..., Any]
+    given: tuple[str, ...] = ()
+    fix: str = NAMESPACES_FIX
+
+
+_ATTEMPTS: Final = (
+    _Attempt(Group.SIGHT, "host files", "mount namespace", attempts.host_files, ("file",)),
+    _Attempt(Group.SIGHT, "code is read-only", "read-only mounts", attempts.code_read_only),
+    _Attempt(Group.SIGHT, "other processes", "pid namespace", attempts.host_processes, ("pid",)),
+    _Attempt(Group.SIGHT, "host network", "network namespace", attempts.host_network, ("port", "abstract")),
+    _Attempt(Group.SIGHT, "shared memory", "ipc namespace", attempts.shared_memory, ("key",)),
+    _Attempt(Group.SIGHT, "/proc", "masks, file modes", attempts.masked_proc),
+    _Attempt(Group.SIGHT, "descriptors", "the first step of a birth", attempts.descriptors, fix=REPORT_FIX),
+    _Attempt(Group.RIGHTS, "privileges", "uid, capabilities, no_new_privs", attempts.privileges, fix=REPORT_FIX),
+    _Attempt(Group.RIGHTS, "system calls", "system call filter", attempts.system_calls, fix=REPORT_FIX),
+    _Attempt(Group.RIGHTS, "keyring", "system call filter", attempts.keyring, fix=REPORT_FIX),
+    _Attempt(Group.RIGHTS, "clock", "capabilities", attempts.clock, fix=REPORT_FIX),
+    _Attempt(Group.RIGHTS, "priority", "resource limits", attempts.priority, fix=REPORT_FIX),
+    _Attempt(Group.RIGHTS, "core dumps", "resource limits", attempts.core_dumps, fix=REPORT_FIX),
+    _Attempt(
+        Group.BOUNDS,
+        "process limit",
         "pids control group",
-        """
-import os, signal
-made = []
-try:
-    for _ in range(200):
-        pid = os.fork()
-        if pid == 0:
-            signal.pause()
-        made.append(pid)
-    result = [False, f"made {len(made)} processes, was allowed PIDS_MAX"]
-except OSError as error:
-    result = [True, f"stopped at {len(made) + 1} of PIDS_MAX allowed"]
-for pid in made:
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-""",
+        attempts.processes,
+        ("allowed",),
         "mount the pids controller, or give this user's systemd unit Delegate=yes",
     ),
-    "size of /tmp": (
-        "tmpfs with a size",
-        """
-import errno, os
-try:
-    with open("/tmp/big", "wb") as file:
-        for _ in range(4 * STORAGE_MB):
-            file.write(bytes(1 << 20))
-            file.flush()
-    result = [False, "more than STORAGE_MB MB could be written"]
-except OSError as error:
-    result = [error.errno == errno.ENOSPC, f"full at STORAGE_MB MB ({error.strerror})"]
-os.unlink("/tmp/big")
-""",
-        "run with namespaces: as root, or where user namespaces are allowed",
-    ),
-}
-
-_EAT: Final = "held = [bytearray(1 << 20) for _ in range(8 * MEMORY_MB)]\nresult = len(held)"
-_BURN: Final = """
-import os, time
-until = time.monotonic() + 0.2
-for _ in range(3):
-    if os.fork() == 0:
-        while time.monotonic() < until:
-            pass
-        os._exit(0)
-begun = time.monotonic()
-while time.monotonic() < until:
-    pass
-for _ in range(3):
-    os.wait()
-spent = os.times()
-result = (spent.user + spent.system + spent.children_user + spent.children_system) / (time.monotonic() - begun)
-"""
-
-_HEADER: Final = struct.Struct("<IBBHIIQ")
-_START, _CALL, _RESULT, _READY = 1, 2, 16, 18
+    _Attempt(Group.BOUNDS, "open files", "resource limits", attempts.open_files, fix=REPORT_FIX),
+    _Attempt(Group.BOUNDS, "size of /tmp", "tmpfs with a size", attempts.storage, ("allowed_mb",)),
+)
 
 
-def _fill(code: str) -> str:
-    values = {
-        "HOST": repr(str(Path(__file__).resolve())),
-        "PIDS_MAX": str(PROBE_PIDS_MAX),
-        "STORAGE_MB": str(PROBE_STORAGE_MB),
-        "MEMORY_MB": str(PROBE_MEMORY_MB),
-    }
-    for key, value in values.items():
-        code = code.replace(key, value)
-    return code
+@dataclass(frozen=True, slots=True)
+class _Outside:
+    """Things of the host that a sandbox must not reach, made for the attempt."""
+
+    file: str
+    pid: int
+    port: int
+    abstract: str
+    key: int
+    allowed: int = PROBE_PIDS_MAX
+    allowed_mb: int = PROBE_STORAGE_MB
 
 
-class _Sandbox:
-    """One sandbox and just enough of the channel to run a piece of code in it."""
-
-    def __init__(self, launcher: Launcher, shell: Shell) -> None:
-        self.launcher = launcher
-        self.shell = shell
-        self._seq = 0
-
-    @classmethod
-    async def make(cls, launcher: Launcher, runtime: str, code_dir: str) -> _Sandbox:
-        shell = await launcher.shell(runtime)
+@contextmanager
+def _outside() -> Iterator[_Outside]:
+    ipc_creat, ipc_excl, ipc_rmid = 0o1000, 0o2000, 0
+    libc = ctypes.CDLL(None, use_errno=True)
+    key = secrets.randbelow(1 << 30) + 1
+    word = f"scheduler-doctor-{secrets.token_hex(8)}"
+    with socket.create_server(("127.0.0.1", 0)) as port, socket.socket(socket.AF_UNIX) as abstract:
+        abstract.bind("\0" + word)
+        abstract.listen()
+        shared = libc.shmget(key, 4096, ipc_creat | ipc_excl | 0o666)
         try:
-            await launcher.specialise(shell, Specialisation(code_dir, PROBE_MEMORY_MB, PROBE_STORAGE_MB))
-        except LaunchFailed:
-            shell.close()
-            raise
-        sandbox = cls(launcher, shell)
-        start = {
-            "function_name": "doctor",
-            "function_version": "$LATEST",
-            "invoked_function_arn": "arn:aws:lambda:local:000000000000:function:doctor",
-            "handler": "app.handler",
-            "memory_mb": PROBE_MEMORY_MB,
-            "timeout_ms": 60_000,
-            "task_root": launcher.task_root(code_dir),
-            "environment": {},
-            "log_group_name": "/aws/lambda/doctor",
-            "log_stream_name": "doctor",
-            "initialization_type": "on-demand",
-        }
-        await sandbox._send(_START, json.dumps(start).encode())
-        await sandbox._until(_READY)
-        return sandbox
-
-    async def run(self, code: str) -> Any:
-        """`result` of the code, or its error object. EOFError: the sandbox died."""
-        self._seq += 1
-        await self._send(_CALL, os.urandom(16) + json.dumps({"code": _fill(code)}).encode())
-        return json.loads((await self._until(_RESULT))[8:])
-
-    async def exited(self) -> Exited:
-        while True:
-            exited = await self.launcher.exits.receive()
-            if exited.id == self.shell.id:
-                self.shell.close()
-                return exited
-
-    async def end(self) -> Exited:
-        self.launcher.kill(self.shell.id)
-        return await self.exited()
-
-    async def _send(self, kind: int, body: bytes) -> None:
-        data = _HEADER.pack(len(body), kind, 0, 0, self._seq, 0, 0) + body
-        while data:
-            await trio.lowlevel.wait_writable(self.shell.channel_fd)
-            data = data[os.write(self.shell.channel_fd, data) :]
-
-    async def _until(self, wanted: int) -> bytes:
-        while True:
-            length, kind, *_ = _HEADER.unpack(await self._read(_HEADER.size))
-            body = await self._read(length)
-            if kind == wanted:
-                return body
-
-    async def _read(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            await trio.lowlevel.wait_readable(self.shell.channel_fd)
-            more = os.read(self.shell.channel_fd, count - len(data))
-            if not more:
-                raise EOFError
-            data += more
-        return data
+            yield _Outside(str(Path(__file__).resolve()), os.getpid(), port.getsockname()[1], word, key)
+        finally:
+            if shared >= 0:
+                libc.shmctl(shared, ipc_rmid, None)
 
 
-# ---- findings ----
+class _Examination:
+    """One launcher, and the sandboxes that are made with it."""
 
+    def __init__(
+        self, launcher: Launcher, runtime: str, code_dir: str, config: LauncherConfig, tell: Callable[[Finding], None]
+    ) -> None:
+        self.launcher = launcher
+        self._tell = tell
+        self._runtime = runtime
+        self._code_dir = code_dir
+        self._config = config
 
-def _isolation(launcher: Launcher) -> Finding:
-    texts = {
-        Isolation.ROOT: (
-            "each sandbox in namespaces of its own, with a uid of its own",
-            "pid, mount, ipc, uts, net namespaces",
-        ),
-        Isolation.USER: ("each sandbox in namespaces below this user's user namespace", "user and other namespaces"),
-        Isolation.PROCESS: ("bare processes: not protected from one another", "nothing"),
-    }
-    detail, by = texts[launcher.isolation]
-    return Finding("isolation", launcher.isolation is not Isolation.PROCESS, detail, "", by)
+    async def make(self, *, memory_mb: int = PROBE_MEMORY_MB, outbound: bool = False) -> Examinee:
+        return await Examinee.make(
+            self.launcher,
+            self._runtime,
+            self._code_dir,
+            memory_mb=memory_mb,
+            storage_mb=PROBE_STORAGE_MB,
+            outbound=outbound,
+        )
 
+    async def run(self) -> None:
+        """All that needs a sandbox. LaunchFailed, EOFError: one could not be made, or died; what was found before stays."""
+        self._tell(self._isolation())
+        sandbox = await self.make()
+        self._tell(await self._namespaces(sandbox))
+        with _outside() as outside:
+            for attempt in _ATTEMPTS:
+                self._tell(await self._attempt(sandbox, attempt, outside))
+        await self._neighbours(sandbox)
+        self._metering(await sandbox.end())
+        await self._memory()
+        self._tell(await self._cpu())
+        self._tell(await self._outbound())
 
-def _limits_fix(launcher: Launcher) -> str:
-    why = f" ({launcher.why_limited})" if launcher.why_limited else ""
-    return f"run as root or as a systemd unit with Delegate=yes, on a kernel with the memory, pids and cpu controllers{why}"
+    def _say(self, group: Group, name: str, verdict: Verdict, detail: str, fix: str = "", enforced_by: str = "") -> None:
+        self._tell(Finding(group, name, verdict, detail, fix, enforced_by))
 
+    def _isolation(self) -> Finding:
+        verdict, detail, fix, by = {
+            Isolation.ROOT: (
+                Verdict.OK,
+                "each sandbox in namespaces of its own, with a uid of its own",
+                "",
+                "pid, mount, ipc, uts, net, cgroup namespaces",
+            ),
+            Isolation.USER: (
+                Verdict.WEAKER,
+                "each sandbox in namespaces below this user's; all of them have this user's uid on the host",
+                "run as root, then each sandbox has a uid of its own",
+                "user and other namespaces",
+            ),
+            Isolation.PROCESS: (
+                Verdict.CANNOT,
+                "bare processes: not protected from one another, nor the machine from them",
+                NAMESPACES_FIX,
+                "",
+            ),
+        }[self.launcher.isolation]
+        return Finding(Group.SIGHT, "isolation", verdict, detail, fix, by)
 
-async def _attempts(launcher: Launcher, runtime: str, code_dir: str) -> list[Finding]:
-    findings = []
-    sandbox = await _Sandbox.make(launcher, runtime, code_dir)
-    for name, (by, code, fix) in _ATTEMPTS.items():
-        answer = await sandbox.run(code)
+    def _limits_fix(self) -> str:
+        why = f" ({self.launcher.why_limited})" if self.launcher.why_limited else ""
+        return f"run as root or as a systemd unit with Delegate=yes, on a kernel with the memory, pids and cpu controllers{why}"
+
+    async def _namespaces(self, sandbox: Examinee) -> Finding:
+        """By their kernel's names, those of this process beside those of the sandbox."""
+        other = await self.make()
+        theirs, neighbours = await sandbox.run(attempts.namespaces), await other.run(attempts.namespaces)
+        seen = await sandbox.run(attempts.names)
+        await other.end()
+        ours = attempts.namespaces()
+        as_root = self.launcher.isolation is Isolation.ROOT
+        needed = set(ours) - ({"user"} if as_root else set())  # with uids of their own they need none of their own
+        shared = sorted(kind for kind in needed if theirs[kind] == ours[kind])
+        between = sorted(kind for kind in needed if theirs[kind] == neighbours[kind])
+        told = [f"shares {', '.join(shared)} with the host"] if shared else []
+        told += [f"shares {', '.join(between)} with other sandboxes"] if between else []
+        told += [f"is told the host's name {seen['host']}"] if seen["host"] == socket.gethostname() != "sandbox" else []
+        told += [f"sees its control groups {seen['groups']}"] if set(seen["groups"]) - {"/"} else []
+        detail = "; ".join(told) or f"shares none of {len(needed)} with the host or another sandbox"
+        verdict = Verdict.CANNOT if told else Verdict.OK
+        return Finding(Group.SIGHT, "namespaces", verdict, detail, NAMESPACES_FIX if told else "", "" if told else "clone(2)")
+
+    async def _attempt(self, sandbox: Examinee, attempt: _Attempt, outside: _Outside) -> Finding:
+        answer = await sandbox.run(attempt.run, **{name: getattr(outside, name) for name in attempt.given})
         if not isinstance(answer, list):
             answer = [False, f"the attempt itself failed: {answer.get('errorType')}: {answer.get('errorMessage')}"]
-        ok = bool(answer[0])
-        if name == "process limit" and Limit.PIDS not in launcher.limits:
-            by = "RLIMIT_NPROC"
-        findings.append(Finding(name, ok, str(answer[1]), "" if ok else fix, by if ok else ""))
-    exited = await sandbox.end()
-    metered = Limit.CPU_TIME in launcher.limits and exited.cpu_ns > 0
-    findings.append(
-        Finding(
-            "CPU time",
-            exited.cpu_ns > 0,
-            f"{exited.cpu_ns / 1e6:.1f} ms were measured" + ("" if metered else ", when the sandbox ended"),
-            "",
-            f"control groups v{launcher.cgroup_version}" if metered else "wait4(2)",
+        held, detail = answer
+        by, verdict, fix = attempt.by, Verdict.OK if held else Verdict.CANNOT, "" if held else attempt.fix
+        if held and attempt.name == "process limit" and Limit.PIDS not in self.launcher.limits:
+            by, verdict, fix = "RLIMIT_NPROC", Verdict.WEAKER, attempt.fix
+            detail += ", by a limit that a user's processes share"
+        return Finding(attempt.group, attempt.name, verdict, str(detail), fix, by if held else "")
+
+    async def _neighbours(self, sandbox: Examinee) -> None:
+        word = f"left-{secrets.token_hex(8)}"
+        other = await self.make()
+        left = await other.run(attempts.neighbour_leaves, word=word)
+        held, detail = await sandbox.run(attempts.neighbour_looks, word=word)
+        ours, theirs = await sandbox.run(attempts.names), await other.run(attempts.names)
+        await other.end()
+        if left is not True:
+            held, detail = False, f"the attempt itself failed: {left}"
+        self._say(
+            Group.SIGHT,
+            "other sandboxes",
+            Verdict.OK if held else Verdict.CANNOT,
+            detail,
+            "" if held else NAMESPACES_FIX,
+            "mount, ipc, network namespaces" if held else "",
         )
-    )
-    return findings
+        apart = ours["uid"] != theirs["uid"] and os.geteuid() == 0
+        self._say(
+            Group.RIGHTS,
+            "uid of its own",
+            Verdict.OK if apart else Verdict.WEAKER,
+            f"two sandboxes ran as {ours['uid']} and {theirs['uid']}"
+            if apart
+            else "sandboxes share this user's uid and quotas",
+            "" if apart else "run as root, then each sandbox has a uid of its own",
+            "setresuid(2)" if apart else "",
+        )
+
+    def _metering(self, exited: Exited) -> None:
+        metered = Limit.CPU_TIME in self.launcher.limits and exited.cpu_ns > 0
+        self._say(
+            Group.BOUNDS,
+            "CPU time",
+            Verdict.OK if metered else Verdict.WEAKER,
+            f"{exited.cpu_ns / 1e6:.1f} ms were measured"
+            if metered
+            else "known of a sandbox that ends by itself, and only then",
+            "" if metered else self._limits_fix(),
+            f"control groups v{self.launcher.cgroup_version}" if metered else "wait4(2)",
+        )
+
+    async def _memory(self) -> None:
+        """A sandbox that takes too much must die of it, and be known to have died of that."""
+        sandbox = await self.make()
+        grouped = Limit.MEMORY in self.launcher.limits
+        by = f"memory control group v{self.launcher.cgroup_version}" if grouped else "RLIMIT_DATA"
+        try:
+            answer = await sandbox.run(attempts.eat_memory, allowed_mb=PROBE_MEMORY_MB)
+            exited = await sandbox.end()
+            if isinstance(answer, dict) and answer.get("errorType") == "MemoryError":
+                found = Verdict.WEAKER, "an allocation was refused; each process of a sandbox is bounded alone"
+            else:
+                found, by = (Verdict.CANNOT, f"{answer} MB were taken, {PROBE_MEMORY_MB} allowed"), ""
+        except EOFError:
+            exited = await sandbox.exited()
+            told = exited.cause is Cause.OOM
+            found = Verdict.OK if told else Verdict.WEAKER, f"a sandbox that took more ended by {exited.cause.name}"
+        verdict, detail = found
+        self._say(Group.BOUNDS, "memory limit", verdict, detail, "" if verdict is Verdict.OK else self._limits_fix(), by)
+        peak = exited.memory_peak_bytes
+        self._say(
+            Group.BOUNDS,
+            "memory peak",
+            Verdict.OK if peak else Verdict.WEAKER,
+            f"peak of that sandbox: {peak / MIB:.0f} MB" if peak else "no figure: functions are billed and shown without it",
+            "" if peak else self._limits_fix(),
+            by if peak else "",
+        )
+
+    async def _cpu(self) -> Finding:
+        """Four that spin in a sandbox whose memory is worth half a CPU."""
+        sandbox = await self.make(memory_mb=HALF_A_CPU_MB)
+        sandbox.loaded()
+        used = await sandbox.run(attempts.burn, seconds=BURN_S)
+        await sandbox.end()
+        name, by = "CPU limit", f"cpu control group v{self.launcher.cgroup_version}"
+        if not isinstance(used, float):
+            return Finding(Group.BOUNDS, name, Verdict.CANNOT, f"the attempt itself failed: {used}")
+        detail = f"{HALF_A_CPU_MB} MB are worth 0.5 CPU; four busy processes got {used:.2f}"
+        if Limit.CPU not in self.launcher.limits:
+            return Finding(Group.BOUNDS, name, Verdict.CANNOT, detail, self._limits_fix())
+        if self._config.cpu_per_memory == "weight_only":
+            return Finding(Group.BOUNDS, name, Verdict.WEAKER, f"{detail}: weights alone, as set", "cpu_per_memory", by)
+        if used < 0.65:
+            return Finding(Group.BOUNDS, name, Verdict.OK, detail, "", by)
+        return Finding(Group.BOUNDS, name, Verdict.CANNOT, detail, self._limits_fix())
+
+    async def _outbound(self) -> Finding:
+        name = "network outbound"
+        if self.launcher.isolation is Isolation.PROCESS:
+            return Finding(Group.FEATURES, name, Verdict.WEAKER, "functions have the host's network, all of it", NAMESPACES_FIX)
+        try:
+            await self.launcher.network()
+        except LaunchFailed as error:
+            reason = f" ({error.errno_name})" if error.errno_name else ""
+            return Finding(Group.FEATURES, name, Verdict.CANNOT, f"{error.step}{reason}", error.hint)
+        sandbox = await self.make(outbound=True)
+        servers = list(self._config.network_servers)
+        with socket.create_server(("0.0.0.0", 0)) as ours:
+            port = ours.getsockname()[1]
+            refused = [[address, port] for address in _own_addresses()] + [["169.254.169.254", 80]]
+            answer = await sandbox.run(attempts.outbound, refused=refused, servers=servers)
+        await sandbox.end()
+        by = "a router in a network namespace, nf_tables"
+        if "errorType" in answer:
+            return Finding(Group.FEATURES, name, Verdict.CANNOT, f"the attempt itself failed: {answer['errorMessage']}")
+        if answer["reached"]:
+            return Finding(Group.FEATURES, name, Verdict.CANNOT, f"reaches {', '.join(answer['reached'])}", REPORT_FIX)
+        closed = f"{len(refused)} addresses, this host's and that of metadata, were refused"
+        if answer["answered"]:
+            return Finding(Group.FEATURES, name, Verdict.OK, f"{closed}; {answer['answered'][0]} was reached", "", by)
+        if not servers:
+            fix = "set sandbox_name_servers, or functions can use addresses only"
+            return Finding(Group.FEATURES, name, Verdict.WEAKER, f"{closed}; no name server off this host is known", fix, by)
+        detail = f"{closed}; name server {', '.join(answer['silent'])} did not answer over TCP"
+        fix = "let the host's firewall pass what is forwarded for devices sched* (docs/internals/network.md)"
+        return Finding(Group.FEATURES, name, Verdict.WEAKER, detail, fix, by)
 
 
-async def _memory(launcher: Launcher, runtime: str, code_dir: str) -> list[Finding]:
-    """A sandbox that takes too much must die of it, and be known to have died of that."""
-    sandbox = await _Sandbox.make(launcher, runtime, code_dir)
-    by = (
-        f"memory control group v{launcher.cgroup_version}"
-        if Limit.MEMORY in launcher.limits
-        else "RLIMIT_DATA, each process alone"
-    )
+def _own_addresses() -> list[str]:
+    """IPv4 addresses of this host that are not loopback, as the kernel's table of local ones has them."""
     try:
-        answer = await sandbox.run(_EAT)
-        exited = await sandbox.end()
-        refused = isinstance(answer, dict) and answer.get("errorType") == "MemoryError"
-        detail = "an allocation was refused" if refused else f"{answer} MB were taken, {PROBE_MEMORY_MB} allowed"
-        limit = Finding("memory limit", False, detail, _limits_fix(launcher), by)
-    except EOFError:
-        exited = await sandbox.exited()
-        ok = exited.cause is Cause.OOM
-        limit = Finding("memory limit", ok, f"a sandbox that took more ended by {exited.cause.name}", "", by)
-    peak = exited.memory_peak_bytes
-    detail = f"peak of that sandbox: {peak / MIB:.0f} MB" if peak else "no figure"
-    return [limit, Finding("memory peak", peak > 0, detail, "" if peak else _limits_fix(launcher), by if peak else "")]
-
-
-async def _cpu(launcher: Launcher, runtime: str, code_dir: str) -> Finding:
-    sandbox = await _Sandbox.make(launcher, runtime, code_dir)
-    used = await sandbox.run(_BURN)
-    await sandbox.end()
-    processors = len(os.sched_getaffinity(0))
-    if not isinstance(used, float):
-        detail, ok = f"the attempt itself failed: {used}", False
-    elif processors == 1:
-        detail, ok = "with one processor nothing can use more than one", Limit.CPU in launcher.limits
-    else:
-        detail = f"four busy processes used {used:.2f} of {processors} processors, about 1 allowed"
-        ok = Limit.CPU in launcher.limits and used < 1.5
-    by = f"cpu control group v{launcher.cgroup_version}" if ok else ""
-    return Finding("CPU limit", ok, detail, "" if ok else _limits_fix(launcher), by)
-
-
-async def _tried(launcher: Launcher, runtime: str, code_dir: str) -> list[Finding]:
-    findings = [_isolation(launcher)]
-    try:
-        with trio.fail_after(PROBE_TIMEOUT_S):
-            findings += await _attempts(launcher, runtime, code_dir)
-            findings += await _memory(launcher, runtime, code_dir)
-            findings.append(await _cpu(launcher, runtime, code_dir))
-    except LaunchFailed as error:
-        findings.append(Finding("sandbox", False, str(error), error.hint, ""))
-    except EOFError:
-        findings.append(Finding("sandbox", False, "a sandbox died while it was examined", "see the service's log", ""))
-    except trio.TooSlowError:
-        findings.append(Finding("sandbox", False, f"no answer for {PROBE_TIMEOUT_S:g} s", "", ""))
-    return findings
-
-
-def _scratch() -> Finding:
-    """/tmp lives in memory, so only swap could bring it to a disk."""
-    try:
-        swaps = Path("/proc/swaps").read_text().splitlines()[1:]
+        text = Path("/proc/net/fib_trie").read_text()
     except OSError:
-        swaps = []
-    if swaps:
-        detail = f"/tmp of a sandbox is in memory, but this machine swaps to {swaps[0].split()[0]}"
-        return Finding("scratch never on disk", False, detail, "encrypt the swap, or swapoff -a", "tmpfs")
-    return Finding("scratch never on disk", True, "/tmp of a sandbox is in memory, and there is no swap", "", "tmpfs")
+        return []
+    found = re.findall(r"\|-- ([0-9.]+)\n +/32 host LOCAL", text)
+    return sorted({address for address in found if not address.startswith("127.")})
+
+
+# ---- what needs no sandbox ----
 
 
 def _users(config: LauncherConfig) -> Finding:
     """Nobody else may be one of the users that sandboxes run as."""
+    name = "users of sandboxes"
     if os.geteuid() != 0:
         detail = f"every sandbox runs as uid {os.geteuid()} and shares that user's quotas with the others"
-        return Finding("users of sandboxes", False, detail, "run as root, then each sandbox has a uid of its own", "uid")
+        fix = "run as root, then each sandbox has a uid of its own"
+        return Finding(Group.MACHINE, name, Verdict.WEAKER, detail, fix, "uid")
     low, high = config.uid_base, config.uid_base + config.slots - 1
     taken: list[str] = []
     for file, first, count in (("/etc/passwd", 2, None), ("/etc/subuid", 1, 2)):
@@ -436,41 +417,103 @@ def _users(config: LauncherConfig) -> Finding:
                 continue
             if begin <= high and low <= end:
                 taken.append(f"{fields[0]} in {file}")
-    fix = "set sandbox_uid_base to a range that nobody has" if taken else ""
-    nobody = ", which nobody has in /etc/passwd and /etc/subuid"
-    detail = f"{low} to {high}" + (f" overlap with {', '.join(taken[:3])}" if taken else nobody)
-    return Finding("users of sandboxes", not taken, detail, fix, "uid")
+    if taken:
+        fix = "set sandbox_uid_base to a range that nobody has"
+        detail = f"{low} to {high} overlap with {', '.join(taken[:3])}"
+        return Finding(Group.MACHINE, name, Verdict.CANNOT, detail, fix)
+    detail = f"{low} to {high}, which nobody has in /etc/passwd and /etc/subuid"
+    return Finding(Group.MACHINE, name, Verdict.OK, detail, "", "uid")
 
 
 def _runtimes(found: Mapping[str, Runtime]) -> Finding:
     listed = ", ".join(f"{name} ({'.'.join(map(str, runtime.version))})" for name, runtime in found.items())
-    return Finding("runtimes", bool(found), listed or "none", "" if found else "install Python 3.11, 3.12 or 3.13", "")
+    if not found:
+        return Finding(Group.MACHINE, "runtimes", Verdict.CANNOT, "none", "install Python 3.11, 3.12 or 3.13")
+    return Finding(Group.MACHINE, "runtimes", Verdict.OK, listed)
 
 
-@contextmanager
-def _function() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="scheduler-doctor-") as directory:
-        os.chmod(directory, 0o755)
-        path = Path(directory, "app.py")
-        path.write_text(_HANDLER)
-        path.chmod(0o644)
-        yield directory
+def _kernel() -> Finding:
+    """The doors between a sandbox and the service that only a newer kernel shuts."""
+    release = platform.release()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        try:
+            ours.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
+        except OSError:
+            detail = f"Linux {release}: a sandbox can send the service descriptors, whose closing takes a moment of its loop"
+            fix = "Linux 6.16 or newer refuses them; here the filter keeps sockets from lingering instead"
+            return Finding(Group.MACHINE, "kernel", Verdict.WEAKER, detail, fix, "system call filter")
+    return Finding(Group.MACHINE, "kernel", Verdict.OK, f"Linux {release}: descriptors sent to the service are refused", "", "")
+
+
+def _controllers(launcher: Launcher) -> Finding:
+    names = [limit.name.lower().replace("_", " ") for limit in Limit if limit in launcher.limits]
+    missing = [limit.name.lower().replace("_", " ") for limit in Limit if limit not in launcher.limits]
+    detail = f"version {launcher.cgroup_version}: {', '.join(names)}" if names else "none can be used"
+    if missing:
+        why = launcher.why_limited or "the kernel or the container offers no such controller"
+        detail += f"; not {', '.join(missing)} ({why})"
+        fix = "run as root or as a systemd unit with Delegate=yes"
+        return Finding(Group.MACHINE, "control groups", Verdict.WEAKER, detail, fix, "")
+    return Finding(Group.MACHINE, "control groups", Verdict.OK, detail, "", "")
+
+
+def _swap() -> Finding:
+    """/tmp lives in memory, so only swap could bring it to a disk."""
+    name = "scratch never on disk"
+    try:
+        swaps = Path("/proc/swaps").read_text().splitlines()[1:]
+    except OSError:
+        swaps = []
+    if swaps:
+        detail = f"/tmp of a sandbox is in memory, but this machine swaps to {swaps[0].split()[0]}"
+        return Finding(Group.MACHINE, name, Verdict.WEAKER, detail, "encrypt the swap, or swapoff -a", "tmpfs")
+    return Finding(Group.MACHINE, name, Verdict.OK, "/tmp of a sandbox is in memory, and there is no swap", "", "tmpfs")
+
+
+# ---- all of it ----
+
+
+async def _examine(config: LauncherConfig, runtime: Runtime) -> list[Finding]:
+    findings: list[Finding] = []
+
+    def failed(detail: str, fix: str = "") -> None:
+        findings.append(Finding(Group.SIGHT, "sandbox", Verdict.CANNOT, detail, fix))
+
+    with function_directory() as code_dir:
+        async with open_launcher(config, [runtime], report=lambda text: None) as launcher:
+            findings.append(_controllers(launcher))
+            try:
+                with trio.fail_after(PROBE_TIMEOUT_S):
+                    await _Examination(launcher, runtime.name, code_dir, config, findings.append).run()
+            except LaunchFailed as error:
+                failed(str(error), error.hint)
+            except EOFError:
+                failed("a sandbox died while it was examined", "see the kernel's log (dmesg)")
+            except trio.TooSlowError:
+                failed(f"no answer for {PROBE_TIMEOUT_S:g} s", "try again when the machine has less to do")
+    return findings
 
 
 async def diagnose(config: LauncherConfig | None = None, runtimes: Sequence[Runtime] | None = None) -> list[Finding]:
-    """Findings in the order of importance. config: how the service would start the launcher; runtimes: which it would offer."""
-    wanted = config or LauncherConfig()
+    """Findings in the order of groups. config: how the service would start the launcher; runtimes: which it would offer."""
+    wanted = config or LauncherConfig(network_servers=name_servers())
     found = {runtime.name: runtime for runtime in runtimes} if runtimes is not None else find_runtimes()
-    findings = [_runtimes(found)]
+    findings = [_runtimes(found), _kernel(), _users(wanted), _swap()]
     if found:
-        name = default_runtime() if default_runtime() in found else next(iter(found))
+        runtime = found.get(default_runtime()) or next(iter(found.values()))
         trying = replace(wanted, slots=SLOTS, pids_max=PROBE_PIDS_MAX, require_limits=False)
         try:
-            with _function() as code_dir:
-                async with open_launcher(trying, [found[name]], report=lambda text: None) as launcher:
-                    findings += await _tried(launcher, name, code_dir)
+            findings += await _examine(trying, runtime)
         except LaunchFailed as error:
-            findings.append(Finding("isolation", False, str(error), error.hint, ""))
+            findings.append(Finding(Group.SIGHT, "isolation", Verdict.CANNOT, str(error), error.hint))
         except OSError as error:
-            findings.append(Finding("isolation", False, f"could not be tried: {error}", "", ""))
-    return [*findings, _users(wanted), _scratch()]
+            findings.append(Finding(Group.SIGHT, "isolation", Verdict.CANNOT, f"could not be tried: {error}"))
+    order = list(Group)
+    return sorted(findings, key=lambda finding: order.index(finding.group))
+
+
+async def diagnose_service(settings: Settings) -> list[Finding]:
+    """Of a service with these settings, on this machine, as this user."""
+    runtimes = find_runtimes(prefer_public=settings.isolation == "process" and os.geteuid() == 0)
+    return await diagnose(launcher_config(settings, runtimes=len(runtimes)), list(runtimes.values()))

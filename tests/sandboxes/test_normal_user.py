@@ -12,7 +12,6 @@ from dataclasses import replace
 import pytest
 import trio
 
-from scheduler.sandboxes.doctor import diagnose
 from scheduler.sandboxes.launcher import EXECUTABLE, Cause, Isolation, LauncherConfig, LaunchFailed, Limit, open_launcher
 from tests.sandboxes.driver import (
     IS_ROOT,
@@ -308,33 +307,3 @@ async def test_a_slot_is_emptied_whatever_its_occupant_left(as_root: bool) -> No
             await again.run(LITTER.replace("TARGET", str(kept)))
         assert gone_directory(os.path.dirname(private)), "the end removes it too"
         assert os.listdir(kept) == ["file"]
-
-
-async def test_doctor_tells_what_is_missing_without_root() -> None:
-    runtime = public_runtime()
-    assert runtime is not None
-    findings = {finding.name: finding for finding in await diagnose(configuration(isolation="process"), [runtime])}
-    assert not findings["isolation"].ok
-    assert not findings["host files"].ok
-    assert findings["host files"].fix
-    assert not findings["memory limit"].ok
-    assert "Delegate" in findings["memory limit"].fix
-    assert findings["system calls"].ok, findings["system calls"].detail
-    assert findings["privileges"].ok, findings["privileges"].detail
-    assert findings["host files"].enforced_by == "", "nothing hides them"
-
-
-async def test_doctor_survives_a_launcher_that_cannot_start() -> None:
-    runtime = public_runtime()
-    assert runtime is not None
-    findings = await diagnose(LauncherConfig(command=("/nowhere",)), [runtime])
-    (isolation,) = [finding for finding in findings if finding.name == "isolation"]
-    assert not isolation.ok
-    assert "make build" in isolation.fix
-
-
-@pytest.mark.skipif(not IS_ROOT, reason="as root everything can be had")
-async def test_doctor_finds_everything_in_order_here() -> None:
-    findings = await diagnose()
-    assert [finding.name for finding in findings if not finding.ok and finding.name != "scratch never on disk"] == []
-    assert {"memory limit", "CPU limit", "process limit", "host network", "runtimes"} <= {finding.name for finding in findings}
