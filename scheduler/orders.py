@@ -107,9 +107,17 @@ def log_stream_name(version: str, now: datetime, stream_id: str) -> str:
     return f"{now.year}/{now.month:02}/{now.day:02}/[{version}]{stream_id}"
 
 
-def make_recipe(version: FunctionVersion, identity: Identity, *, code_dir: str, task_root: str, mark: str) -> Recipe:
-    """code_dir: where the package lies unpacked; task_root: where a sandbox sees that. mark: hex digits nobody can know: they
-    stand for the log stream's name until that is made."""
+def make_recipe(
+    version: FunctionVersion,
+    identity: Identity,
+    *,
+    code_dir: str,
+    task_root: str,
+    mark: str,
+    layers_dir: str | None = None,
+) -> Recipe:
+    """code_dir: where the package lies unpacked; layers_dir: where its layers do; task_root: where a sandbox sees the code.
+    mark: hex digits nobody can know: they stand for the log stream's name until that is made."""
     config = version.config
     log_group = f"/aws/lambda/{config.name}"
     start: dict[str, object] = {
@@ -130,6 +138,7 @@ def make_recipe(version: FunctionVersion, identity: Identity, *, code_dir: str, 
         memory_mb=config.memory_mb,
         ephemeral_storage_mb=config.ephemeral_storage_mb,
         outbound=config.network == Network.OUTBOUND.value,
+        layers_dir=layers_dir,
     )
     pieces = tuple(json.dumps(start, separators=(",", ":")).encode().removeprefix(b"{").split(mark.encode()))
     return Recipe(version, task_root, specialisation, pieces)
@@ -137,7 +146,7 @@ def make_recipe(version: FunctionVersion, identity: Identity, *, code_dir: str, 
 
 class OrderBook:
     """The recipe of each function's version that was last asked for. launch: which version a revision of a function is, None:
-    nobody knows it any more. task_dir: where a package lies unpacked."""
+    nobody knows it any more. task_dir: where a package lies unpacked; merged_dir: where layers do, as one tree."""
 
     def __init__(
         self,
@@ -145,10 +154,12 @@ class OrderBook:
         *,
         launch: Callable[[int, int], FunctionVersion | None],
         task_dir: Callable[[CodeRef], Path],
+        merged_dir: Callable[[list[CodeRef]], Path],
     ) -> None:
         self._identity = identity
         self._launch = launch
         self._task_dir = task_dir
+        self._merged_dir = merged_dir
         self._recipes: dict[int, Recipe] = {}
 
     def recipe(self, function: int, revision: int, task_root: Callable[[str], str]) -> Recipe | None:
@@ -160,8 +171,14 @@ class OrderBook:
         if known is not None and known.version is version and task_root(known.specialisation.code_dir) == known.task_root:
             return known
         code_dir = str(self._task_dir(version.code))
+        layers = [layer.code for layer in version.layers]
         recipe = make_recipe(
-            version, self._identity, code_dir=code_dir, task_root=task_root(code_dir), mark=secrets.token_hex(16)
+            version,
+            self._identity,
+            code_dir=code_dir,
+            task_root=task_root(code_dir),
+            mark=secrets.token_hex(16),
+            layers_dir=str(self._merged_dir(layers)) if layers else None,
         )
         self._recipes[function] = recipe
         return recipe

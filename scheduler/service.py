@@ -36,6 +36,7 @@ from scheduler.deployments import Deployments
 from scheduler.engine import Engine, histogram_bounds, json_problem
 from scheduler.errors import NotFound, SchedulerError, Unavailable
 from scheduler.figures import events_of, scrape
+from scheduler.functions.layers import Layers
 from scheduler.functions.names import LATEST, Identity
 from scheduler.functions.names import parse as parse_name
 from scheduler.functions.packages import open_code_store
@@ -267,7 +268,10 @@ class Service:
         )
         self.registry = await FunctionRegistry.load(SqliteRegistry(store), settings, runtimes=tuple(self.runtimes))
         self.code = await open_code_store(settings.code_dir, bytes_max=settings.code_bytes_max)
-        self.order_book = OrderBook(self.identity, launch=self.catalog.launch, task_dir=self.code.task_dir)
+        self.layers = await Layers.load(SqliteRegistry(store))
+        self.order_book = OrderBook(
+            self.identity, launch=self.catalog.launch, task_dir=self.code.task_dir, merged_dir=self.code.merged_dir
+        )
         self.uploads = await open_uploads(
             settings.upload_dir, count_max=settings.uploads_max, bytes_max=settings.uploads_bytes_max
         )
@@ -429,6 +433,7 @@ class Service:
             settings=lambda: self.settings,
             registry=self.registry,
             code=self.code,
+            layers=self.layers,
             deployments=self.deployments,
             runtimes={name: runtime.executable for name, runtime in self.runtimes.items()},
             invoker=Invoker(sync=self._caller.ask, event=self._event_from_http, json_problem=json_problem),
@@ -602,7 +607,8 @@ class Service:
     async def _collect_code(self) -> None:
         while True:
             await trio.sleep(COLLECT_PERIOD_S)
-            removed = await self.code.collect(self.registry.code_in_use(), grace_s=self.settings.code_grace_s)
+            in_use = self.registry.code_in_use() | self.layers.code_in_use()
+            removed = await self.code.collect(in_use, grace_s=self.settings.code_grace_s)
             if removed:
                 self.log.info("code removed", packages=len(removed))
 

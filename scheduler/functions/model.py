@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ __all__ = [
     "FunctionConfig",
     "FunctionVersion",
     "InvalidConfig",
+    "LayerRef",
     "Network",
     "Problem",
     "Snapshot",
@@ -46,6 +48,7 @@ __all__ = [
     "build",
     "describe",
     "environment_bytes",
+    "merged_path",
     "timestamp",
 ]
 
@@ -90,6 +93,19 @@ class CodeRef:
     path: str
 
 
+@dataclass(frozen=True, slots=True)
+class LayerRef:
+    """A layer version as a function uses it: it stays whole when the version is deleted."""
+
+    arn: str
+    code: CodeRef
+
+
+def merged_path(codes: Sequence[CodeRef]) -> str:
+    """Where the code store keeps these layers as one tree, later ones over earlier ones."""
+    return hashlib.sha256("\n".join(code.path for code in codes).encode()).hexdigest() + ".layers"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionConfig:
     """Everything a deployment may say. Keys, units and defaults are those of the control methods."""
@@ -132,6 +148,7 @@ class FunctionVersion:
     last_modified: str
     state: State = State.ACTIVE
     state_reason: str = ""
+    layers: tuple[LayerRef, ...] = ()
 
     @property
     def name(self) -> str:

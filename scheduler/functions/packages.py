@@ -6,7 +6,8 @@ whole or not at all: it is made beside its place, brought to disk, and renamed.
     <root>/<path>/task/      the tree that becomes /var/task: read-only there, readable by everybody, compiled ahead
     <root>/<path>/package    the bytes as they were uploaded
     <root>/<path>/about      JSON: size, files and bytes unpacked, interpreters compiled for
-    <path> is the SHA-256 of the uploaded bytes, for a single file followed by the module it became
+    <path> is the SHA-256 of the uploaded bytes, for a single file followed by the module it became; of layers merged into one
+    tree that of their paths, followed by ".layers"
 
     store = await open_code_store(settings.code_dir, bytes_max=settings.code_bytes_max)
     ref = await store.add(data_or_path, CodeKind.ZIP, handler="app.handler", interpreter="/usr/bin/python3.12")
@@ -31,11 +32,11 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import trio
 
 from scheduler.errors import BadRequest, NotFound, Throttled, TooLarge, Unavailable
-from scheduler.functions.model import CodeKind, CodeRef
+from scheduler.functions.model import CodeKind, CodeRef, merged_path
 from scheduler.functions.unzip import Bounds, Unpacked, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
 T = TypeVar("T")
@@ -113,6 +114,31 @@ class CodeStore:
         path = sha256 if kind is CodeKind.ZIP else f"{sha256}.{module_of(handler).replace('/', '.')}"
         about = self._held.get(path)
         return None if about is None else CodeRef(sha256, about.size, kind, path)
+
+    async def merge(self, codes: Sequence[CodeRef]) -> None:
+        """The layers as one tree, made if need be. NotFound: one is not here. Unavailable: the disk."""
+        path = merged_path(codes)
+        async with self._working:
+            self._unwanted_since_s.pop(path, None)
+            if path in self._held:
+                return
+            abouts = [self.about(code) for code in codes]
+            making = self.root / f"{TEMPORARY}{uuid.uuid4().hex}"
+            try:
+                await _in_thread(_merge, making, [self.task_dir(code) for code in codes])
+                # Its files are its layers': the bytes are counted there.
+                about = About(0, sum(about.files for about in abouts), 0)
+                await _in_thread(_write_about, making, about)
+                await _in_thread(_publish, making, self.root / path)
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(_discard, making)
+                raise
+            self._held[path] = about
+
+    def merged_dir(self, codes: Sequence[CodeRef]) -> Path:
+        """The tree to mount at /opt."""
+        return self.root / merged_path(codes) / "task"
 
     def task_dir(self, ref: CodeRef) -> Path:
         """The tree to mount at /var/task."""
@@ -280,6 +306,33 @@ def _fill(making: Path, source: bytes | Path, module: str | None, bounds: Bounds
     shutil.copyfile(package, text)
     text.chmod(0o644)
     return Unpacked(1, package.stat().st_size)
+
+
+def _merge(making: Path, trees: Sequence[Path]) -> None:
+    """Files are linked, not copied: nobody ever writes to them."""
+    task = making / "task"
+    task.mkdir(parents=True)
+    for directory in (making, task):
+        directory.chmod(0o755)
+    for tree in trees:
+        for at, directories, files in os.walk(tree):
+            here = task / os.path.relpath(at, tree)
+            links = [name for name in directories if os.path.islink(os.path.join(at, name))]
+            for name in (name for name in directories if name not in links):
+                _clear(here / name, keep_directory=True)
+                (here / name).mkdir(exist_ok=True)
+                (here / name).chmod(0o755)
+            for name in (*files, *links):
+                _clear(here / name)
+                os.link(os.path.join(at, name), here / name, follow_symlinks=False)
+
+
+def _clear(place: Path, *, keep_directory: bool = False) -> None:
+    """What an earlier layer has there goes."""
+    if place.is_symlink() or place.is_file():
+        place.unlink()
+    elif place.is_dir() and not keep_directory:
+        shutil.rmtree(place)
 
 
 def _write_about(place: Path, about: About) -> None:

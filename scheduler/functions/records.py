@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final
 
 from scheduler.errors import Unavailable
-from scheduler.functions.model import CodeKind, CodeRef, FunctionConfig, FunctionVersion, State
+from scheduler.functions.model import CodeKind, CodeRef, FunctionConfig, FunctionVersion, LayerRef, State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,6 +116,14 @@ def decode_published(key: str, value: bytes) -> Published:
         raise _broken(key, error) from error
 
 
+def _code_out(code: CodeRef) -> dict[str, Any]:
+    return {"sha256": code.sha256, "size": code.size, "kind": code.kind.value, "path": code.path}
+
+
+def _code_in(raw: Mapping[str, Any]) -> CodeRef:
+    return CodeRef(raw["sha256"], raw["size"], CodeKind(raw["kind"]), raw["path"])
+
+
 def _version_out(version: FunctionVersion) -> dict[str, Any]:
     config = version.config
     plain = {field.name: getattr(config, field.name) for field in fields(config) if field.name != "environment"}
@@ -124,12 +132,8 @@ def _version_out(version: FunctionVersion) -> dict[str, Any]:
         "version": version.version,
         "revision": version.revision,
         "revision_id": version.revision_id,
-        "code": {
-            "sha256": version.code.sha256,
-            "size": version.code.size,
-            "kind": version.code.kind.value,
-            "path": version.code.path,
-        },
+        "code": _code_out(version.code),
+        "layers": [{"arn": layer.arn, "code": _code_out(layer.code)} for layer in version.layers],
         "last_modified": version.last_modified,
         "state": version.state.value,
         "state_reason": version.state_reason,
@@ -139,16 +143,16 @@ def _version_out(version: FunctionVersion) -> dict[str, Any]:
 def _version_in(raw: Mapping[str, Any]) -> FunctionVersion:
     config = dict(raw["config"])
     environment = open_environment(config.pop("environment"), config["name"])
-    code = raw["code"]
     return FunctionVersion(
         config=FunctionConfig(**config, environment=environment),
         version=raw["version"],
         revision=raw["revision"],
         revision_id=raw["revision_id"],
-        code=CodeRef(code["sha256"], code["size"], CodeKind(code["kind"]), code["path"]),
+        code=_code_in(raw["code"]),
         last_modified=raw["last_modified"],
         state=State(raw["state"]),
         state_reason=raw["state_reason"],
+        layers=tuple(LayerRef(layer["arn"], _code_in(layer["code"])) for layer in raw.get("layers", ())),
     )
 
 

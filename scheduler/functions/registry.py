@@ -36,8 +36,10 @@ from scheduler.functions.model import (
     CodeRef,
     FunctionConfig,
     FunctionVersion,
+    LayerRef,
     build,
     describe,
+    merged_path,
     timestamp,
 )
 from scheduler.functions.names import LATEST, Identity
@@ -208,8 +210,10 @@ class FunctionRegistry:
         )
 
     def code_in_use(self, tenant: str | None = None) -> frozenset[str]:
-        """`CodeRef.path` of every version, of one tenant or of all."""
-        return frozenset(v.code.path for v in self.all() if tenant is None or v.config.tenant == tenant)
+        """`CodeRef.path` of every version and its layers, of one tenant or of all."""
+        mine = [v for v in self.all() if tenant is None or v.config.tenant == tenant]
+        layers = {merged_path([layer.code for layer in v.layers]) for v in mine if v.layers}
+        return frozenset({v.code.path for v in mine} | {layer.code.path for v in mine for layer in v.layers} | layers)
 
     def reserved_concurrency(self) -> int:
         """Sum over all functions."""
@@ -223,9 +227,11 @@ class FunctionRegistry:
 
     # ---- writing -----------------------------------------------------------------------------------------------------
 
-    async def create(self, fields: Mapping[str, object], code: CodeRef, *, publish: bool = False) -> Deployed:
+    async def create(
+        self, fields: Mapping[str, object], code: CodeRef, *, publish: bool = False, layers: tuple[LayerRef, ...] = ()
+    ) -> Deployed:
         """A new function. Raises Conflict if the name is taken, InvalidConfig, BadRequest, Throttled."""
-        return await self._deploy(fields, code, publish=publish, may_exist=False)
+        return await self._deploy(fields, code, publish=publish, may_exist=False, layers=layers)
 
     async def deploy(
         self, fields: Mapping[str, object], code: CodeRef, *, publish: bool = False, revision_id: str | None = None
@@ -244,12 +250,13 @@ class FunctionRegistry:
         code: CodeRef | None = None,
         publish: bool = False,
         revision_id: str | None = None,
+        layers: tuple[LayerRef, ...] | None = None,
     ) -> Deployed:
-        """Change configuration, code or both of `$LATEST`. Raises NotFound, InvalidConfig, RevisionMismatch, BadRequest."""
+        """Change configuration, code or layers of `$LATEST`. Raises NotFound, InvalidConfig, RevisionMismatch, BadRequest."""
         async with self._mutation(name):
             function = self._existing(name, revision_id)
             config = build(fields, runtimes=self._runtimes, base=function.record.latest.config)
-            return await self._replace(name, function, config, code, publish=publish)
+            return await self._replace(name, function, config, code, publish=publish, layers=layers)
 
     async def publish(
         self,
@@ -325,6 +332,7 @@ class FunctionRegistry:
         publish: bool,
         may_exist: bool = True,
         revision_id: str | None = None,
+        layers: tuple[LayerRef, ...] = (),
     ) -> Deployed:
         name = str(fields.get("name"))  # what is no text is refused by build() below
         async with self._mutation(name):
@@ -340,7 +348,7 @@ class FunctionRegistry:
             config = self._build_new(fields)
             self._check_room(1 + publish)
             self._check_reservation(config, None)
-            record, made = Record(self._version(config, LATEST, 1, code)), None
+            record, made = Record(self._version(config, LATEST, 1, code, layers)), None
             if publish:
                 record, made = self._publication(record, {}, None)
             await self._write(name, _Function(record, ABSENT, {}), record, made)
@@ -353,7 +361,14 @@ class FunctionRegistry:
         return build(fields, runtimes=self._runtimes, defaults=defaults)
 
     async def _replace(
-        self, name: str, function: _Function, config: FunctionConfig, code: CodeRef | None, *, publish: bool
+        self,
+        name: str,
+        function: _Function,
+        config: FunctionConfig,
+        code: CodeRef | None,
+        *,
+        publish: bool,
+        layers: tuple[LayerRef, ...] | None = None,
     ) -> Deployed:
         old = function.record.latest
         if config.tenant != old.config.tenant:
@@ -363,7 +378,9 @@ class FunctionRegistry:
             )
         self._check_reservation(config, old.config)
         anew = code is not None or any(getattr(config, key) != getattr(old.config, key) for key in SANDBOX_KEYS)
-        latest = self._version(config, LATEST, old.revision + anew, code or old.code)
+        worn = old.layers if layers is None else layers
+        anew = anew or worn != old.layers
+        latest = self._version(config, LATEST, old.revision + anew, code or old.code, worn)
         record, made = replace(function.record, latest=latest), None
         if publish:
             record, made = self._publication(record, function.versions, None)
@@ -372,7 +389,9 @@ class FunctionRegistry:
         published = self.get(name, str(record.published[-1][0])) if publish else None
         return Deployed(latest, published, created=False)
 
-    def _version(self, config: FunctionConfig, version: str, revision: int, code: CodeRef) -> FunctionVersion:
+    def _version(
+        self, config: FunctionConfig, version: str, revision: int, code: CodeRef, layers: tuple[LayerRef, ...]
+    ) -> FunctionVersion:
         return FunctionVersion(
             config=config,
             version=version,
@@ -380,6 +399,7 @@ class FunctionRegistry:
             revision_id=str(uuid.uuid4()),
             code=code,
             last_modified=timestamp(self._now_s()),
+            layers=layers,
         )
 
     def _publication(
@@ -389,7 +409,8 @@ class FunctionRegistry:
         latest = record.latest
         if record.published:
             last = versions[record.published[-1][0]]
-            if last.version.code == latest.code and _same(last, latest.config):
+            same_files = last.version.code == latest.code and last.version.layers == latest.layers
+            if same_files and _same(last, latest.config):
                 return record, None
         if len(record.published) >= limits.VERSIONS_PER_FUNCTION_MAX:
             raise Throttled(
@@ -402,7 +423,9 @@ class FunctionRegistry:
             )
         number = record.last_version + 1
         config = latest.config if description is None else replace(latest.config, description=description)
-        made = Published(self._version(config, str(number), latest.revision, latest.code), latest.config.description)
+        made = Published(
+            self._version(config, str(number), latest.revision, latest.code, latest.layers), latest.config.description
+        )
         pair = (number, made.version.revision_id)
         return replace(record, last_version=number, published=(*record.published, pair)), made
 

@@ -16,8 +16,10 @@ import trio
 from scheduler.errors import SchedulerError
 from scheduler.lambda_api.aliases import AliasOperations
 from scheduler.lambda_api.errors import LambdaError, translate
-from scheduler.lambda_api.functions import CODE_PATH, FunctionOperations
+from scheduler.lambda_api.functions import FunctionOperations
 from scheduler.lambda_api.invoke import InvokeOperations
+from scheduler.lambda_api.layers import LayerOperations
+from scheduler.lambda_api.links import CODE_PATH, Links
 from scheduler.lambda_api.operations import OPERATIONS, Operation, Router, Support
 from scheduler.lambda_api.policies import PolicyOperations
 from scheduler.lambda_api.rooms import ApiCall, Principal, Rooms
@@ -66,9 +68,11 @@ class Api:
         self._access = access
         self._log = log
         self._router = Router()
-        self._functions = FunctionOperations(rooms)
+        self._links = Links(rooms)
+        layers = LayerOperations(rooms, self._links)
         self._handlers: Mapping[str, Callable[[ApiCall], Awaitable[Answer]]] = {
-            **self._functions.handlers(),
+            **FunctionOperations(rooms, layers, self._links).handlers(),
+            **layers.handlers(),
             **InvokeOperations(rooms).handlers(),
             **AliasOperations(rooms).handlers(),
             **SettingOperations(rooms).handlers(),
@@ -139,6 +143,6 @@ class Api:
         return Reply(status, headers, body)
 
     async def _package(self, request: Request) -> Reply:
-        path = self._functions.package(request.path.removeprefix(CODE_PATH), request.fields())
+        path = self._links.package(request.path.removeprefix(CODE_PATH), request.fields())
         data = await trio.to_thread.run_sync(path.read_bytes)
         return Reply(200, [("Content-Type", "application/zip")], data)

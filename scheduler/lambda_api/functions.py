@@ -6,20 +6,15 @@ functions.model's to say. Fields of Lambda's that this service does not honour a
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import secrets
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from scheduler import limits
-from scheduler.errors import BadRequest, TooLarge, Unauthorized
 from scheduler.functions import names
-from scheduler.functions.model import CodeKind
 from scheduler.functions.names import LATEST
 from scheduler.lambda_api import views
 from scheduler.lambda_api.errors import LambdaError
+from scheduler.lambda_api.packages import admit
 from scheduler.lambda_api.paging import mark, page, unmark
 from scheduler.lambda_api.rooms import refuse
 from scheduler.lambda_api.settings import check_tags
@@ -28,13 +23,13 @@ from scheduler.lambda_api.wire import Answer
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from scheduler.functions.model import CodeRef, FunctionVersion
+    from scheduler.functions.model import FunctionVersion
+    from scheduler.lambda_api.layers import LayerOperations
+    from scheduler.lambda_api.links import Links
     from scheduler.lambda_api.rooms import ApiCall, Rooms
 
-__all__ = ["CODE_PATH", "FunctionOperations"]
+__all__ = ["FunctionOperations"]
 
-CODE_PATH: Final = "/_scheduler/code/"
-LINK_S: Final = 600  # as long as Lambda's own link to the code is good
 
 # member -> what makes it more than its default, and so something that would have to be honoured
 _UNSUPPORTED: Final[Mapping[str, Callable[[Any], bool]]] = {
@@ -47,7 +42,6 @@ _UNSUPPORTED: Final[Mapping[str, Callable[[Any], bool]]] = {
     "TenancyConfig": lambda v: True,
     "PublishTo": bool,
     "KMSKeyArn": bool,
-    "Layers": bool,
     "DeadLetterConfig": lambda v: bool(v.get("TargetArn")),
     "TracingConfig": lambda v: v.get("Mode") == "Active",
     "SnapStart": lambda v: False,  # sandboxes are restored from snapshots whatever it says
@@ -68,9 +62,10 @@ _KEYS: Final[Mapping[str, str]] = {
 class FunctionOperations:
     """handlers(): by operation."""
 
-    def __init__(self, rooms: Rooms) -> None:
+    def __init__(self, rooms: Rooms, layers: LayerOperations, links: Links) -> None:
         self._rooms = rooms
-        self._secret = secrets.token_bytes(32)
+        self._layers = layers
+        self._links = links
 
     def handlers(self) -> dict[str, Callable[[ApiCall], Awaitable[Answer]]]:
         return {
@@ -105,9 +100,10 @@ class FunctionOperations:
         async with rooms.deployments.turn(name):
             if name in rooms.registry:
                 raise LambdaError("ResourceConflictException", f"Function already exist: {name}")
-            code = await self._code(call, call.values["Code"], fields["handler"], fields["runtime"])
+            code = await admit(rooms, call.values["Code"], fields["handler"], fields["runtime"])
             tags = check_tags(call.get("Tags", {}))
-            deployed = await rooms.registry.create(fields, code, publish=call.get("Publish", False))
+            layers = await self._layers.chosen(call, code) or ()
+            deployed = await rooms.registry.create(fields, code, publish=call.get("Publish", False), layers=layers)
             if tags:
                 async with rooms.registry.attachments.change(name) as change:
                     change.now = replace(change.now, tags=tags)
@@ -120,7 +116,7 @@ class FunctionOperations:
         self._check_supported(call)
         async with rooms.deployments.turn(name):
             latest = rooms.registry.get(name)
-            code = await self._code(call, call.values, latest.config.handler, latest.config.runtime)
+            code = await admit(rooms, call.values, latest.config.handler, latest.config.runtime)
             if call.get("DryRun", False):
                 shown = views.configuration(latest, rooms.registry.identity, qualified=False)
                 return Answer({**shown, "CodeSize": code.size, "CodeSha256": views.code_sha256(code.sha256)})
@@ -135,7 +131,8 @@ class FunctionOperations:
         name = rooms.own_name(call)
         fields = self._fields(call)
         async with rooms.deployments.turn(name):
-            deployed = await rooms.registry.update(name, fields, revision_id=call.get("RevisionId"))
+            layers = await self._layers.chosen(call, rooms.registry.get(name).code)
+            deployed = await rooms.registry.update(name, fields, revision_id=call.get("RevisionId"), layers=layers)
             await rooms.deployments.apply(rooms.spec(name))
         return self._shown(deployed.latest)
 
@@ -191,7 +188,7 @@ class FunctionOperations:
         identity = self._rooms.registry.identity
         shown: dict[str, Any] = {
             "Configuration": views.configuration(version, identity, qualified="Qualifier" in call.values),
-            "Code": {"RepositoryType": "S3", "Location": self._link(call.host, version.code)},
+            "Code": {"RepositoryType": "S3", "Location": self._links.link(call.host, version.code)},
         }
         tags = self._rooms.registry.attachments.of(version.name).tags
         if tags:
@@ -253,47 +250,6 @@ class FunctionOperations:
             "FunctionCount": sum(v.version == LATEST for v in mine),
         }
         return Answer({"AccountLimit": limit, "AccountUsage": usage})
-
-    # ---- code ----
-
-    async def _code(self, call: ApiCall, given: Mapping[str, Any], handler: str, runtime: str) -> CodeRef:
-        """The package of a request, admitted. LambdaError, Throttled, Unavailable."""
-        for other in ("S3Bucket", "S3Key", "ImageUri"):
-            if other in given:
-                raise refuse(f"{other}: is not supported here; send the package as ZipFile")
-        data = given.get("ZipFile")
-        if not data:
-            raise refuse("Please provide a source for function code.")
-        try:
-            return await self._rooms.code.add(data, CodeKind.ZIP, handler=handler, interpreter=self._rooms.runtime(runtime))
-        except TooLarge as error:
-            if len(data) > limits.CODE_ZIPPED_BYTES_MAX:
-                raise LambdaError("RequestTooLargeException", error.message) from None
-            raise refuse(
-                f"Unzipped size must be smaller than {limits.CODE_UNZIPPED_BYTES_MAX} bytes: {error.message}"
-            ) from None
-        except BadRequest as error:
-            raise refuse(
-                f"Could not unzip uploaded file. Please check your file, then try to upload again. {error.message}"
-            ) from None
-
-    def _link(self, host: str, code: CodeRef) -> str:
-        until = int(time.time()) + LINK_S
-        return f"http://{host}{CODE_PATH}{code.path}?until={until}&signature={self._signature(code.path, until)}"
-
-    def _signature(self, path: str, until: int) -> str:
-        return hmac.digest(self._secret, f"{path}\0{until}".encode(), hashlib.sha256).hex()
-
-    def package(self, path: str, query: Mapping[str, list[str]]) -> Any:
-        """Where the bytes lie that a link of GetFunction names. Unauthorized: the link is not ours, or too old."""
-        until, signature = query.get("until", [""])[0], query.get("signature", [""])[0]
-        good = until.isascii() and until.isdigit() and len(until) < 16 and int(until) >= time.time()
-        if not good or not hmac.compare_digest(self._signature(path, int(until)).encode(), signature.encode()):
-            raise Unauthorized("the link has expired or was changed; get the function again")
-        ref = next((v.code for v in self._rooms.registry.all() if v.code.path == path), None)
-        if ref is None:
-            raise Unauthorized("the code is in use no more")
-        return self._rooms.code.package(ref)
 
     # ---- how ----
 

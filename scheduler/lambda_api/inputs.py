@@ -208,3 +208,35 @@ REMOVE_PERMISSION: Final = struct(
     member("StatementId", text(1, 100, pattern=r"([a-zA-Z0-9-_.]+)"), required=True, place=PATH),
     member("RevisionId", text(0, 128), place=QUERY),
 )
+
+# ---- layers ----
+
+_LAYER: Final = member("LayerName", text(1, 2048), required=True, place=PATH)
+_NUMBER: Final = member("VersionNumber", whole(), required=True, place=PATH)
+_RUNTIME: Final = member("CompatibleRuntime", text(1, 64), place=QUERY)
+_ARCHITECTURE: Final = member("CompatibleArchitecture", text(choices=("x86_64", "arm64")), place=QUERY)
+_REVISION_IN_QUERY: Final = member("RevisionId", text(0, 128), place=QUERY)
+PUBLISH_LAYER: Final = struct(
+    _LAYER,
+    DESCRIPTION,
+    member("Content", struct(*(row for row in _CODE if row.name.startswith(("Zip", "S3")))), required=True),
+    member("CompatibleRuntimes", items(text(1, 64), 0, 15)),
+    member("CompatibleArchitectures", items(text(choices=("x86_64", "arm64")), 0, 2)),
+    member("LicenseInfo", text(0, 512)),
+)
+LAYER_VERSION: Final = struct(_LAYER, _NUMBER)
+LAYER_BY_ARN: Final = struct(member("Arn", text(1, 2048), required=True, place=QUERY))
+LIST_LAYERS: Final = struct(_RUNTIME, _ARCHITECTURE, MARKER, _PAGE_OF_50)
+LIST_LAYER_VERSIONS: Final = struct(_LAYER, _RUNTIME, _ARCHITECTURE, MARKER, _PAGE_OF_50)
+ADD_LAYER_PERMISSION: Final = struct(
+    _LAYER,
+    _NUMBER,
+    _REVISION_IN_QUERY,
+    member("StatementId", _STATEMENT, required=True),
+    member("Action", text(0, 22, pattern="lambda:GetLayerVersion"), required=True),
+    member("Principal", text(0, 10_000, pattern=r"\d{12}|\*|arn:(aws[a-zA-Z-]*):iam::\d{12}:root"), required=True),
+    member("OrganizationId", text(0, 34, pattern=r"o-[a-z0-9]{10,32}")),
+)
+REMOVE_LAYER_PERMISSION: Final = struct(
+    _LAYER, _NUMBER, _REVISION_IN_QUERY, member("StatementId", text(1, 100), required=True, place=PATH)
+)

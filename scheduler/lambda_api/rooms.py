@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scheduler.config import Settings
     from scheduler.deployments import Deployments
     from scheduler.errors import SchedulerError
+    from scheduler.functions.layers import Layers
     from scheduler.functions.model import FunctionVersion
     from scheduler.functions.packages import CodeStore
     from scheduler.functions.registry import FunctionRegistry
@@ -69,6 +70,7 @@ class Rooms:
     settings: Callable[[], Settings]
     registry: FunctionRegistry
     code: CodeStore
+    layers: Layers
     deployments: Deployments
     runtimes: Mapping[str, str]
     invoker: Invoker

@@ -54,6 +54,8 @@ def configuration(version: FunctionVersion, identity: Identity, *, qualified: bo
         "EphemeralStorage": {"Size": config.ephemeral_storage_mb},
         "LoggingConfig": {"LogFormat": "Text", "LogGroup": f"/aws/lambda/{config.name}"},
     }
+    if version.layers:
+        shown["Layers"] = [{"Arn": layer.arn, "CodeSize": layer.code.size} for layer in version.layers]
     if version.state_reason:
         shown["StateReason"] = version.state_reason
     if config.environment:

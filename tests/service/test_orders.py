@@ -59,7 +59,12 @@ def test_the_book_makes_a_recipe_anew_when_the_version_changed_and_forgets():
         asked.append(ref)
         return Path("/code")
 
-    book = OrderBook(Identity("local", "0" * 12), launch=lambda f, r: versions.get((f, r)), task_dir=task_dir)
+    book = OrderBook(
+        Identity("local", "0" * 12),
+        launch=lambda f, r: versions.get((f, r)),
+        task_dir=task_dir,
+        merged_dir=lambda codes: Path("/layers"),
+    )
     first = book.recipe(1, 3, lambda code_dir: "/var/task")
     assert book.recipe(1, 3, lambda code_dir: "/var/task") is first
     assert len(asked) == 1
