@@ -28,6 +28,7 @@ __all__ = [
     "namespaces",
     "neighbour_leaves",
     "neighbour_looks",
+    "neighbour_tidies",
     "open_files",
     "outbound",
     "priority",
@@ -179,6 +180,15 @@ def neighbour_leaves(word: str) -> bool:
     listener.bind("\0" + word)
     listener.listen()
     sys.left = listener  # type: ignore[attr-defined]
+    return True
+
+
+def neighbour_tidies(word: str) -> bool:
+    """Where nothing is its own, what it left is somebody else's too."""
+    import os
+
+    for directory in ("/tmp", "/dev/shm"):
+        os.unlink(f"{directory}/{word}")
     return True
 
 

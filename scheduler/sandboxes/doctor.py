@@ -17,15 +17,16 @@ import secrets
 import socket
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from scheduler.sandboxes import attempts
+from scheduler.sandboxes import attempts, maker
 from scheduler.sandboxes.configured import launcher_config
-from scheduler.sandboxes.examinee import Examinee, function_directory
-from scheduler.sandboxes.launcher import Cause, Isolation, LauncherConfig, LaunchFailed, Limit, open_launcher
+from scheduler.sandboxes.examinee import Examinee, exit_of, function_directory, start_body
+from scheduler.sandboxes.launcher import Cause, Isolation, LauncherConfig, LaunchFailed, Limit, Specialisation, open_launcher
 from scheduler.sandboxes.resolvers import name_servers
 from scheduler.sandboxes.runtimes import default_runtime, find_runtimes
 
@@ -42,6 +43,7 @@ PROBE_MEMORY_MB: Final = 64
 PROBE_STORAGE_MB: Final = 8
 PROBE_PIDS_MAX: Final = 40
 HALF_A_CPU_MB: Final = 885  # 1,769 are one
+IMAGE_MEMORY_MB: Final = 256
 PROBE_TIMEOUT_S: Final = 20.0
 BURN_S: Final = 0.2
 SLOTS: Final = 8
@@ -178,14 +180,8 @@ class _Examination:
         self._config = config
 
     async def make(self, *, memory_mb: int = PROBE_MEMORY_MB, outbound: bool = False) -> Examinee:
-        return await Examinee.make(
-            self.launcher,
-            self._runtime,
-            self._code_dir,
-            memory_mb=memory_mb,
-            storage_mb=PROBE_STORAGE_MB,
-            outbound=outbound,
-        )
+        spec = Specialisation(self._code_dir, memory_mb, PROBE_STORAGE_MB, outbound=outbound)
+        return await Examinee.make(self.launcher, self._runtime, spec)
 
     async def run(self) -> None:
         """All that needs a sandbox. LaunchFailed, EOFError: one could not be made, or died; what was found before stays."""
@@ -199,6 +195,7 @@ class _Examination:
         self._metering(await sandbox.end())
         await self._memory()
         self._tell(await self._cpu())
+        self._tell(await self._snapshot())
         self._tell(await self._outbound())
 
     def _say(self, group: Group, name: str, verdict: Verdict, detail: str, fix: str = "", enforced_by: str = "") -> None:
@@ -266,6 +263,7 @@ class _Examination:
         other = await self.make()
         left = await other.run(attempts.neighbour_leaves, word=word)
         held, detail = await sandbox.run(attempts.neighbour_looks, word=word)
+        await other.run(attempts.neighbour_tidies, word=word)
         ours, theirs = await sandbox.run(attempts.names), await other.run(attempts.names)
         await other.end()
         if left is not True:
@@ -348,6 +346,38 @@ class _Examination:
         if used < 0.65:
             return Finding(Group.BOUNDS, name, Verdict.OK, detail, "", by)
         return Finding(Group.BOUNDS, name, Verdict.CANNOT, detail, self._limits_fix())
+
+    async def _snapshot(self) -> Finding:
+        """An initialised process is written down, and another goes on from there."""
+        name, by = "snapshots", "an image that a shell maps over itself"
+        bare = self.launcher.isolation is Isolation.PROCESS
+        fix = NAMESPACES_FIX if bare else "functions start as they would without; report it with this output"
+        spec = Specialisation(self._code_dir, IMAGE_MEMORY_MB, PROBE_STORAGE_MB)
+        shell = await self.launcher.shell(self._runtime)
+        made = await maker.make(
+            self.launcher,
+            shell,
+            spec,
+            start_body(self.launcher, spec, "take"),
+            bounds=maker.Bounds(PROBE_TIMEOUT_S, IMAGE_MEMORY_MB * MIB, "the doctor's bound"),
+            room=lambda size: True,
+            dead=partial(exit_of, self.launcher, shell.id),
+        )
+        if made.image is None:
+            return Finding(Group.FEATURES, name, Verdict.CANNOT, made.reason, fix)
+        try:
+            restored = await Examinee.make(self.launcher, self._runtime, spec, image=made.image.fd)
+        finally:
+            os.close(made.image.fd)
+        seen = await restored.run(attempts.names)
+        await restored.end()
+        if restored.not_restored is not None or "uid" not in seen:
+            reason = restored.not_restored or f"the restored process answers {seen}"
+            return Finding(Group.FEATURES, name, Verdict.CANNOT, reason, fix)
+        detail = (
+            f"a process of {made.image.bytes / MIB:.1f} MB was written down and restored in {restored.init_ns / 1e6:.1f} ms"
+        )
+        return Finding(Group.FEATURES, name, Verdict.OK, detail, "", by)
 
     async def _outbound(self) -> Finding:
         name = "network outbound"

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from scheduler.sandboxes.launcher import LaunchFailed, Specialisation
+from scheduler.sandboxes.launcher import LaunchFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from scheduler.sandboxes.launcher import Exited, Launcher, Shell
+    from scheduler.sandboxes.launcher import Exited, Launcher, Shell, Specialisation
 
-__all__ = ["Examinee", "function_directory"]
+__all__ = ["Examinee", "exit_of", "function_directory", "start_body"]
 
 _HANDLER: Final = """
 def handler(event, context):
@@ -35,6 +35,7 @@ def handler(event, context):
 
 _HEADER: Final = struct.Struct("<IBBHIIQ")  # docs/internals/channel.md
 _START, _CALL, _RESULT, _READY, _INIT_ERROR = 1, 2, 16, 18, 19
+_RESTORED = b"\x01"
 
 
 @contextmanager
@@ -48,41 +49,57 @@ def function_directory() -> Iterator[str]:
         yield directory
 
 
+def start_body(launcher: Launcher, spec: Specialisation, snapshot: str | None) -> bytes:
+    """START's. snapshot: "take", "restore" or None."""
+    start = {
+        "function_name": "doctor",
+        "function_version": "$LATEST",
+        "invoked_function_arn": "arn:aws:lambda:local:000000000000:function:doctor",
+        "handler": "app.handler",
+        "memory_mb": spec.memory_mb,
+        "timeout_ms": 60_000,
+        "task_root": launcher.task_root(spec.code_dir),
+        "environment": {},
+        "log_group_name": "/aws/lambda/doctor",
+        "log_stream_name": "doctor",
+        "initialization_type": "on-demand",
+    }
+    return json.dumps(start if snapshot is None else {**start, "snapshot": snapshot}).encode()
+
+
+async def exit_of(launcher: Launcher, shell_id: int) -> Exited:
+    """How that sandbox ended, once it has; what is told of others meanwhile is let go."""
+    while True:
+        exited = await launcher.exits.receive()
+        if exited.id == shell_id:
+            return exited
+
+
 class Examinee:
     """Made by make(); end() or exited() once."""
 
     def __init__(self, launcher: Launcher, shell: Shell) -> None:
         self.launcher = launcher
         self.shell = shell
+        self.init_ns = 0
+        self.not_restored: str | None = None  # with an image: why it was initialised instead
         self._seq = 0
 
     @classmethod
-    async def make(
-        cls, launcher: Launcher, runtime: str, code_dir: str, *, memory_mb: int, storage_mb: int, outbound: bool = False
-    ) -> Examinee:
-        """Specialised and started, its function loaded. LaunchFailed, EOFError: it died."""
+    async def make(cls, launcher: Launcher, runtime: str, spec: Specialisation, *, image: int | None = None) -> Examinee:
+        """Specialised and started, its function loaded, or restored from an image. LaunchFailed, EOFError: it died."""
         shell = await launcher.shell(runtime)
         try:
-            await launcher.specialise(shell, Specialisation(code_dir, memory_mb, storage_mb, outbound=outbound))
+            await launcher.specialise(shell, spec, image=image)
         except LaunchFailed:
             shell.close()
             raise
         examinee = cls(launcher, shell)
-        start = {
-            "function_name": "doctor",
-            "function_version": "$LATEST",
-            "invoked_function_arn": "arn:aws:lambda:local:000000000000:function:doctor",
-            "handler": "app.handler",
-            "memory_mb": memory_mb,
-            "timeout_ms": 60_000,
-            "task_root": launcher.task_root(code_dir),
-            "environment": {},
-            "log_group_name": "/aws/lambda/doctor",
-            "log_stream_name": "doctor",
-            "initialization_type": "on-demand",
-        }
-        await examinee._send(_START, json.dumps(start).encode())
-        await examinee._until(_READY)
+        await examinee._send(_START, start_body(launcher, spec, None if image is None else "restore"))
+        ready = await examinee._until(_READY)
+        examinee.init_ns = int.from_bytes(ready[:8], "little")
+        if image is not None and ready[8:9] != _RESTORED:
+            examinee.not_restored = ready[9:].decode("utf-8", "replace") or "it did not say why"
         return examinee
 
     def loaded(self) -> None:
@@ -98,11 +115,9 @@ class Examinee:
 
     async def exited(self) -> Exited:
         """Its end, which is on the way."""
-        while True:
-            exited = await self.launcher.exits.receive()
-            if exited.id == self.shell.id:
-                self.shell.close()
-                return exited
+        exited = await exit_of(self.launcher, self.shell.id)
+        self.shell.close()
+        return exited
 
     async def end(self) -> Exited:
         self.launcher.kill(self.shell.id)

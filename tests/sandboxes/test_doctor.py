@@ -38,7 +38,7 @@ async def test_all_is_in_order_here() -> None:
         "runtimes", "kernel", "users of sandboxes", "control groups", "isolation", "namespaces", "host files", "host network",
         "code is read-only", "other processes", "other sandboxes", "shared memory", "/proc", "descriptors", "privileges",
         "system calls", "keyring", "clock", "priority", "core dumps", "uid of its own", "process limit", "open files",
-        "size of /tmp", "memory limit", "memory peak", "CPU limit", "CPU time", "network outbound",
+        "size of /tmp", "memory limit", "memory peak", "CPU limit", "CPU time", "network outbound", "snapshots",
     }  # fmt: skip
     assert expected <= by_name(findings).keys()
     order = list(Group)
@@ -50,7 +50,10 @@ async def test_where_nothing_isolates_each_attempt_gets_through() -> None:
     """Bare processes are the canary: an attempt that finds them in order would find everything in order."""
     runtime = public_runtime()
     assert runtime is not None
+    before = set(os.listdir("/tmp")) | set(os.listdir("/dev/shm"))
     findings = await diagnose(configuration(isolation="process"), [runtime])
+    after = set(os.listdir("/tmp")) | set(os.listdir("/dev/shm"))
+    assert not [name for name in after - before if name.startswith(("left-", "scheduler-doctor"))], "what it made is gone"
     found = by_name(findings)
     for name in (
         "isolation",
