@@ -15,6 +15,10 @@ void core_config_default(struct core_config *config) {
         .ahead_window_ns = 2ULL * 1000 * 1000,
         .init_timeout_ns = 10ULL * 1000 * 1000 * 1000,
         .idle_timeout_ns = 600ULL * 1000 * 1000 * 1000,
+        .idle_min_ns = 60ULL * 1000 * 1000 * 1000,
+        .idle_max_ns = 3600ULL * 1000 * 1000 * 1000,
+        .idle_grain_ns = 1000ULL * 1000 * 1000,
+        .age_max_ns = 12ULL * 3600 * 1000 * 1000 * 1000,
         .reap_timeout_ns = 1000ULL * 1000 * 1000,
         .cold_start_guess_ns = 15ULL * 1000 * 1000,
         .cpus = 2,
@@ -26,7 +30,9 @@ static bool config_ok(const struct core_config *config) {
            config->functions_max <= (1U << 16) && config->sandboxes_max >= 1 && config->sandboxes_max <= (1U << 20) &&
            config->accounts_max >= 1 && config->accounts_max < CORE_NO_ACCOUNT && config->ahead_max >= 1 &&
            config->ahead_max <= CORE_AHEAD_MAX && config->starting_max >= 1 && config->cpus >= 1 &&
-           config->init_timeout_ns > 0 && config->idle_timeout_ns > 0 && config->reap_timeout_ns > 0;
+           config->init_timeout_ns > 0 && config->idle_timeout_ns > 0 && config->reap_timeout_ns > 0 &&
+           config->idle_grain_ns > 0 && config->idle_grain_ns <= UINT64_MAX / ((KEEP_COARSE + 2) * KEEP_FINE) &&
+           config->idle_min_ns <= config->idle_max_ns;
 }
 
 /* calloc whose sizes are added up: memory_bytes is the whole of what the core will ever hold. */
@@ -45,7 +51,7 @@ struct core *core_new(const struct core_config *config) {
     }
     core->config = *config;
     core->totals.memory_bytes = sizeof *core;
-    const uint32_t timers = config->calls_max + config->sandboxes_max + 1;
+    const uint32_t timers = config->calls_max + config->sandboxes_max + 1 + config->functions_max;
     core->calls = holder(core, config->calls_max, sizeof *core->calls);
     core->fresh = holder(core, config->calls_max, sizeof *core->fresh);
     core->sandboxes = holder(core, config->sandboxes_max, sizeof *core->sandboxes);
@@ -78,7 +84,7 @@ struct core *core_new(const struct core_config *config) {
     core->released = METER_NONE;
     meter_init(&core->meter, core->accounts, config->accounts_max);
     wheel_init(&core->wheel, core->timers, timers, 0);
-    core->lru_head = core->lru_tail = core->flush_head = core->guaranteed_head = core->wanting = NONE;
+    core->lru_head = core->lru_tail = core->flush_head = core->guaranteed_head = core->wanting = core->floor_head = NONE;
     const struct core_account_event node = {
         .index = 0, .parent = CORE_NO_ACCOUNT, .weight = 100,
         .max = {CORE_NO_LIMIT, CORE_NO_LIMIT, CORE_NO_LIMIT, INT64_MAX, CORE_NO_LIMIT, INT64_MAX}};
@@ -335,8 +341,8 @@ static void call_timer_fired(struct core *core, uint32_t index) {
         answer->retry_after_ns = retry_after(core, fn);
         return;
     }
-    /* A sandbox is starting for it: that is a cold start, not a wait for capacity. */
-    if (!call->excused && function->excused < function->coming) {
+    /* A sandbox is starting for it, or will as soon as another has made room: that is a cold start, not a wait for capacity. */
+    if (!call->excused && function->excused < function->coming + function->room) {
         call->excused = 1;
         function->excused++;
         queue_timer(core, index);
@@ -530,6 +536,7 @@ static void on_account_put(struct core *core, const struct core_account_event *e
     if (meter_put(&core->meter, event)) {
         rebuild_guaranteed(core);
         core->node_blocked = false;
+        core->floors_due = true;
         unblock_all(core);
         for (uint32_t i = 0; i < core->config.functions_max; i++) {
             if (core->functions[i].used && core->functions[i].queued > 0) {
@@ -566,6 +573,7 @@ static void on_function_put(struct core *core, const struct core_function_event 
         for (unsigned i = 0; i <= CORE_AHEAD_MAX; i++) {
             function->busy_heads[i] = NONE;
         }
+        keep_init(core, &function->keep);
         core->function_nodes[index] = (struct fair_node){.vtime = 0};
         core->accounts[event->account].functions++;
         function->account_next = core->account_functions[event->account];
@@ -577,6 +585,7 @@ static void on_function_put(struct core *core, const struct core_function_event 
     function->ahead_max = event->ahead_max;
     function->timeout_ns = event->timeout_ns;
     function->queue_timeout_ns = event->queue_timeout_ns;
+    floor_set(core, index, event->provisioned);
     rebuild_guaranteed(core);
     function_ready(core, index); /* it may be fed further ahead now */
 }
@@ -608,10 +617,12 @@ static bool retire_some(struct core *core, uint32_t index) {
         return false;
     }
     function->retire_why = CORE_WHY_NONE;
+    core->floors_due |= function->floor > 0;
     for (uint32_t s = function->state_heads[CORE_SB_STARTING]; s != NONE;) {
         const uint32_t next = core->sandboxes[s].next;
         if (core->sandboxes[s].ready_ns != 0) {
             sandbox_set_state(core, s, CORE_SB_IDLE); /* staged for this revision */
+            wheel_arm(&core->wheel, sandbox_timer(core, s), idle_due_ns(core, &core->sandboxes[s]));
         }
         s = next;
     }
@@ -682,6 +693,7 @@ void function_free_if_done(struct core *core, uint32_t index) {
     waits_remove(core, index);
     act(core, CORE_ACT_FUNCTION_FREED)->function = function_handle(core, index);
     wanting_remove(core, index);
+    floor_forget(core, index);
     uint32_t *link = &core->account_functions[function->account];
     while (*link != index) {
         SCHED_ASSERT(*link != NONE);
@@ -714,7 +726,7 @@ static void on_sandbox_want(struct core *core, const struct core_sandbox_event *
         core->totals.stale_events++;
         return;
     }
-    (void)sandbox_request(core, index, event->revision, &why);
+    (void)sandbox_request(core, index, event->revision, true, &why);
 }
 
 /* ---- draining -------------------------------------------------------------------------------------------------------- */
@@ -812,6 +824,8 @@ static void fire_timers(struct core *core) {
             call_timer_fired(core, timer);
         } else if (timer < drain_timer(core)) {
             sandbox_timer_fired(core, timer - core->config.calls_max);
+        } else if (timer > drain_timer(core)) {
+            function_timer_fired(core, timer - drain_timer(core) - 1);
         } else {
             drain_now(core);
         }
@@ -837,6 +851,8 @@ size_t core_step(struct core *core, uint64_t now_ns, const struct core_event *ev
     core->event_index = CORE_NO_EVENT;
     fire_timers(core);
     run_flushes(core);
+    wake_for_idle(core);
+    floors_fill(core);
     dispatch(core);
     tell_queued(core);
     if (core->draining && !core->drained_told && core->totals.calls == 0 && have_room(core)) {

@@ -4,6 +4,9 @@
  *   core.c   the door: events in, the call slab, functions
  *   look.c   checks and snapshots
  *   pool.c   sandboxes: their states, their rings of calls, what becomes of calls when one ends
+ *   usage.c  what the kernel says they have used
+ *   keep.c   how long an idle one is kept, which one goes when memory is short
+ *   floor.c  those made without a call: provisioned ones, and those that replace worn ones
  *   place.c  dispatch: whose turn it is, where a call may start earliest, when to ask for another sandbox
  *
  * A call is on exactly one list: free, its function's queue, or a sandbox's ring (or it is the orphan of a dying sandbox).
@@ -70,12 +73,21 @@ struct sandbox {
     uint8_t overrun;        /* its first call takes unexpectedly long: fed no more until it answers */
     uint8_t stuck;          /* overrun, for STUCK_NS at least */
     uint8_t has_usage;
+    uint8_t worn;           /* IDLE, BUSY: it has served for long enough and is to be replaced */
+    uint8_t replaces;       /* STARTING: made in place of a worn one */
     uint64_t requested_ns;
     uint64_t ready_ns;
     uint64_t init_ns;
     uint64_t first_since_ns; /* since when its first call is first */
     uint64_t overrun_ns;    /* look again when the first call is this old */
     uint64_t last_end_ns;
+    uint64_t idle_since_ns; /* IDLE */
+    uint64_t clock;         /* core.clock when it became idle */
+    uint64_t served;        /* calls answered */
+    uint64_t worn_calls;    /* worn after so many, */
+    uint64_t worn_at_ns;    /* or from then on */
+    uint64_t end_at_ns;     /* replaced or not, it serves no longer */
+    uint64_t evicted_for;   /* DYING: handle of the function that wants its memory, 0: none */
     uint64_t cpu_ns;        /* kernel's total */
     uint64_t cpu_estimated_ns; /* charged from run times since the kernel was last asked */
     uint64_t cpu_unclaimed_ns; /* measured since the last answer */
@@ -83,6 +95,21 @@ struct sandbox {
     uint64_t busy_from_ns;  /* BUSY: since when */
     uint64_t busy_ns;       /* BUSY before that, since the kernel was last asked */
     uint64_t memory_peak_bytes;
+};
+
+/* The gaps between a function's calls: see keep.c. */
+enum { KEEP_FINE = 60, KEEP_COARSE = 240, KEEP_BINS = KEEP_FINE + KEEP_COARSE, KEEP_GONE = 8 };
+
+struct keep {
+    uint64_t window_ns;     /* an idle sandbox is kept so long */
+    uint64_t uses_from_ns;
+    uint64_t gone_ns[KEEP_GONE]; /* since when those were idle that were ended for it, the latest before gone_next */
+    uint32_t gone;
+    uint32_t gone_next;
+    uint32_t uses;          /* of idle sandboxes; halved every ten minutes */
+    uint32_t samples;
+    uint32_t beyond;        /* gaps longer than all bins */
+    uint16_t bins[KEEP_BINS];
 };
 
 struct function {
@@ -127,6 +154,19 @@ struct function {
     uint32_t cpu_share;     /* of the time its sandboxes are busy, how much they spend on a CPU: of CPU_SHARE_ONE, moving average */
     bool cpu_known;
     uint64_t start_ns;      /* moving average of a sandbox's start */
+    struct keep keep;
+    uint32_t floor;         /* sandboxes provisioned */
+    uint32_t floor_next;    /* on the list core.floor_head */
+    bool floor_listed;
+    uint8_t floor_failure;  /* enum core_floor_failure */
+    uint16_t floor_account;
+    uint64_t floor_retry_ns; /* not before that is another provisioned one started */
+    uint64_t floor_pause_ns;
+    uint32_t worn;          /* IDLE and BUSY ones that are worn */
+    uint32_t replacing;     /* STARTING ones that are made in place of one */
+    uint64_t replace_ns;    /* not before that is another asked for */
+    uint32_t room;          /* sandboxes of others that were evicted for it and are not reaped yet */
+    uint64_t room_mb;       /* what they hold */
     uint32_t state_heads[CORE_SB_STATES]; /* lists of sandboxes: BUSY is by backlog below instead */
     uint32_t busy_heads[CORE_AHEAD_MAX + 1]; /* by backlog, current revision */
     uint64_t busy_bits;
@@ -181,6 +221,9 @@ struct core {
     uint32_t cpu_load;         /* of the node, by sandboxes, in the window before: of CPU_SHARE_ONE */
     bool idle_appeared;        /* a sandbox became idle since they last looked for one to evict */
     uint32_t evicting;         /* sandboxes killed for their memory, not yet reaped */
+    uint64_t clock;            /* worth of what was evicted last: see keep.c */
+    uint32_t floor_head;       /* functions that have, or had, provisioned sandboxes */
+    bool floors_due;           /* one of them may have too few */
     bool draining;
     bool drain_over;
     bool drained_told;
@@ -229,6 +272,10 @@ static inline uint32_t sandbox_timer(const struct core *core, uint32_t sandbox) 
     return core->config.calls_max + sandbox;
 }
 
+static inline uint32_t function_timer(const struct core *core, uint32_t function) {
+    return core->config.calls_max + core->config.sandboxes_max + 1 + function;
+}
+
 /* core.c */
 struct core_action *act(struct core *core, enum core_action_kind kind);
 uint64_t function_handle(const struct core *core, uint32_t function);
@@ -246,7 +293,8 @@ void function_flush(struct core *core, uint32_t function, uint32_t count, enum c
 void function_free_if_done(struct core *core, uint32_t function);
 
 /* pool.c */
-uint32_t sandbox_request(struct core *core, uint32_t function, uint32_t revision, struct refusal *why);
+/* provisioned: no call waits for it. NONE: `why`. */
+uint32_t sandbox_request(struct core *core, uint32_t function, uint32_t revision, bool provisioned, struct refusal *why);
 void sandbox_send(struct core *core, uint32_t sandbox, uint32_t call);
 void sandbox_kill(struct core *core, uint32_t sandbox, enum core_why why);
 void sandbox_timer_fired(struct core *core, uint32_t sandbox);
@@ -256,12 +304,50 @@ void on_ready(struct core *core, const struct core_sandbox_event *event);
 void on_init_failed(struct core *core, const struct core_sandbox_event *event);
 void on_gone(struct core *core, const struct core_sandbox_event *event);
 void on_reaped(struct core *core, const struct core_sandbox_event *event);
-void on_usage(struct core *core, const struct core_sandbox_event *event);
 void sandbox_retire(struct core *core, uint32_t sandbox, enum core_why why);
 void sandbox_set_state(struct core *core, uint32_t sandbox, enum core_sandbox_state state);
 /* NONE: stale. */
 uint32_t sandbox_find(struct core *core, uint64_t handle);
 const char *pool_check(const struct core *core);
+
+/* usage.c */
+void on_usage(struct core *core, const struct core_sandbox_event *event);
+
+/* keep.c */
+void keep_init(const struct core *core, struct keep *keep);
+/* KEEP_BINS: it is longer than what is told apart. */
+uint32_t keep_bin(uint64_t gap_ns, uint64_t grain_ns);
+/* An idle sandbox was used again after so long. */
+void keep_gap(const struct core *core, struct keep *keep, uint64_t gap_ns);
+/* One was ended that had been idle since then. */
+void keep_gone(struct keep *keep, uint64_t idle_since_ns);
+/* A sandbox is started for a call: the one that was ended last would have served it. */
+void keep_missed(const struct core *core, struct keep *keep);
+void keep_used(const struct core *core, struct keep *keep);
+/* A function was refused `wanted` sandboxes: evicts until as much is on its way. false: no more can be. */
+bool keep_make_room(struct core *core, uint32_t function, const struct refusal *why, uint32_t wanted);
+/* An evicted one is reaped. */
+void keep_room_made(struct core *core, struct sandbox *sandbox);
+const char *keep_check(const struct core *core);
+
+/* floor.c */
+void floor_set(struct core *core, uint32_t function, uint32_t floor);
+void floor_forget(struct core *core, uint32_t function);
+/* None of its ready sandboxes may be ended for being idle or for its memory. */
+bool floor_holds(const struct function *function);
+uint32_t floor_available(const struct function *function);
+uint32_t floor_allocated(const struct function *function);
+void floor_failed(struct core *core, uint32_t function);
+void floors_fill(struct core *core);
+void function_timer_fired(struct core *core, uint32_t function);
+void wear_init(const struct core *core, uint32_t sandbox);
+/* After an answer. false: its time is over, it is to go. */
+bool wear_answered(struct core *core, uint32_t sandbox);
+/* The sandbox is ready: if it was made for a worn one, that one goes. */
+void wear_replaced(struct core *core, uint32_t sandbox);
+uint64_t idle_due_ns(const struct core *core, const struct sandbox *sandbox);
+void idle_timer_fired(struct core *core, uint32_t sandbox);
+const char *floor_check(const struct core *core);
 
 enum { CPU_SHARE_ONE = 1024 };
 
@@ -276,9 +362,13 @@ void function_ends_if_done(struct core *core, uint32_t function);
 void waits_remove(struct core *core, uint32_t function);
 void concurrency_uncharge(struct core *core, uint32_t function);
 void memory_uncharge(struct core *core, uint32_t function, uint32_t memory_mb);
+/* It is looked at again when memory comes back or a sandbox becomes idle. */
+void wanting_add(struct core *core, uint32_t function);
 void wanting_remove(struct core *core, uint32_t function);
 void settle_vtime(struct core *core, uint32_t function, int64_t delta_ns);
 void unblock_all(struct core *core);
+/* A sandbox became idle: those that were refused one may find that it can go. */
+void wake_for_idle(struct core *core);
 void dispatch(struct core *core);
 /* Expected wait of a call that joins the queue now; 0: not known. */
 uint64_t expected_wait_ns(const struct core *core, uint32_t function);

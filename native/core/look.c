@@ -12,6 +12,12 @@ const char *core_check(const struct core *core) {
         broken = pool_check(core);
     }
     if (broken == NULL) {
+        broken = keep_check(core);
+    }
+    if (broken == NULL) {
+        broken = floor_check(core);
+    }
+    if (broken == NULL) {
         broken = fair_check(&core->ready_tenants, core->tenant_nodes, core->config.accounts_max);
     }
     if (broken != NULL) {
@@ -91,6 +97,13 @@ bool core_function_stats(const struct core *core, uint32_t index, uint64_t now_n
     out->in_flight = function->in_flight;
     out->executing = function->states[CORE_SB_BUSY] + function->states[CORE_SB_DRAINING];
     memcpy(out->sandboxes, function->states, sizeof out->sandboxes);
+    out->provisioned = function->floor;
+    out->provisioned_allocated = floor_allocated(function);
+    out->provisioned_available = floor_available(function);
+    out->provisioned_failure = out->provisioned_available < function->floor ? function->floor_failure : CORE_FLOOR_NONE;
+    out->provisioned_account = function->floor_account;
+    out->keep_ns = function->keep.window_ns;
+    out->keep_samples = function->keep.samples;
     return true;
 }
 

@@ -14,8 +14,6 @@
  * it is there; else wait. */
 #include "internal.h"
 
-enum { EVICT_SERVED_MIN = 10 };
-
 /* Figures of the kernel older than this say nothing of now. */
 static const uint64_t CPU_STALE_NS = 1000ULL * 1000 * 1000;
 
@@ -205,7 +203,17 @@ static void wake_wanting(struct core *core) {
         const uint32_t index = core->wanting;
         core->wanting = core->functions[index].wanting_next;
         core->functions[index].wants_memory = false;
+        core->floors_due |= core->functions[index].floor > 0;
         function_ready(core, index);
+    }
+}
+
+void wanting_add(struct core *core, uint32_t index) {
+    struct function *function = &core->functions[index];
+    if (!function->wants_memory) {
+        function->wants_memory = true;
+        function->wanting_next = core->wanting;
+        core->wanting = index;
     }
 }
 
@@ -375,12 +383,21 @@ bool queue_stands(struct core *core, uint32_t index, struct refusal *why) {
     return false;
 }
 
-/* How many more sandboxes the waiting calls justify. Never a storm: calls that the living ones will have served before a
- * new one could start ask for none. */
-static bool wants_sandbox(const struct core *core, uint32_t index) {
+/* How many sandboxes of the function fill the processors: one each, unless its memory brings less than a processor. */
+static uint32_t filling(const struct core *core, const struct function *function) {
+    const uint64_t whole = core->config.memory_mb_per_cpu;
+    if (function->memory_mb >= whole) {
+        return core->config.cpus;
+    }
+    return (uint32_t)((core->config.cpus * whole + function->memory_mb - 1) / function->memory_mb);
+}
+
+/* How many more sandboxes the waiting calls justify, besides `refused` that could not be had. Never a storm: calls that the living
+ * ones will have served before a new one could start ask for none. */
+static bool wants_sandbox(const struct core *core, uint32_t index, uint32_t refused) {
     const struct function *function = &core->functions[index];
     const uint32_t waiting = function->queued - function->flush;
-    const uint32_t starting = function->coming;
+    const uint32_t starting = function->coming + refused;
     const uint32_t live = function->states[CORE_SB_IDLE] + function->states[CORE_SB_BUSY];
     if (starting >= waiting || starting >= core->config.starting_max) {
         return false;
@@ -399,7 +416,7 @@ static bool wants_sandbox(const struct core *core, uint32_t index) {
     if (is_small(core, function)) {
         /* Twice as many as processors for calls that turn out long; more only for those that are surely not just preempted: on a
          * machine with too much to do, each further process would make all others look late, and so ask for the next. */
-        const uint32_t cpus = core->config.cpus;
+        const uint32_t cpus = filling(core, function);
         return starting == 0 && working < cpus && (live < 2 * cpus || live - function->stuck < cpus);
     }
     if (only_competes(core, function, working + starting)) {
@@ -408,52 +425,24 @@ static bool wants_sandbox(const struct core *core, uint32_t index) {
     return (uint64_t)waiting * run / (live + starting) > function->start_ns / 2 || run > function->start_ns;
 }
 
-/* Memory is short under `account`: end the least recently used idle sandbox there that is not our own. One that its
- * function has a call waiting for goes only when it has served long enough that starts cost a tenth of the time at most: two functions that
- * want the same memory shall take turns, not trade a start for each call. */
-static bool evict(struct core *core, uint32_t index, uint16_t account) {
-    unsigned looked = 0;
-    for (uint32_t s = core->lru_head; s != NONE && looked < 64; s = core->sandboxes[s].lru_next, looked++) {
-        const struct sandbox *sandbox = &core->sandboxes[s];
-        const struct function *other = &core->functions[sandbox->function];
-        if (sandbox->function == index ||
-            (other->queued - other->flush >= other->states[CORE_SB_IDLE] &&
-             core->now_ns - sandbox->ready_ns < EVICT_SERVED_MIN * core->functions[index].start_ns)) {
-            continue;
-        }
-        for (uint16_t i = core->functions[sandbox->function].account; i != METER_NONE;
-             i = core->accounts[i].parent) {
-            if (i == account) {
-                sandbox_kill(core, s, CORE_WHY_EVICTED);
-                core->evicting++;
-                return true;
-            }
-        }
-    }
-    return false;
-}
-
-static void ask_for_sandbox(struct core *core, uint32_t index) {
+/* false: it makes no sense to ask for more now. */
+static bool ask_for_sandbox(struct core *core, uint32_t index, uint32_t *refused) {
     struct function *function = &core->functions[index];
     /* Room for a unit of concurrency besides those already starting for this function. */
     if (!meter_room(&core->meter, function->account, CORE_CONCURRENCY,
-                    (int64_t)function->coming + 1)) {
-        return;
+                    (int64_t)function->coming + *refused + 1)) {
+        return false;
     }
     struct refusal why;
-    if (sandbox_request(core, index, function->revision, &why) != NONE) {
-        return;
+    if (sandbox_request(core, index, function->revision, false, &why) != NONE) {
+        keep_missed(core, &function->keep);
+        return true;
     }
+    /* For want of memory below the account that refused, or of a place in the node's table: somebody idle makes room. */
     function->last_refusal = why;
-    /* For want of memory below the account that refused, or of a place in the node's table. */
-    if (core->evicting == 0) {
-        (void)evict(core, index, why.account);
-    }
-    if (!function->wants_memory) {
-        function->wants_memory = true;
-        function->wanting_next = core->wanting;
-        core->wanting = index;
-    }
+    wanting_add(core, index);
+    *refused += 1;
+    return keep_make_room(core, index, &why, *refused);
 }
 
 static uint32_t queue_pop(struct core *core, uint32_t index) {
@@ -473,7 +462,7 @@ static enum placed place_head(struct core *core, uint32_t index, bool guaranteed
         return FULL;
     }
     const uint32_t idle = function->state_heads[CORE_SB_IDLE];
-    if (idle != NONE && is_small(core, function) && function->states[CORE_SB_BUSY] - function->overrun >= core->config.cpus) {
+    if (idle != NONE && is_small(core, function) && function->states[CORE_SB_BUSY] - function->overrun >= filling(core, function)) {
         /* As many work as there are processors: one more would have to wait for one of them, and cost a wake-up each time. */
         const uint32_t busy = ahead_of(core, function);
         if (busy != NONE) {
@@ -503,12 +492,8 @@ static enum placed place_head(struct core *core, uint32_t index, bool guaranteed
         sandbox_send(core, busy, queue_pop(core, index));
         return PLACED;
     }
-    while (have_room(core) && wants_sandbox(core, index)) {
-        const uint32_t before = function->coming;
-        ask_for_sandbox(core, index);
-        if (function->coming == before) {
-            break;
-        }
+    uint32_t refused = 0;
+    while (have_room(core) && wants_sandbox(core, index, refused) && ask_for_sandbox(core, index, &refused)) {
     }
     if (!meter_room(&core->meter, function->account, CORE_CONCURRENCY, 1)) {
         /* Full, and nobody idle: say which account, so that a refusal can name it, and be woken when it has room. */
@@ -544,13 +529,17 @@ static void dispatch_guaranteed(struct core *core) {
     }
 }
 
-void dispatch(struct core *core) {
+void wake_for_idle(struct core *core) {
     if (core->idle_appeared) {
         core->idle_appeared = false;
         if (core->evicting == 0) {
             wake_wanting(core);
         }
     }
+}
+
+void dispatch(struct core *core) {
+    wake_for_idle(core);
     if (core->guaranteed_head != NONE) {
         dispatch_guaranteed(core);
     }

@@ -24,11 +24,7 @@ enum { OVERRUN_NS_MIN = 5 * 1000 * 1000, RECALL_SLACK_NS = 1000 * 1000, VALID_SL
 /* A process that is only waiting for its turn on a processor has had it by then, also on a machine with ten times too much to do. */
 enum { STUCK_NS = 100 * 1000 * 1000 };
 
-enum { RUN_NOISE_NS = 20 * 1000, CPU_BUSY_NS_MIN = 200 * 1000 };
-static const uint64_t CPU_WINDOW_NS = 100 * 1000 * 1000;
-
-/* Two years of CPU time, which no sandbox lives to use: what is more is nonsense, and would overflow virtual time. */
-#define CPU_NS_MAX (1ULL << 56)
+enum { RUN_NOISE_NS = 20 * 1000 };
 
 uint32_t sandbox_find(struct core *core, uint64_t handle) {
     const uint32_t index = (uint32_t)handle;
@@ -131,6 +127,14 @@ void sandbox_set_state(struct core *core, uint32_t index, enum core_sandbox_stat
     if (sandbox->state == CORE_SB_IDLE) {
         lru_del(core, index);
     }
+    if (state == CORE_SB_DRAINING || state == CORE_SB_DYING) {
+        function->worn -= sandbox->worn;
+        sandbox->worn = 0;
+        core->floors_due |= function->floor > 0;
+    }
+    if (sandbox->state == CORE_SB_STARTING) {
+        function->replacing -= sandbox->replaces;
+    }
     function->states[sandbox->state]--;
     if (sandbox->state == CORE_SB_STARTING && sandbox->revision == function->revision) {
         function->coming--;
@@ -139,6 +143,8 @@ void sandbox_set_state(struct core *core, uint32_t index, enum core_sandbox_stat
     function->states[state]++;
     if (state == CORE_SB_IDLE) {
         lru_add(core, index);
+        sandbox->idle_since_ns = core->now_ns;
+        sandbox->clock = core->clock;
         core->idle_appeared = true;
     }
     list_add(core, index);
@@ -152,7 +158,7 @@ static void release_unit(struct core *core, uint32_t index) {
     }
 }
 
-uint32_t sandbox_request(struct core *core, uint32_t fn, uint32_t revision, struct refusal *why) {
+uint32_t sandbox_request(struct core *core, uint32_t fn, uint32_t revision, bool provisioned, struct refusal *why) {
     struct function *function = &core->functions[fn];
     if (core->free_sandbox == NONE) {
         *why = (struct refusal){.account = 0, .resource = CORE_CONCURRENCY,
@@ -180,6 +186,7 @@ uint32_t sandbox_request(struct core *core, uint32_t fn, uint32_t revision, stru
     need->function = function_handle(core, fn);
     need->sandbox = sandbox_handle(core, index);
     need->revision = revision;
+    need->provisioned = provisioned;
     return index;
 }
 
@@ -232,12 +239,15 @@ void sandbox_send(struct core *core, uint32_t index, uint32_t c) {
     if (sandbox->first) {
         call->tier = sandbox->tier;
         call->init_ns = saturating_sub(sandbox->ready_ns, max_u64(call->arrive_ns, sandbox->requested_ns));
-        sandbox->first = 0;
     }
     if (sandbox->state == CORE_SB_IDLE) {
         SCHED_ASSERT(sandbox->charged && sandbox->backlog == 0);
         SCHED_ASSERT(!sandbox->overrun);
         sandbox->busy_from_ns = core->now_ns;
+        if (!sandbox->first) {
+            keep_gap(core, &function->keep, core->now_ns - sandbox->idle_since_ns);
+        }
+        keep_used(core, &function->keep);
         /* The list of busy ones goes by backlog, which must be right before the state is. */
         list_del(core, index);
         lru_del(core, index);
@@ -260,9 +270,15 @@ void sandbox_send(struct core *core, uint32_t index, uint32_t c) {
             arm_busy(core, index);
         }
     }
+    sandbox->first = 0;
     function->in_flight++;
     core->totals.sends++;
     struct core_action *send = act(core, CORE_ACT_SEND);
+    if (function->floor > 0) {
+        send->provisioned = function->states[CORE_SB_BUSY] <= function->floor;
+        function->stats.provisioned_calls += send->provisioned;
+        function->stats.spillover_calls += !send->provisioned;
+    }
     send->call = call_handle(core, c);
     call->told = 1;
     send->cookie = call->cookie;
@@ -450,7 +466,7 @@ static void after_reply(struct core *core, uint32_t index) {
         return;
     }
     sandbox_set_state(core, index, CORE_SB_IDLE);
-    wheel_arm(&core->wheel, sandbox_timer(core, index), core->now_ns + core->config.idle_timeout_ns);
+    wheel_arm(&core->wheel, sandbox_timer(core, index), idle_due_ns(core, sandbox));
     release_unit(core, index);
     if (function->queued > 0) {
         function_ready(core, sandbox->function);
@@ -533,6 +549,11 @@ void on_reply(struct core *core, const struct core_reply_event *event) {
     }
     const uint64_t arrive = call->arrive_ns;
     const uint64_t init = call->init_ns;
+    sandbox->served++;
+    if (sandbox->state == CORE_SB_BUSY && !wear_answered(core, index)) {
+        sandbox->why = CORE_WHY_RECYCLED;
+        sandbox_set_state(core, index, CORE_SB_DRAINING);
+    }
     struct core_action *answer;
     call_finish(core, c, outcome, &answer);
     answer->sandbox = sandbox_handle(core, index);
@@ -544,64 +565,6 @@ void on_reply(struct core *core, const struct core_reply_event *event) {
     histogram_add(&function->stats.overhead, now - end);
     histogram_add(&function->stats.total, now - arrive);
     after_reply(core, index);
-}
-
-/* What the kernel's figure says of the function and of the node: is it processors that its calls wait for? */
-static void learn_cpu(struct core *core, struct sandbox *sandbox, uint64_t used_ns) {
-    struct function *function = &core->functions[sandbox->function];
-    uint64_t busy = sandbox->busy_ns;
-    sandbox->busy_ns = 0;
-    if (sandbox->state == CORE_SB_BUSY) {
-        busy += core->now_ns - sandbox->busy_from_ns;
-        sandbox->busy_from_ns = core->now_ns;
-    }
-    if (!sandbox->has_usage) {
-        return; /* its start is in the figure */
-    }
-    if (busy >= CPU_BUSY_NS_MIN) {
-        const uint64_t share = used_ns >= busy ? CPU_SHARE_ONE : used_ns * CPU_SHARE_ONE / busy;
-        function->cpu_share = function->cpu_known ? (uint32_t)((3 * (uint64_t)function->cpu_share + share) / 4) : (uint32_t)share;
-        function->cpu_known = true;
-    }
-    const uint64_t elapsed = core->now_ns - core->window_from_ns;
-    core->window_cpu_ns += used_ns;
-    if (elapsed >= CPU_WINDOW_NS) {
-        const uint64_t most = elapsed * core->config.cpus;
-        core->cpu_load = core->window_cpu_ns >= most ? CPU_SHARE_ONE : (uint32_t)(core->window_cpu_ns * CPU_SHARE_ONE / most);
-        core->window_from_ns = core->now_ns;
-        core->window_cpu_ns = 0;
-    }
-}
-
-void on_usage(struct core *core, const struct core_sandbox_event *event) {
-    const uint32_t index = sandbox_find(core, event->handle);
-    if (index == NONE) {
-        return;
-    }
-    struct sandbox *sandbox = &core->sandboxes[index];
-    struct function *function = &core->functions[sandbox->function];
-    const uint64_t cpu_ns = min_u64(event->cpu_ns, CPU_NS_MAX);
-    const uint64_t delta = saturating_sub(cpu_ns, sandbox->cpu_ns);
-    const int64_t correction = (int64_t)delta - (int64_t)sandbox->cpu_estimated_ns;
-    learn_cpu(core, sandbox, delta);
-    if (sandbox->has_usage) {
-        meter_cpu(&core->meter, function->account, correction);
-        function->stats.cpu_ns = correction < 0 ? saturating_sub(function->stats.cpu_ns, (uint64_t)-correction)
-                                                : function->stats.cpu_ns + (uint64_t)correction;
-        if (sandbox->cpu_estimated_ns > 0) {
-            settle_vtime(core, sandbox->function, correction);
-        }
-        sandbox->cpu_unclaimed_ns = correction > 0 ? (uint64_t)correction : 0;
-    } else {
-        /* The first figure holds what starting cost; it is counted, but it is no call's. */
-        meter_cpu(&core->meter, function->account, (int64_t)delta);
-        function->stats.cpu_ns += delta;
-    }
-    sandbox->has_usage = 1;
-    sandbox->cpu_estimated_ns = 0;
-    sandbox->cpu_ns = max_u64(sandbox->cpu_ns, cpu_ns);
-    sandbox->usage_ns = core->now_ns;
-    sandbox->memory_peak_bytes = max_u64(sandbox->memory_peak_bytes, event->memory_peak_bytes);
 }
 
 void on_ready(struct core *core, const struct core_sandbox_event *event) {
@@ -624,10 +587,18 @@ void on_ready(struct core *core, const struct core_sandbox_event *event) {
     function->start_ns += (uint64_t)(((int64_t)start - (int64_t)function->start_ns) / 4);
     function->stats.cold_starts[sandbox->tier]++;
     histogram_add(&function->stats.init, start);
-    wheel_arm(&core->wheel, sandbox_timer(core, index), core->now_ns + core->config.idle_timeout_ns);
+    wear_init(core, index);
+    wheel_arm(&core->wheel, sandbox_timer(core, index), core->now_ns + function->keep.window_ns);
     if (sandbox->revision == function->revision && !function->removing) {
         sandbox_set_state(core, index, CORE_SB_IDLE);
+        wheel_arm(&core->wheel, sandbox_timer(core, index), idle_due_ns(core, sandbox));
         function_ready(core, sandbox->function);
+        wear_replaced(core, index);
+        if (function->floor > 0) {
+            function->floor_pause_ns = function->floor_retry_ns = 0;
+            function->floor_failure = CORE_FLOOR_NONE;
+            core->floors_due = true;
+        }
     }
 }
 
@@ -645,6 +616,7 @@ void on_init_failed(struct core *core, const struct core_sandbox_event *event) {
     }
     begin_dying(core, index, CORE_WHY_INIT_FAILED);
     sandbox->died_starting = 0; /* said here, once */
+    floor_failed(core, sandbox->function);
     if (sandbox->revision == core->functions[sandbox->function].revision) {
         fail_waiting(core, sandbox->function, CORE_CAUSE_NONE, 0);
     }
@@ -739,9 +711,7 @@ void on_reaped(struct core *core, const struct core_sandbox_event *event) {
     answer_orphans(core, index, CORE_SANDBOX_DIED, (uint8_t)event->cause, event->status);
     wheel_disarm(&core->wheel, sandbox_timer(core, index));
     struct function *function = &core->functions[fn];
-    if (sandbox->why == CORE_WHY_EVICTED && core->evicting > 0) {
-        core->evicting--;
-    }
+    keep_room_made(core, sandbox);
     const bool failed_start = sandbox->died_starting && sandbox->revision == function->revision &&
                               sandbox->why != CORE_WHY_REMOVED && sandbox->why != CORE_WHY_REVISION;
     list_del(core, index);
@@ -757,6 +727,7 @@ void on_reaped(struct core *core, const struct core_sandbox_event *event) {
     core->free_sandbox = index;
     memory_uncharge(core, fn, memory_mb);
     if (failed_start) {
+        floor_failed(core, fn);
         fail_waiting(core, fn, (uint8_t)event->cause, event->status);
     }
     function_ready(core, fn);
@@ -774,11 +745,12 @@ void sandbox_timer_fired(struct core *core, uint32_t index) {
         sandbox_kill(core, index, sandbox->ready_ns != 0 ? CORE_WHY_IDLE : CORE_WHY_INIT_TIMEOUT);
         if (sandbox->died_starting) {
             sandbox->died_starting = 0;
+            floor_failed(core, sandbox->function);
             fail_waiting(core, sandbox->function, CORE_CAUSE_KILLED, 9);
         }
         break;
     case CORE_SB_IDLE:
-        sandbox_kill(core, index, CORE_WHY_IDLE);
+        idle_timer_fired(core, index);
         break;
     case CORE_SB_BUSY:
     case CORE_SB_DRAINING: {

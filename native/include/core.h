@@ -121,7 +121,8 @@ enum core_why {
     CORE_WHY_REMOVED = 6,
     CORE_WHY_PROTOCOL = 7,
     CORE_WHY_INIT_FAILED = 8,
-    CORE_WHY_RETIRED = 9
+    CORE_WHY_RETIRED = 9,
+    CORE_WHY_RECYCLED = 10        /* it has served for long enough */
 };
 
 enum core_sandbox_state {
@@ -134,6 +135,15 @@ enum core_sandbox_state {
     CORE_SB_STATES = 6
 };
 
+/* Why fewer sandboxes are ready than are provisioned. */
+enum core_floor_failure {
+    CORE_FLOOR_NONE = 0,
+    CORE_FLOOR_INIT = 1,          /* their start fails; tried again after a pause */
+    CORE_FLOOR_MEMORY = 2,        /* an account has no memory left */
+    CORE_FLOOR_SANDBOXES = 3,     /* the node's table is full */
+    CORE_FLOOR_FAILURES = 4
+};
+
 struct core_config {
     uint32_t calls_max;           /* call slab; more than this in the node at once is refused */
     uint32_t functions_max;
@@ -143,10 +153,16 @@ struct core_config {
     uint32_t starting_max;        /* sandboxes of one function starting at once */
     uint64_t ahead_window_ns;     /* expected backlog in one channel is never above this (2 ms) */
     uint64_t init_timeout_ns;     /* 10 s */
-    uint64_t idle_timeout_ns;     /* an idle sandbox is ended after this */
+    uint64_t idle_timeout_ns;     /* an idle sandbox is ended after this, while its function's gaps are not known */
+    uint64_t idle_min_ns;         /* once they are: never sooner, */
+    uint64_t idle_max_ns;         /* never later */
+    uint64_t idle_grain_ns;       /* gaps below are no gaps; 60 steps of it, then 240 steps of 60 of it, are told apart (1 s) */
+    uint64_t age_max_ns;          /* a sandbox is replaced at 7/8 of this age, the oldest at all of it; 0: never */
     uint64_t reap_timeout_ns;     /* how long a dead sandbox's call waits for the cause */
     uint64_t cold_start_guess_ns; /* expected start of a new sandbox before one was measured */
-    uint32_t cpus;                /* microsecond functions get no more sandboxes than this: more would only compete */
+    uint32_t cpus;                /* microsecond functions get no more sandboxes than fill these: more would only compete */
+    uint32_t memory_mb_per_cpu;   /* a sandbox of less memory is held to that part of a CPU; 0: to none */
+    uint32_t sandbox_calls_max;   /* a sandbox is replaced after about so many calls, never more; 0: never */
     uint32_t pad;
 };
 
@@ -166,6 +182,7 @@ struct core_function_event {
     uint32_t revision;
     uint32_t memory_mb;           /* of one sandbox */
     uint32_t ahead_max;           /* 1: never queue ahead; 0: the core's default */
+    uint32_t provisioned;         /* sandboxes that are kept initialised whether or not calls come */
     uint64_t timeout_ns;
     uint64_t queue_timeout_ns;    /* 0: a call that cannot start at once is refused */
 };
@@ -236,7 +253,7 @@ struct core_action {
     uint16_t account;             /* ANSWER/THROTTLED: which account refused */
     uint16_t resource;            /* ANSWER/THROTTLED: core_resource */
     uint16_t cause;               /* ANSWER/SANDBOX_DIED: core_cause */
-    uint16_t pad;
+    uint16_t provisioned;         /* NEED: nobody waits for it; SEND: within what is provisioned */
     int32_t status;               /* ANSWER/SANDBOX_DIED: exit code or signal */
     uint32_t cancelled;           /* ANSWER: nobody waits for it any more */
     int64_t current;              /* ANSWER/THROTTLED */
@@ -278,7 +295,17 @@ struct core_function_stats {
     uint32_t in_flight;           /* calls in sandboxes, queued ahead included */
     uint32_t executing;           /* sandboxes busy */
     uint32_t sandboxes[6];        /* by core_sandbox_state */
-    uint32_t pad2;
+    uint32_t provisioned;         /* asked for */
+    uint32_t provisioned_allocated; /* of these: starting or ready */
+    uint32_t provisioned_available; /* ready */
+    uint32_t provisioned_failure; /* core_floor_failure: why there are fewer */
+    uint16_t provisioned_account; /* CORE_FLOOR_MEMORY: the one that is full */
+    uint16_t pad2;
+    uint64_t provisioned_calls;   /* that ran within what is provisioned */
+    uint64_t spillover_calls;     /* that found all of it busy */
+    uint64_t evicted;             /* sandboxes ended since others wanted their memory */
+    uint64_t keep_ns;             /* an idle sandbox is kept so long now */
+    uint64_t keep_samples;        /* gaps between calls that this is learnt from; 0: the default */
     struct core_histogram queue;
     struct core_histogram init;
     struct core_histogram run;

@@ -178,6 +178,7 @@ class Why(IntEnum):
     PROTOCOL = lib.CORE_WHY_PROTOCOL
     INIT_FAILED = lib.CORE_WHY_INIT_FAILED
     RETIRED = lib.CORE_WHY_RETIRED
+    RECYCLED = lib.CORE_WHY_RECYCLED
 
 
 class Resource(IntEnum):
@@ -277,6 +278,7 @@ _ACTION_FIELDS = (
     "account",
     "resource",
     "cause",
+    "provisioned",
     "status",
     "cancelled",
     "current",
@@ -309,6 +311,7 @@ class Action:
     account: int
     resource: int
     cause: int
+    provisioned: int
     status: int
     cancelled: int
     current: int
@@ -359,6 +362,7 @@ def function_put(
     queue_timeout_ns: int = 1_000_000_000,
     ahead_max: int = 0,
     weight: int = 100,
+    provisioned: int = 0,
 ) -> Event:
     return Event.of(
         Ev.FUNCTION_PUT,
@@ -368,6 +372,7 @@ def function_put(
         revision=revision,
         memory_mb=memory_mb,
         ahead_max=ahead_max,
+        provisioned=provisioned,
         timeout_ns=timeout_ns,
         queue_timeout_ns=queue_timeout_ns,
     )

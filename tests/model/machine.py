@@ -62,6 +62,12 @@ class Node:
             "init_timeout_ns": 500 * MS,
             "idle_timeout_ns": 2 * S,
             "reap_timeout_ns": 100 * MS,
+            "idle_min_ns": 2 * S,
+            "idle_max_ns": 3600 * S,
+            "idle_grain_ns": S,
+            "age_max_ns": 0,
+            "sandbox_calls_max": 0,
+            "cold_start_guess_ns": 15 * MS,
             "cpus": 2,
         }
         values |= {name: value for name, value in changes.items() if name in values}

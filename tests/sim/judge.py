@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from tests.model import keep as model
 from tests.model.accounts import SUMMED, Accounts
 from tests.model.core_binding import NO_EVENT, Act, Cause, Ev, Outcome, Reply, Resource, State, Why
 
@@ -28,6 +29,7 @@ __all__ = ["Call", "Function", "Judge", "Sandbox", "Settings", "Violation"]
 
 TICK_NS = 1 << 16
 WHEEL_SLACK_NS = 2 * TICK_NS  # wheel.h: at most two ticks late
+FLOOR_PAUSE_NS = 61 * 10**9  # floor.c: the longest pause between two starts that fail
 RECALL_SLACK_NS = 1_000_000  # channel.md: a call may run elsewhere 1 ms after its valid_until
 
 
@@ -53,12 +55,21 @@ class Settings:
     init_timeout_ns: int
     idle_timeout_ns: int
     reap_timeout_ns: int
+    idle_min_ns: int = 60_000_000_000
+    idle_max_ns: int = 3_600_000_000_000
+    idle_grain_ns: int = 1_000_000_000
+    age_max_ns: int = 0
+    sandbox_calls_max: int = 0
+    cold_start_guess_ns: int = 15_000_000
     cpus: int = 2
     late_ns: int = 0
 
     def of_core(self) -> dict[str, int]:
         """Those that are fields of core_config."""
         return {name: value for name, value in asdict(self).items() if name != "late_ns"}
+
+    def patience(self) -> model.Patience:
+        return model.Patience(self.idle_timeout_ns, self.idle_min_ns, self.idle_max_ns, self.idle_grain_ns)
 
 
 @dataclass(slots=True, eq=False)
@@ -96,6 +107,9 @@ class Sandbox:
     why: Why = Why.NONE
     probed: bool = False
     retiring: bool = False
+    served: int = 0
+    clock: int = 0  # the judge's own when it became idle
+    kept_until_ns: int = 0  # latest of what its function's window said while it was idle
     orphans: list[Call] = field(default_factory=list)
 
     def running_seq(self) -> int:
@@ -115,10 +129,17 @@ class Function:
     timeout_ns: int
     queue_timeout_ns: int
     ahead_max: int
+    keep: model.Keep
+    start_ns: int
+    floor: int = 0
     waiting: list[tuple[int, Call]] = field(default_factory=list)  # by order of arrival
     sandboxes: dict[int, Sandbox] = field(default_factory=dict)
     removing: bool = False
     failed_start_ns: int = -1
+
+    def floor_holds(self) -> bool:
+        """None of those that are ready may be ended for being idle or for its memory."""
+        return 0 < self.floor >= sum(s.state in (State.IDLE, State.BUSY) and not s.retiring for s in self.sandboxes.values())
 
     def count(self, *states: State) -> int:
         return sum(1 for sandbox in self.sandboxes.values() if sandbox.state in states)
@@ -146,6 +167,7 @@ class Judge:
         self.kills: dict[Why, int] = dict.fromkeys(Why, 0)
         self.sends = 0
         self.ahead = 0
+        self.clock = 0
 
     # ---- the steps ---------------------------------------------------------------------------------------------------
 
@@ -238,6 +260,9 @@ class Judge:
                 f["timeout_ns"],
                 f["queue_timeout_ns"],
                 f["ahead_max"],
+                model.Keep(self.settings.patience()),
+                self.settings.cold_start_guess_ns,
+                f["provisioned"],
             )
             return
         function = self.functions[handle]
@@ -245,6 +270,7 @@ class Judge:
         function.timeout_ns = f["timeout_ns"]
         function.queue_timeout_ns = f["queue_timeout_ns"]
         function.ahead_max = f["ahead_max"]
+        function.floor = f["provisioned"]
 
     def _switch(self, event: Event) -> None:
         function = self.functions.get(event.fields["handle"])
@@ -253,8 +279,7 @@ class Judge:
         function.revision = event.fields["revision"]
         for sandbox in function.sandboxes.values():
             if sandbox.revision == function.revision and sandbox.state is State.STARTING and sandbox.ready_ns:
-                sandbox.state = State.IDLE
-                sandbox.idle_since_ns = sandbox.ready_ns
+                self._becomes_idle(function, sandbox)
 
     def _invoke(self, event: Event, actions: Sequence[Action]) -> None:
         f = event.fields
@@ -351,6 +376,7 @@ class Judge:
                 self._enter_queue(call)
         else:
             assert call is not None
+            sandbox.served += 1
             outcome = {
                 Reply.OK: Outcome.OK,
                 Reply.FUNCTION_ERROR: Outcome.FUNCTION_ERROR,
@@ -366,8 +392,7 @@ class Judge:
             sandbox.first_since_ns = self.now
         elif self._killed(sandbox, actions) is None:
             self._leave(sandbox)
-            sandbox.state = State.IDLE
-            sandbox.idle_since_ns = self.now
+            self._becomes_idle(self.functions[sandbox.function], sandbox)
 
     def _progress(self, event: Event, actions: Sequence[Action]) -> None:
         sandbox = self.sandboxes.get(event.fields["sandbox"])
@@ -418,9 +443,10 @@ class Judge:
             function.failed_start_ns = self.now
         else:
             sandbox.ready_ns = self.now
+            took = self.now - sandbox.requested_ns - function.start_ns
+            function.start_ns += took // 4 if took >= 0 else -(-took // 4)
             if sandbox.revision == function.revision and not function.removing:
-                sandbox.state = State.IDLE
-                sandbox.idle_since_ns = self.now
+                self._becomes_idle(function, sandbox)
 
     @staticmethod
     def _killed(sandbox: Sandbox, actions: Sequence[Action]) -> Why | None:
@@ -430,6 +456,18 @@ class Judge:
         return None
 
     # ---- moves -------------------------------------------------------------------------------------------------------
+
+    def _becomes_idle(self, function: Function, sandbox: Sandbox) -> None:
+        sandbox.state = State.IDLE
+        sandbox.idle_since_ns = self.now
+        sandbox.clock = self.clock
+        sandbox.kept_until_ns = self.now + function.keep.window_ns
+
+    def _worn(self, sandbox: Sandbox) -> bool:
+        """It may be replaced: within the last eighth of its age or of its calls."""
+        age, calls = self.settings.age_max_ns, self.settings.sandbox_calls_max
+        old = age != 0 and self.now >= sandbox.ready_ns + model.within_eighth(age, sandbox.handle)
+        return old or (calls != 0 and sandbox.served >= model.within_eighth(calls, sandbox.handle))
 
     def _enter_queue(self, call: Call) -> None:
         function = self.functions[call.function]
@@ -534,6 +572,8 @@ class Judge:
         most = function.ahead_max or self.settings.ahead_max
         self._want(len(sandbox.ring) < most, f"more than {most} in one channel: {sandbox}")
         self._want(action.seq == sandbox.next_seq, f"seq {action.seq}, not {sandbox.next_seq}")
+        calls = self.settings.sandbox_calls_max
+        self._want(calls == 0 or sandbox.served < calls, f"sent into one that has served enough: {sandbox}")
         if sandbox.ring:
             self._want(action.valid_until_ns != 0, f"queued ahead for ever: {action}")
             idle = [s for s in function.sandboxes.values() if s.state is State.IDLE and not s.retiring]
@@ -549,8 +589,16 @@ class Judge:
             refused = self.accounts.refuses(function.account, Resource.CONCURRENCY)
             self._want(refused is None, f"concurrency beyond account {refused}: {action}")
             self.accounts.add(function.account, Resource.CONCURRENCY, 1)
+            if sandbox.next_seq > 1:
+                function.keep.gap(self.now - sandbox.idle_since_ns)
+            function.keep.used(self.now)
             sandbox.state = State.BUSY
             sandbox.first_since_ns = self.now
+        current = [s for s in function.sandboxes.values() if s.revision == function.revision and not s.retiring]
+        busy = [s for s in current if s.state is State.BUSY]
+        surely = sum(not self._worn(s) for s in busy)  # a worn one may be on its way out
+        within = surely <= function.floor > 0 if action.provisioned else len(busy) > function.floor or not function.floor
+        self._want(within, f"{len(busy)} busy of {function.floor}: {action}")
         self._leave_queue(call)
         call.where = Where.SENT
         call.handle, call.sandbox, call.seq = action.call, sandbox.handle, action.seq
@@ -569,6 +617,9 @@ class Judge:
         refused = self.accounts.refuses(function.account, Resource.MEMORY, function.memory_mb)
         self._want(refused is None, f"memory beyond account {refused}: {action}")
         sandbox = Sandbox(action.sandbox, action.function, action.revision, function.memory_mb, self.now)
+        if not action.provisioned:
+            self._want(bool(function.waiting), f"a sandbox for a call that does not wait: {action}")
+            function.keep.missed(self.now)
         self.sandboxes[action.sandbox] = sandbox
         function.sandboxes[action.sandbox] = sandbox
         self.accounts.add(function.account, Resource.MEMORY, function.memory_mb)
@@ -586,7 +637,13 @@ class Judge:
             case Why.IDLE:
                 since = sandbox.idle_since_ns or sandbox.ready_ns
                 self._want(bool(since), f"idle before it was ready: {sandbox}")
-                self._want(self.now >= since + self.settings.idle_timeout_ns, f"idle too early: {sandbox}")
+                if sandbox.state is State.IDLE:
+                    window = function.keep.window_ns
+                    self._want(not function.floor_holds(), f"provisioned, but ended: {sandbox}")
+                    function.keep.gone(since)
+                else:  # staged: nobody looks at its window again
+                    window = min(self.settings.idle_timeout_ns, self.settings.idle_min_ns)
+                self._want(self.now >= since + window, f"idle too early: {sandbox}, window {window}")
             case Why.INIT_TIMEOUT:
                 self._want(sandbox.state is State.STARTING, f"init timeout of {sandbox}")
                 due = sandbox.requested_ns + self.settings.init_timeout_ns
@@ -596,6 +653,9 @@ class Judge:
                 self._want(self.now >= sandbox.first_since_ns + function.timeout_ns, f"timeout too early: {sandbox}")
             case Why.EVICTED:
                 self._want(sandbox.state is State.IDLE, f"evicted while not idle: {sandbox}")
+                self._evict(function, sandbox)
+            case Why.RECYCLED:
+                self._want(self._worn(sandbox), f"replaced too early: {sandbox}")
             case Why.REVISION | Why.REMOVED | Why.RETIRED:
                 self._want(old, f"{why.name}, but it is current: {sandbox}")
             case _:
@@ -604,6 +664,44 @@ class Judge:
         sandbox.state = State.DYING
         sandbox.why = why
         sandbox.dead_since_ns = self.now
+
+    def _worth(self, sandbox: Sandbox) -> int:
+        function = self.functions[sandbox.function]
+        return model.worth(
+            function.keep,
+            self.now,
+            clock=sandbox.clock,
+            start_ns=function.start_ns,
+            memory_mb=sandbox.memory_mb,
+            idle=function.count(State.IDLE),
+        )
+
+    def _may_hold(self, function: Function) -> bool:
+        """As Function.floor_holds(), but those that may be worn are not sure to be counted."""
+        ready = [s for s in function.sandboxes.values() if s.state in (State.IDLE, State.BUSY) and not s.retiring]
+        return 0 < function.floor >= sum(not self._worn(s) for s in ready)
+
+    def _evict(self, loser: Function, victim: Sandbox) -> None:
+        """Somebody wants memory below an account under which nothing that may go is worth less."""
+        self._want(not loser.floor_holds(), f"provisioned, but evicted: {victim}")
+        idle = [s for s in self.sandboxes.values() if s.state is State.IDLE]
+        worths = {s.handle: self._worth(s) for s in idle}
+        of = {s.handle: self.functions[s.function] for s in idle}
+        free = [s for s in idle if not of[s.handle].waiting and not self._may_hold(of[s.handle])]
+        justified = any(
+            self._under(victim, account.index)
+            and all(
+                worths[victim.handle] <= worths[other.handle]
+                for other in free
+                if other.function != wants.handle and self._under(other, account.index)
+            )
+            for wants in self.functions.values()
+            if wants is not loser and (wants.waiting or wants.floor)
+            for account in self.accounts.path(wants.account)
+        )
+        self._want(justified, f"evicted, but others are worth less: {victim} {worths}")
+        self.clock = max(self.clock, worths[victim.handle])
+        loser.keep.gone(victim.idle_since_ns)
 
     def _answer(self, action: Action) -> None:
         call = self.calls.pop(action.cookie, None)
@@ -667,8 +765,25 @@ class Judge:
                 self._waiting_justified(function)
             for sandbox in function.sandboxes.values():
                 self._sandbox_in_time(function, sandbox, slack)
+            if function.floor and not function.removing and self.draining_until is None:
+                self._floor_kept(function)
         if self.draining_until is not None and self.now >= self.draining_until + slack:
             self._want(not any(f.waiting for f in self.functions.values()), "calls wait past the end of the drain")
+
+    def _floor_kept(self, function: Function) -> None:
+        """As many as are provisioned are ready or starting, or something stands in the way."""
+        current = [s for s in function.sandboxes.values() if s.revision == function.revision and not s.retiring]
+        starting = sum(s.state is State.STARTING for s in current)
+        live = starting + sum(s.state in (State.IDLE, State.BUSY) for s in current)
+        pausing = function.failed_start_ns >= 0 and self.now < function.failed_start_ns + FLOOR_PAUSE_NS
+        self._want(
+            live >= function.floor
+            or pausing
+            or starting >= self.settings.starting_max
+            or len(self.sandboxes) >= self.settings.sandboxes_max
+            or self.accounts.refuses(function.account, Resource.MEMORY, function.memory_mb) is not None,
+            f"{live} of {function.floor} provisioned sandboxes, and nobody makes another: {function.handle}",
+        )
 
     def _sandbox_in_time(self, function: Function, sandbox: Sandbox, slack: int) -> None:
         old = sandbox.revision != function.revision or function.removing or sandbox.retiring
@@ -676,8 +791,12 @@ class Judge:
         match sandbox.state:
             case State.IDLE:
                 self._want(not old, f"old and idle, yet alive: {sandbox}")
-                due = sandbox.idle_since_ns + self.settings.idle_timeout_ns
-                self._want(now <= due + slack, f"idle for too long: {sandbox}")
+                sandbox.kept_until_ns = max(sandbox.kept_until_ns, sandbox.idle_since_ns + function.keep.window_ns)
+                if self._may_hold(function):
+                    sandbox.kept_until_ns = max(sandbox.kept_until_ns, now + function.keep.window_ns)
+                self._want(now <= sandbox.kept_until_ns + slack, f"idle for too long: {sandbox}")
+                age = self.settings.age_max_ns
+                self._want(age == 0 or now <= sandbox.ready_ns + age + slack, f"idle and too old: {sandbox}")
             case State.BUSY:
                 over = now - sandbox.first_since_ns - function.timeout_ns
                 most = max(20_000_000, function.timeout_ns // 100)
@@ -719,6 +838,7 @@ class Judge:
         below = [s for s in self.sandboxes.values() if self._under(s, refused)]
         if not any(s.state is State.DYING for s in self.sandboxes.values()):
             idle = [s for s in below if s.state is State.IDLE and not self.functions[s.function].waiting]
+            idle = [s for s in idle if not self._may_hold(self.functions[s.function])]
             self._want(not idle, f"waits for memory that idle sandboxes hold: {call} {idle}")
 
     def _under(self, sandbox: Sandbox, account: int) -> bool:
@@ -749,6 +869,9 @@ class Judge:
             self._want(found == expected, f"queued, in flight, executing: {found}, not {expected}")
         for sandbox in self.sandboxes.values():
             function = self.functions[sandbox.function]
+            drains = self.core.sandbox_state(sandbox.handle) is State.DRAINING
+            if drains and sandbox.state is State.BUSY and self._worn(sandbox):
+                sandbox.retiring = True  # another was made in its place
             old = sandbox.revision != function.revision or function.removing or sandbox.retiring
             state = State.DRAINING if sandbox.state is State.BUSY and old else sandbox.state
             found_state = self.core.sandbox_state(sandbox.handle)

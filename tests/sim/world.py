@@ -69,6 +69,10 @@ class Fault(Enum):
     TIGHT = "memory, sandboxes, calls and queues are scarce"
     SMALL_BATCH = "few actions fit into a step"
     DRAIN = "the service stops under load"
+    FLOOR = "sandboxes are provisioned, more and fewer"
+
+
+LATER = {Fault.FLOOR}  # drawn from a stream of their own, so that older seeds stay what they were
 
 
 @dataclass(slots=True)
@@ -88,6 +92,7 @@ class Profile:
     shape: str
     rate: float  # calls a second, open loop; 0: closed loop
     clients: int  # calls kept in flight, closed loop
+    provisioned: int = 0
     alive: bool = True
 
     @property
@@ -103,6 +108,7 @@ class Profile:
             timeout_ns=self.timeout_ns,
             queue_timeout_ns=self.queue_timeout_ns,
             ahead_max=self.ahead_max,
+            provisioned=self.provisioned,
         )
 
 
@@ -145,7 +151,9 @@ class World:
     ) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
-        drawn = {fault for fault in Fault if self.rng.random() < 0.3}
+        self.more = random.Random(f"{seed} pool")
+        drawn = {fault for fault in Fault if fault not in LATER and self.rng.random() < 0.3}
+        drawn |= {fault for fault in LATER if self.more.random() < 0.3}
         self.faults = drawn if faults is None else faults
         self.events_left = events
         self.events = 0
@@ -187,9 +195,9 @@ class World:
             "actions_max": 96 if Fault.SMALL_BATCH in self.faults else 600,
             "functions_max": 16,
             "accounts_max": 32,
-            "cold_start_guess_ns": rng.choice([1 * MS, 15 * MS]),
         }
-        self.settings = replace(self.settings, cpus=rng.choice([1, 2, 8]))
+        self.settings = replace(self.settings, cold_start_guess_ns=rng.choice([1 * MS, 15 * MS]))
+        self.settings = replace(self.settings, cpus=rng.choice([1, 2, 8]), **self._patience())
         self.core_settings |= self.settings.of_core()
         self.core = Core(**self.core_settings)
         self.judge = Judge(self.core, self.settings, every=7)
@@ -216,6 +224,18 @@ class World:
                 account += 1
         self._inbox += self.account_events
         self._inbox += [profile.put() for profile in self.profiles]
+
+    def _patience(self) -> dict[str, int]:
+        """How sandboxes are kept and worn, in a world that lasts seconds."""
+        more = self.more
+        least = more.choice([5 * MS, 40 * MS])
+        return {
+            "idle_min_ns": least,
+            "idle_max_ns": least + more.choice([10 * MS, 900 * MS]),
+            "idle_grain_ns": more.choice([1 * MS, 20 * MS, S]),
+            "age_max_ns": more.choice([0, 0, 80 * MS, S]),
+            "sandbox_calls_max": more.choice([0, 0, 1, 40]),
+        }
 
     def _limits(self, tight: bool, *, node: bool = False) -> dict[Resource, int]:
         rng = self.rng
@@ -250,6 +270,7 @@ class World:
             shape=rng.choice(["constant", "exponential", "bimodal"]),
             rate=0.0 if closed else min(rng.choice([0.2, 0.8, 3.0]) * S / mean, rng.choice([300.0, 5000.0, 20_000.0])),
             clients=rng.choice([1, 3, 20, 70]) if closed else 0,
+            provisioned=self.more.choice([0, 0, 1, 4]) if Fault.FLOOR in self.faults else 0,
         )
 
     # ---- the heap ------------------------------------------------------------------------------------------------------
@@ -573,6 +594,9 @@ class World:
             for _ in range(rng.randint(0, 2)):
                 self.give(Event.of(Ev.WANT, function=profile.handle, revision=profile.revision))
             self.at(self.now + rng.choice([0, 10 * MS]), self._switch, profile, profile.revision)
+        if Fault.FLOOR in self.faults and profile.alive and self.more.random() < 0.3:
+            profile.provisioned = self.more.choice([0, 1, 2, 5])
+            self.give(profile.put())
         if self._chance(Fault.REMOVE, 0.4):
             if profile.alive:
                 self.give(Event.of(Ev.FUNCTION_REMOVE, handle=profile.handle))
