@@ -385,7 +385,17 @@ class Settings:
         reload=True,
     )
     init_timeout_ms: int = row(Kind.INT, limits.INIT_TIMEOUT_MS_DEFAULT, "longest init of a function", 100, 900_000)
-    idle_timeout_s: int = row(Kind.INT, 600, "an idle sandbox is ended after this", 1, 86_400)
+    idle_timeout_s: int = row(
+        Kind.INT, 600, "an idle sandbox is ended after this, until the gaps between its function's calls are known", 1, 86_400
+    )
+    idle_timeout_min_s: int = row(Kind.INT, 60, "where the gaps are known: never sooner than this", 1, 14_400)
+    idle_timeout_max_s: int = row(Kind.INT, 3_600, "where the gaps are known: never later than this", 1, 14_400)
+    sandbox_age_max_s: int = row(
+        Kind.INT, 43_200, "a sandbox is replaced by another before it is older, within the last eighth; 0: never", 0, 2_592_000
+    )
+    sandbox_calls_max: int = row(
+        Kind.INT, 0, "a sandbox is replaced by another before it has served more, within the last eighth; 0: never", 0
+    )
     stop_grace_ms: int = row(
         Kind.INT,
         500,
@@ -639,6 +649,7 @@ def _relations(settings: Settings) -> Iterator[str]:
         ("queued_bytes_max", "payload_bytes_total_max"),
         ("shells_ahead", "shells_max"),
         ("turn_bytes_max", "frame_bytes_max"),
+        ("idle_timeout_min_s", "idle_timeout_max_s"),
     ):
         if getattr(settings, low) > getattr(settings, high):
             yield f"{low}: {getattr(settings, low)} is more than {high}, which is {getattr(settings, high)}"

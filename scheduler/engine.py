@@ -120,6 +120,7 @@ def _fill_function(u: Any, event: FunctionPut) -> None:
     u.function.revision = event.revision
     u.function.memory_mb = event.memory_mb
     u.function.ahead_max = event.ahead_max
+    u.function.provisioned = event.provisioned
     u.function.timeout_ns = event.timeout_ns
     u.function.queue_timeout_ns = event.queue_timeout_ns
 
@@ -235,7 +236,7 @@ def _method(raw: Any) -> MethodCall:
 
 
 _READ: dict[EventKind, Any] = {
-    EventKind.NEED: lambda raw: Need(raw.function, raw.sandbox, raw.revision),
+    EventKind.NEED: lambda raw: Need(raw.function, raw.sandbox, raw.revision, bool(raw.flags & 1)),
     EventKind.KILLED: lambda raw: Killed(raw.sandbox, Why(raw.why), raw.value),
     EventKind.GONE: lambda raw: Gone(raw.sandbox),
     EventKind.FREED: lambda raw: Freed(raw.sandbox),

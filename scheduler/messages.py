@@ -36,6 +36,7 @@ __all__ = [
     "Event",
     "EventKind",
     "Fault",
+    "FloorFailure",
     "Freed",
     "FunctionFreed",
     "FunctionPut",
@@ -161,6 +162,16 @@ class Why(IntEnum):
     PROTOCOL = 7
     INIT_FAILED = 8
     RETIRED = 9
+    RECYCLED = 10
+
+
+class FloorFailure(IntEnum):
+    """Why fewer sandboxes are ready than are provisioned."""
+
+    NONE = 0
+    INIT = 1
+    MEMORY = 2
+    SANDBOXES = 3
 
 
 class Right(IntFlag):
@@ -234,6 +245,7 @@ class FunctionPut:
     queue_timeout_ns: int
     weight: int = 100
     ahead_max: int = 0
+    provisioned: int = 0  # sandboxes kept initialised
 
     kind = CoreEventKind.FUNCTION_PUT
 
@@ -411,9 +423,12 @@ class EventKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Need:
+    """provisioned: no call waits for it."""
+
     function: int
     sandbox: int
     revision: int
+    provisioned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -545,6 +560,16 @@ class FunctionStats:
     in_flight: int
     executing: int
     sandboxes: tuple[int, ...]
+    provisioned: int
+    provisioned_allocated: int
+    provisioned_available: int
+    provisioned_failure: int
+    provisioned_account: int
+    provisioned_calls: int
+    spillover_calls: int
+    evicted: int
+    keep_ns: int
+    keep_samples: int
     queue: Histogram
     init: Histogram
     run: Histogram
@@ -623,9 +648,15 @@ class EngineConfig:
     ahead_window_ns: int | None = None
     init_timeout_ns: int | None = None
     idle_timeout_ns: int | None = None
+    idle_min_ns: int | None = None
+    idle_max_ns: int | None = None
+    idle_grain_ns: int | None = None
+    age_max_ns: int | None = None
     reap_timeout_ns: int | None = None
     cold_start_guess_ns: int | None = None
     cpus: int | None = None
+    memory_mb_per_cpu: int | None = None
+    sandbox_calls_max: int | None = None
     connections_max: int | None = None
     frame_bytes_max: int | None = None
     payload_bytes_max: int | None = None

@@ -242,6 +242,13 @@ def per_function_and(
     return values
 
 
+def per_floor(pick: Callable[[FunctionStats], float]) -> Callable[[Scrape], Iterator[Sample]]:
+    """Of functions that have, or had, provisioned sandboxes."""
+    return lambda scrape: (
+        (labels, pick(f)) for labels, f in _functions(scrape) if f.provisioned or f.provisioned_calls or f.spillover_calls
+    )
+
+
 def per_account(pick: Callable[[AccountStats], float]) -> Callable[[Scrape], Iterator[Sample]]:
     return lambda scrape: ((labels, pick(stats)) for labels, stats in _accounts(scrape))
 
@@ -346,6 +353,23 @@ METRICS: tuple[Row, ...] = (
             per_function(lambda f: f.mb_ns / 1024 * NS)),
     # sandboxes
     Row("sandboxes", G, (*FUNCTION, "state"), "Sandboxes by state", per_function_and(_STATES, lambda f: f.sandboxes)),
+    Row("evicted_sandboxes", C, FUNCTION, "Idle sandboxes ended since others wanted their memory",
+            per_function(lambda f: f.evicted)),
+    Row("keep_alive_seconds", G, FUNCTION, "An idle sandbox is kept so long: learnt from gaps between calls, or the default",
+            per_function(lambda f: f.keep_ns * NS)),
+    Row("keep_alive_gaps", G, FUNCTION, "Gaps between calls that keep_alive_seconds is learnt from; few: it is the default",
+            per_function(lambda f: f.keep_samples)),
+    Row("provisioned_concurrency_requested", G, FUNCTION, "Sandboxes that are to be kept initialised",
+            per_floor(lambda f: f.provisioned)),
+    Row("provisioned_concurrency_allocated", G, FUNCTION, "Of these: starting or ready",
+            per_floor(lambda f: f.provisioned_allocated)),
+    Row("provisioned_concurrency_available", G, FUNCTION, "Of these: ready", per_floor(lambda f: f.provisioned_available)),
+    Row("provisioned_concurrency_executing", G, FUNCTION, "Of these: they run a call",
+            per_floor(lambda f: min(f.executing, f.provisioned))),
+    Row("provisioned_concurrency_invocations", C, FUNCTION, "Calls that ran within what is provisioned",
+            per_function(lambda f: f.provisioned_calls)),
+    Row("provisioned_concurrency_spillover_invocations", C, FUNCTION, "Calls that found all that is provisioned busy",
+            per_function(lambda f: f.spillover_calls)),
     Row("cold_starts", C, (*FUNCTION, "tier"), "Sandboxes that became ready, by how they were born",
             per_function_and(_TIERS, lambda f: f.cold_starts)),
     Row("sandbox_start_duration_seconds", H, (), "From the core's wish for a sandbox until its function was handed over",

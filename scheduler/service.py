@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from scheduler import limits
 from scheduler.catalog import Catalog, CatalogFull, accounts_max, spec_of
 from scheduler.config import ConfigError, reloaded, unknown_variables
 from scheduler.console import http
@@ -83,6 +84,7 @@ from scheduler.sandboxes.runtimes import find_runtimes
 from scheduler.sandboxes.supervisor import Supervisor
 from scheduler.sandboxes.templates import Templates
 from scheduler.snapshots import Snapshots
+from scheduler.sandboxes.wire import Limit
 from scheduler.statelock import lock_state
 from scheduler.store.events import SqliteEventQueue
 from scheduler.store.registry import SqliteRegistry
@@ -118,8 +120,8 @@ COLLECT_PERIOD_S = 600.0
 EXIT_DONE, EXIT_BROKEN, EXIT_REFUSED = 0, 1, 3
 
 
-def engine_config(settings: Settings) -> EngineConfig:
-    """Settings in the engine's words."""
+def engine_config(settings: Settings, *, quotas: bool = True) -> EngineConfig:
+    """Settings in the engine's words. quotas: sandboxes can be held to a part of a CPU here."""
     return EngineConfig(
         calls_max=settings.calls_max,
         functions_max=settings.functions_max,
@@ -130,9 +132,14 @@ def engine_config(settings: Settings) -> EngineConfig:
         ahead_window_ns=settings.ahead_window_us * 1000,
         init_timeout_ns=settings.init_timeout_ms * MS_NS,
         idle_timeout_ns=settings.idle_timeout_s * S_NS,
+        idle_min_ns=settings.idle_timeout_min_s * S_NS,
+        idle_max_ns=settings.idle_timeout_max_s * S_NS,
+        age_max_ns=settings.sandbox_age_max_s * S_NS,
+        sandbox_calls_max=settings.sandbox_calls_max,
         reap_timeout_ns=settings.reap_timeout_ms * MS_NS,
         cold_start_guess_ns=settings.cold_start_guess_us * 1000,
         cpus=settings.cpu_count(),
+        memory_mb_per_cpu=limits.MEMORY_MB_PER_CPU if quotas and settings.cpu_per_memory == "proportional" else 0,
         connections_max=settings.connections_max,
         frame_bytes_max=settings.frame_bytes_max,
         connection_buffer_bytes_max=settings.connection_buffer_bytes_max,
@@ -275,7 +282,9 @@ class Service:
         self.uploads = await open_uploads(
             settings.upload_dir, count_max=settings.uploads_max, bytes_max=settings.uploads_bytes_max
         )
-        self._engine = stack.enter_context(Engine(engine_config(settings)))
+        launcher = self.supervisor.launcher
+        quotas = launcher is not None and Limit.CPU in launcher.limits
+        self._engine = stack.enter_context(Engine(engine_config(settings, quotas=quotas)))
         self.deployments = Deployments(
             catalog=self.catalog,
             post=self.engine.post,

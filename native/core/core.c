@@ -266,6 +266,7 @@ void queue_remove(struct core *core, uint32_t index) {
     if (function->queued == 0) {
         function_unready(core, call->function);
     }
+    core->idle_appeared |= function->queued < function->states[CORE_SB_IDLE]; /* nobody waits for that one any more */
 }
 
 static void answer_refusal(struct core_action *answer, const struct refusal *why) {

@@ -81,7 +81,7 @@ struct sched_command {
 };
 
 enum sched_event_kind {
-    SCHED_EV_NEED = 1,                /* function, sandbox, revision: make one; blob empty */
+    SCHED_EV_NEED = 1,                /* function, sandbox, revision: make one; flags 1: no call waits for it; blob empty */
     SCHED_EV_KILLED = 2,              /* sandbox was sent SIGKILL; why. value not 0: it was told to stop instead, and is to be
                                          killed in so many ms */
     SCHED_EV_GONE = 3,                /* its channel closed or broke; reap it and post CORE_EV_SANDBOX_REAPED */

@@ -666,7 +666,7 @@ void channel_hear_out(struct sched *sched, uint64_t sandbox) {
 /* Of an idle sandbox that nobody waits for: as Lambda, it may say goodbye. Where memory is short somebody waits for its end. */
 static bool ends_in_order(enum core_why why) {
     switch (why) {
-    case CORE_WHY_IDLE: case CORE_WHY_REVISION: case CORE_WHY_REMOVED: case CORE_WHY_RETIRED:
+    case CORE_WHY_IDLE: case CORE_WHY_REVISION: case CORE_WHY_REMOVED: case CORE_WHY_RETIRED: case CORE_WHY_RECYCLED:
         return true;
     case CORE_WHY_NONE: case CORE_WHY_TIMEOUT: case CORE_WHY_INIT_TIMEOUT: case CORE_WHY_EVICTED: case CORE_WHY_PROTOCOL:
     case CORE_WHY_INIT_FAILED:

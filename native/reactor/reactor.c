@@ -74,7 +74,7 @@ static void obey(struct sched *sched, const struct core_action *action, size_t f
     }
     case CORE_ACT_NEED: {
         const struct sched_event event = {.kind = SCHED_EV_NEED, .function = action->function, .sandbox = action->sandbox,
-                                          .revision = action->revision};
+                                          .revision = action->revision, .flags = action->provisioned};
         emit(sched, &event, NULL, 0);
         break;
     }

@@ -71,6 +71,8 @@ def function_view(stats: FunctionStats, *, name: str, version: str, bounds: tupl
         "executing": stats.executing,
         "oldest_ms": round(stats.oldest_ns / 1e6, 3),
         "sandboxes": {s.name.lower(): stats.sandboxes[s] for s in SandboxState if s is not SandboxState.FREE},
+        "evicted": stats.evicted,
+        "keep_alive_s": round(stats.keep_ns / 1e9, 3),
         "cpu_seconds": stats.cpu_ns / 1e9,
         "gb_seconds": stats.mb_ns / 1024 / 1e9,
         "queue": histogram_view(stats.queue, bounds),

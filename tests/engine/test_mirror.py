@@ -15,6 +15,7 @@ ENUMS = (
     ("core_tier", "CORE_TIER_", messages.Tier, set()),
     ("core_cause", "CORE_CAUSE_", messages.Cause, set()),
     ("core_why", "CORE_WHY_", messages.Why, set()),
+    ("core_floor_failure", "CORE_FLOOR_", messages.FloorFailure, {"CORE_FLOOR_FAILURES"}),
     ("core_sandbox_state", "CORE_SB_", messages.SandboxState, {"CORE_SB_STATES"}),
     ("sched_command_kind", "SCHED_CMD_", messages.CommandKind, set()),
     ("sched_event_kind", "SCHED_EV_", messages.EventKind, set()),

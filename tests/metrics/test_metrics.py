@@ -62,7 +62,9 @@ def function(**changes):
     values = {
         "handle": 1 << 32, "account": 2, "revision": 1, "outcomes": (0,) * 12, "throttled": (0,) * 6, "cold_starts": (0,) * 4,
         "cpu_ns": 0, "mb_ns": 0, "oldest_ns": 0, "expected_run_ns": 0, "expected_start_ns": 0, "queued": 0, "in_flight": 0,
-        "executing": 0, "sandboxes": (0,) * 6, "queue": histogram(), "init": histogram(), "run": histogram(),
+        "executing": 0, "sandboxes": (0,) * 6, "provisioned": 0, "provisioned_allocated": 0, "provisioned_available": 0,
+        "provisioned_failure": 0, "provisioned_account": 0, "provisioned_calls": 0, "spillover_calls": 0, "evicted": 0,
+        "keep_ns": 0, "keep_samples": 0, "queue": histogram(), "init": histogram(), "run": histogram(),
         "overhead": histogram(), "total": histogram(),
     }  # fmt: skip
     return FunctionStats(**{**values, **changes})

@@ -132,6 +132,7 @@ class Function:
     keep: model.Keep
     start_ns: int
     floor: int = 0
+    held: bool = False  # floor_holds() when the step before ended: a timer may have looked before this one changed it
     waiting: list[tuple[int, Call]] = field(default_factory=list)  # by order of arrival
     sandboxes: dict[int, Sandbox] = field(default_factory=dict)
     removing: bool = False
@@ -139,7 +140,12 @@ class Function:
 
     def floor_holds(self) -> bool:
         """None of those that are ready may be ended for being idle or for its memory."""
-        return 0 < self.floor >= sum(s.state in (State.IDLE, State.BUSY) and not s.retiring for s in self.sandboxes.values())
+        return 0 < self.floor >= len(self.ready())
+
+    def ready(self) -> list[Sandbox]:
+        """Of the serving revision, and not ending."""
+        current = [s for s in self.sandboxes.values() if s.revision == self.revision and not s.retiring]
+        return [s for s in current if s.state in (State.IDLE, State.BUSY)]
 
     def count(self, *states: State) -> int:
         return sum(1 for sandbox in self.sandboxes.values() if sandbox.state in states)
@@ -594,8 +600,7 @@ class Judge:
             function.keep.used(self.now)
             sandbox.state = State.BUSY
             sandbox.first_since_ns = self.now
-        current = [s for s in function.sandboxes.values() if s.revision == function.revision and not s.retiring]
-        busy = [s for s in current if s.state is State.BUSY]
+        busy = [s for s in function.ready() if s.state is State.BUSY]
         surely = sum(not self._worn(s) for s in busy)  # a worn one may be on its way out
         within = surely <= function.floor > 0 if action.provisioned else len(busy) > function.floor or not function.floor
         self._want(within, f"{len(busy)} busy of {function.floor}: {action}")
@@ -678,8 +683,7 @@ class Judge:
 
     def _may_hold(self, function: Function) -> bool:
         """As Function.floor_holds(), but those that may be worn are not sure to be counted."""
-        ready = [s for s in function.sandboxes.values() if s.state in (State.IDLE, State.BUSY) and not s.retiring]
-        return 0 < function.floor >= sum(not self._worn(s) for s in ready)
+        return 0 < function.floor >= sum(not self._worn(s) for s in function.ready())
 
     def _evict(self, loser: Function, victim: Sandbox) -> None:
         """Somebody wants memory below an account under which nothing that may go is worth less."""
@@ -765,6 +769,7 @@ class Judge:
                 self._waiting_justified(function)
             for sandbox in function.sandboxes.values():
                 self._sandbox_in_time(function, sandbox, slack)
+            function.held = self._may_hold(function)
             if function.floor and not function.removing and self.draining_until is None:
                 self._floor_kept(function)
         if self.draining_until is not None and self.now >= self.draining_until + slack:
@@ -772,9 +777,9 @@ class Judge:
 
     def _floor_kept(self, function: Function) -> None:
         """As many as are provisioned are ready or starting, or something stands in the way."""
-        current = [s for s in function.sandboxes.values() if s.revision == function.revision and not s.retiring]
-        starting = sum(s.state is State.STARTING for s in current)
-        live = starting + sum(s.state in (State.IDLE, State.BUSY) for s in current)
+        of_it = [s for s in function.sandboxes.values() if s.revision == function.revision]
+        starting = sum(s.state is State.STARTING for s in of_it)
+        live = starting + len(function.ready())
         pausing = function.failed_start_ns >= 0 and self.now < function.failed_start_ns + FLOOR_PAUSE_NS
         self._want(
             live >= function.floor
@@ -792,7 +797,7 @@ class Judge:
             case State.IDLE:
                 self._want(not old, f"old and idle, yet alive: {sandbox}")
                 sandbox.kept_until_ns = max(sandbox.kept_until_ns, sandbox.idle_since_ns + function.keep.window_ns)
-                if self._may_hold(function):
+                if self._may_hold(function) or function.held:
                     sandbox.kept_until_ns = max(sandbox.kept_until_ns, now + function.keep.window_ns)
                 self._want(now <= sandbox.kept_until_ns + slack, f"idle for too long: {sandbox}")
                 age = self.settings.age_max_ns
