@@ -83,8 +83,8 @@ from scheduler.sandboxes.pool import ShellPool
 from scheduler.sandboxes.runtimes import find_runtimes
 from scheduler.sandboxes.supervisor import Supervisor
 from scheduler.sandboxes.templates import Templates
-from scheduler.snapshots import Snapshots
 from scheduler.sandboxes.wire import Limit
+from scheduler.snapshots import Snapshots
 from scheduler.statelock import lock_state
 from scheduler.store.events import SqliteEventQueue
 from scheduler.store.registry import SqliteRegistry
