@@ -116,7 +116,7 @@ static void half_a_value_cannot_be_smuggled_into_the_stream(void) {
 static void broken_frames_end_the_sandbox(void) {
     const struct rig_header bad[] = {
         {.kind = 99}, {.kind = 1}, {.kind = 16, .length = 7}, {.kind = 16, .length = 0xffffffff}, {.kind = 17, .length = 65537},
-        {.kind = 18, .length = 9}, {.kind = 20, .length = 1}, {.kind = 19, .length = 1 << 20},
+        {.kind = 18, .length = 7}, {.kind = 18, .length = 1 << 16}, {.kind = 20, .length = 1}, {.kind = 19, .length = 1 << 20},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct rig rig;
