@@ -452,6 +452,11 @@ class Settings:
     # ---- disk ----
     log_bytes_max: int = row(Kind.INT, 16 * MIB, "one function's log file before it rotates", 65_536, GIB)
     log_files_max: int = row(Kind.INT, 4, "rotated log files kept for each function", 0, 1_000)
+    log_total_bytes_max: int = row(
+        Kind.INT, 4 * GIB, "all log files; beyond, the oldest of the function with most of them go", 16 * MIB, 1 << 46
+    )
+    log_turn_s: int = row(Kind.INT, 86_400, "a log file that was begun longer ago rotates; 0: by size alone", 0, 31_536_000)
+    log_keep_s: int = row(Kind.INT, 2_592_000, "log files last written to longer ago are removed; 0: never", 0, 315_360_000)
     code_bytes_max: int = row(Kind.INT, 75 * GIB, "bytes of all code packages, unpacked", 64 * MIB, 1 << 50, reload=True)
     code_grace_s: int = row(Kind.INT, 3_600, "unreferenced code is kept this long", 60, 2_592_000, reload=True)
     uploads_max: int = row(Kind.INT, 16, "uploads of code under way at once", 1, 1_024)

@@ -618,6 +618,7 @@ class LoopStats:
     sandbox_protocol_errors: int
     log_bytes: int
     log_bytes_dropped: int
+    log_disk_bytes: int
     cpu_ns: int
 
 
@@ -667,6 +668,9 @@ class EngineConfig:
     spin_us: int | None = None
     stop_grace_ms: int | None = None
     log_bytes_max: int | None = None
+    log_total_bytes_max: int | None = None
+    log_turn_s: int | None = None
+    log_keep_s: int | None = None
     log_files_max: int | None = None
     log_dir: str = ""
     allowed_uids: tuple[int, ...] = ()

@@ -458,6 +458,7 @@ METRICS: tuple[Row, ...] = (
     Row("sandbox_protocol_errors", C, (), "Sandboxes ended for broken frames",
             one(lambda s: s.snapshot.loop.sandbox_protocol_errors)),
     Row("log_bytes", C, (), "Bytes of functions' output kept", one(lambda s: s.snapshot.loop.log_bytes)),
+    Row("log_disk_bytes", G, (), "Bytes of all log files", one(lambda s: s.snapshot.loop.log_disk_bytes)),
     Row("log_dropped_bytes", C, (), "Bytes of functions' output dropped", one(lambda s: s.snapshot.loop.log_bytes_dropped)),
     Row("core_steps", C, (), "Steps of the core", one(lambda s: s.snapshot.totals.steps)),
     Row("core_events", C, (), "Events the core handled", one(lambda s: s.snapshot.totals.events)),

@@ -34,6 +34,9 @@ struct sched_config {
     uint32_t stop_grace_ms;           /* a sandbox that nobody waits for is told to end, and given so long; 0: SIGKILL at once */
     uint32_t log_bytes_max;           /* of one function's journal before it rotates */
     uint32_t log_files_max;           /* rotated journals kept */
+    uint64_t log_total_bytes_max;     /* of all journals of all functions; 0: no bound */
+    uint32_t log_turn_s;              /* a journal whose first record is older rotates; 0: never */
+    uint32_t log_keep_s;              /* one last written to longer ago is removed; 0: never */
     char log_dir[256];                /* empty: no journal */
     uint32_t allowed_uids_count;      /* Unix peers; root and the service's own uid always */
     uint32_t allowed_uids[16];
@@ -140,6 +143,7 @@ struct sched_loop_stats {
     uint64_t sandbox_protocol_errors;
     uint64_t log_bytes;
     uint64_t log_bytes_dropped;
+    uint64_t log_disk_bytes;          /* of all journals now */
     uint64_t cpu_ns;                  /* of the reactor's thread */
 };
 

@@ -18,6 +18,7 @@ static void send_stats(struct sched *sched, const struct sched_command *command)
     sched->stats.connections = sched->clients_open;
     sched->stats.log_bytes = sched->journal.bytes;
     sched->stats.log_bytes_dropped = journal_lost(&sched->journal);
+    sched->stats.log_disk_bytes = atomic_load_explicit(&sched->journal.disk.bytes, memory_order_relaxed);
     struct timespec cpu;
     if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu) == 0) {
         sched->stats.cpu_ns = (uint64_t)cpu.tv_sec * 1000000000ULL + (uint64_t)cpu.tv_nsec;

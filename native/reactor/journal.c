@@ -2,8 +2,6 @@
 #include "journal.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -18,7 +16,6 @@
 
 enum {
     LETTERS = 4096,
-    OPEN_FILES_MAX = 64,
     BUFFERS_MAX = JOURNAL_HELD_BYTES_MAX / JOURNAL_SMALL_BYTES,
     RETURNS = 4096 /* places for buffers on their way back: one for each that can be */
 };
@@ -41,129 +38,34 @@ static uint64_t realtime_ns(void) {
 
 /* ---- the writer's thread -------------------------------------------------------------------------------------------- */
 
-static void rotate(struct journal *journal, struct journal_file *file) {
-    char from[512];
-    char to[512];
-    close(file->fd);
-    file->fd = -1;
-    for (uint32_t i = journal->files_max; i > 0; i--) {
-        if (i == 1) {
-            snprintf(from, sizeof from, "%s", file->path);
-        } else {
-            snprintf(from, sizeof from, "%s.%" PRIu32, file->path, i - 1);
-        }
-        snprintf(to, sizeof to, "%s.%" PRIu32, file->path, i);
-        (void)rename(from, to);
-    }
-    if (journal->files_max == 0) {
-        (void)unlink(file->path);
-    }
-}
-
-static bool open_file(struct journal_file *file) {
-    if (file->fd >= 0) {
-        return true;
-    }
-    file->fd = open(file->path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640);
-    if (file->fd < 0) {
-        return false;
-    }
-    struct stat info;
-    file->size = fstat(file->fd, &info) == 0 ? (uint64_t)info.st_size : 0;
-    return true;
-}
-
-static bool append(struct journal_file *file, const void *data, size_t bytes) {
-    size_t at = 0;
-    while (at < bytes) {
-        const ssize_t wrote = write(file->fd, (const uint8_t *)data + at, bytes - at);
-        if (wrote < 0) {
-            if (errno == EINTR) {
-                continue;
-            }
-            /* A torn record would hide all that follow it: take it back. */
-            if (ftruncate(file->fd, (off_t)file->size) != 0) {
-                close(file->fd);
-                file->fd = -1;
-            }
-            return false;
-        }
-        at += (size_t)wrote;
-    }
-    file->size += bytes;
-    return true;
-}
-
-/* A file that has room for so many bytes more, rotated if it must be. */
-static bool open_for(struct journal *journal, struct journal_file *file, size_t bytes) {
-    if (!open_file(file)) {
-        return false;
-    }
-    if (file->size > 0 && file->size + bytes > journal->bytes_max) {
-        rotate(journal, file);
-        return open_file(file);
-    }
-    return true;
-}
-
-static bool say_lost(struct journal_file *file) {
-    struct {
-        struct journal_record head;
-        uint64_t bytes;
-    } gap = {.head = {.size = sizeof gap, .kind = JOURNAL_DROPPED, .time_ns = realtime_ns()}, .bytes = file->lost_bytes};
-    if (file->lost_bytes > 0 && !append(file, &gap, sizeof gap)) {
-        return false;
-    }
-    file->lost_bytes = 0;
-    return true;
-}
-
-static void write_out(struct journal *journal, struct journal_file *file, const struct journal_buffer *buffer) {
-    if (!open_for(journal, file, buffer->used) || !say_lost(file) || !append(file, buffer->data, buffer->used)) {
-        file->lost_bytes += buffer->used;
-        atomic_fetch_add_explicit(&journal->lost_bytes, buffer->used, memory_order_relaxed);
-    }
-}
-
 static void *writer(void *argument) {
     struct journal *journal = argument;
-    struct journal_file *opened[OPEN_FILES_MAX] = {0}; /* a ring: the oldest is closed when one more is opened */
-    uint32_t next = 0;
+    disk_look(&journal->disk);
     for (;;) {
         struct letter letter;
         if (!mailbox_pop(&journal->to_writer, &letter)) {
             if (mailbox_sleep(&journal->to_writer)) {
                 struct pollfd wait = {.fd = journal->to_writer.eventfd, .events = POLLIN};
-                (void)poll(&wait, 1, -1);
+                (void)poll(&wait, 1, disk_wait_ms(&journal->disk));
             }
             mailbox_wake(&journal->to_writer);
+            if (disk_wait_ms(&journal->disk) == 0) {
+                disk_look(&journal->disk);
+            }
             continue;
         }
         struct journal_file *file = letter.file;
         switch (letter.kind) {
-        case LETTER_WRITE: {
-            const bool was_open = file->fd >= 0;
-            write_out(journal, file, letter.buffer);
-            if (!was_open && file->fd >= 0) {
-                struct journal_file *oldest = opened[next];
-                if (oldest != NULL && oldest != file && oldest->fd >= 0) {
-                    close(oldest->fd);
-                    oldest->fd = -1;
-                }
-                opened[next] = file;
-                next = (next + 1) % OPEN_FILES_MAX;
+        case LETTER_WRITE:
+            if (disk_wait_ms(&journal->disk) == 0) {
+                disk_look(&journal->disk);
             }
+            disk_write(&journal->disk, &file->disk, letter.buffer->data, letter.buffer->used);
             SCHED_ASSERT(mailbox_push(&journal->from_writer, &letter.buffer));
             break;
-        }
         case LETTER_CLOSE:
-            for (uint32_t i = 0; i < OPEN_FILES_MAX; i++) {
-                opened[i] = opened[i] == file ? NULL : opened[i];
-            }
-            if (file->fd >= 0) {
-                close(file->fd);
-            }
-            free(file->path);
+            disk_close(&journal->disk, &file->disk);
+            free(file->disk.path);
             free(file->name);
             free(file);
             break;
@@ -175,12 +77,13 @@ static void *writer(void *argument) {
 
 /* ---- the reactor's side --------------------------------------------------------------------------------------------- */
 
-int journal_new(struct journal *journal, const char *dir, uint64_t bytes_max, uint32_t files_max) {
-    *journal = (struct journal){.bytes_max = bytes_max, .files_max = files_max};
+int journal_new(struct journal *journal, const char *dir, const struct journal_limits *limits) {
+    *journal = (struct journal){0};
     if (dir[0] == '\0') {
         return 0;
     }
     snprintf(journal->dir, sizeof journal->dir, "%s", dir);
+    disk_begin(&journal->disk, journal->dir, limits);
     if (mkdir(dir, 0750) != 0 && errno != EEXIST) {
         return -errno;
     }
@@ -315,7 +218,7 @@ bool journal_busy(const struct journal *journal) {
 }
 
 uint64_t journal_lost(const struct journal *journal) {
-    return journal->dropped_bytes + atomic_load_explicit(&journal->lost_bytes, memory_order_relaxed);
+    return journal->dropped_bytes + atomic_load_explicit(&journal->disk.lost_bytes, memory_order_relaxed);
 }
 
 static bool name_ok(const char *name) {
@@ -346,15 +249,15 @@ struct journal_file *journal_open(struct journal *journal, const char *name) {
         free(file);
         return NULL;
     }
-    file->path = strdup(path);
+    file->disk.path = strdup(path);
     file->name = strdup(name);
-    if (file->path == NULL || file->name == NULL) {
-        free(file->path);
+    if (file->disk.path == NULL || file->name == NULL) {
+        free(file->disk.path);
         free(file->name);
         free(file);
         return NULL;
     }
-    file->fd = -1;
+    file->disk.fd = -1;
     file->holders = 1;
     file->next = journal->files;
     journal->files = file;

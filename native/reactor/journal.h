@@ -19,6 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "journal_disk.h"
 #include "mailbox.h"
 
 enum journal_kind {
@@ -67,7 +68,6 @@ struct journal_buffer {
 };
 
 struct journal_file {
-    char *path;                  /* without .N */
     char *name;
     uint32_t holders;            /* reactor's side */
     struct journal_buffer *buffer;
@@ -76,17 +76,14 @@ struct journal_file {
     struct journal_file *filled_next;
     bool filled;
     bool busy;                   /* filled its last buffer before it was flushed */
-    int fd;                      /* the writer's side: -1 until it opens it */
-    uint64_t size;
-    uint64_t lost_bytes;         /* that the disk did not take, since the last record it did */
+    struct disk_file disk;       /* the writer's side */
 };
 
 struct journal {
     bool on;
     bool running;
     char dir[256];
-    uint64_t bytes_max;
-    uint32_t files_max;
+    struct disk disk;            /* the writer's side */
     struct mailbox to_writer;
     struct mailbox from_writer;
     pthread_t thread;
@@ -98,11 +95,10 @@ struct journal {
     uint64_t held_bytes;         /* all buffers that there are */
     uint64_t bytes;
     uint64_t dropped_bytes;      /* for want of a buffer */
-    _Atomic uint64_t lost_bytes; /* that the disk did not take */
 };
 
 /* dir empty: no journal is kept and the calls below do nothing. 0 or -errno. */
-int journal_new(struct journal *journal, const char *dir, uint64_t bytes_max, uint32_t files_max);
+int journal_new(struct journal *journal, const char *dir, const struct journal_limits *limits);
 /* Writes what is left, ends the thread. */
 void journal_free(struct journal *journal);
 /* The file of this function; NULL when there is no journal. name: as checked by the registry; anything else is refused (NULL). */

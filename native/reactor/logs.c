@@ -2,6 +2,7 @@
  *
  * A sandbox that writes more than its credit allows is not read for a while: it slows itself and nobody else. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -14,6 +15,8 @@ enum {
     LOG_FRAME_COST = 256,          /* what an empty one takes of it: its work is that of so many bytes */
     OUTPUT_READ_MAX = 64 * 1024
 };
+
+static const uint64_t TROUBLE_NS = 60ULL * 1000 * 1000 * 1000;
 
 static void hush(struct sched *sched, struct channel *channel) {
     if (channel->hushed || channel->gone || channel->killed) {
@@ -55,6 +58,18 @@ void logs_unhush(struct sched *sched) {
             }
         }
     }
+}
+
+void logs_tell_trouble(struct sched *sched) {
+    const uint64_t lost = journal_lost(&sched->journal);
+    if (lost == sched->journal_lost || (sched->journal_told_ns != 0 && sched->now_ns - sched->journal_told_ns < TROUBLE_NS)) {
+        return;
+    }
+    const int error = atomic_load_explicit(&sched->journal.disk.trouble, memory_order_relaxed);
+    fault(sched, "%" PRIu64 " bytes of functions' logs are lost, %" PRIu64 " of them since this was last said: %s",
+          lost, lost - sched->journal_lost, error != 0 ? strerror(error) : "the disk does not keep up");
+    sched->journal_lost = lost;
+    sched->journal_told_ns = sched->now_ns;
 }
 
 static void keep_tail(struct channel *channel, uint32_t seq, const uint8_t *at, size_t bytes) {

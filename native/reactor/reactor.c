@@ -168,6 +168,7 @@ static void sweep(struct sched *sched) {
         sched->sweep_ns = sched->now_ns;
         channel_sweep_begin(sched);
         journal_flush(&sched->journal);
+        logs_tell_trouble(sched);
     }
     channel_sweep(sched);
     if (!sched->accepting && sched->now_ns >= sched->accept_again_ns) {
@@ -420,7 +421,10 @@ static const char *build(struct sched *sched) {
         !watch(sched, EPOLL_CTL_ADD, sched->commands.eventfd, EPOLLIN, SOURCE_COMMANDS, 0)) {
         return "epoll could not be set up";
     }
-    if (journal_new(&sched->journal, config->log_dir, config->log_bytes_max, config->log_files_max) != 0) {
+    const struct journal_limits limits = {.file_bytes_max = config->log_bytes_max, .files_max = config->log_files_max,
+                                          .total_bytes_max = config->log_total_bytes_max,
+                                          .turn_ns = config->log_turn_s * 1000 * MS, .keep_ns = config->log_keep_s * 1000 * MS};
+    if (journal_new(&sched->journal, config->log_dir, &limits) != 0) {
         return "log_dir: could not be made or written to";
     }
     return NULL;

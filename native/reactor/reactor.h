@@ -302,6 +302,8 @@ struct sched {
     _Atomic uint64_t event_bytes; /* blobs given and not freed yet: the slow side takes away from it */
     struct chunk_pool chunks;
     struct journal journal;
+    uint64_t journal_lost;      /* records' bytes when it was last told, */
+    uint64_t journal_told_ns;   /* and when that was */
     struct sched_loop_stats stats;
 };
 
@@ -394,6 +396,8 @@ bool logs_read_output(struct sched *sched, struct channel *channel);
 void logs_ready(struct sched *sched, uint32_t index);
 /* Those that have credit again are read again. */
 void logs_unhush(struct sched *sched);
+/* A disk that does not take the logs, or not as fast as they come, is told to the slow side: at once, then once a minute. */
+void logs_tell_trouble(struct sched *sched);
 
 /* web.c */
 /* Bytes of an HTTP connection, from a request's first byte on. */
