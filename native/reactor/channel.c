@@ -491,6 +491,7 @@ static void on_frame(struct sched *sched, struct channel *channel, const struct 
                      struct block *owner) {
     switch ((enum frame_kind)head->kind) {
     case FRAME_RESULT:
+        logs_before_answer(sched, channel);
         on_result(sched, channel, head, body, owner);
         break;
     case FRAME_LOG:
@@ -616,6 +617,7 @@ static uint32_t read_big(struct sched *sched, struct channel *channel) {
 /* One read and what it brought; false: nothing. The core is told before anybody else reads: the replies lie in the scratch. */
 static bool read_channel(struct sched *sched, struct channel *channel) {
     uint32_t got;
+    channel->output_looked = false;
     if (channel->big != NULL) {
         got = read_big(sched, channel);
     } else {
@@ -698,6 +700,7 @@ void channel_kill(struct sched *sched, const struct core_action *kill) {
         return;
     }
     if (channel != NULL && !channel->killed) {
+        (void)logs_read_output(sched, channel); /* its last words, before the call's END */
         (void)syscall(SYS_pidfd_send_signal, channel->pidfd, SIGKILL, NULL, 0);
         channel->killed = true;
         if (!channel->gone) {

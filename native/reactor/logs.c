@@ -13,7 +13,7 @@
 enum {
     LOG_CREDIT_PER_MS = 64 * 1024, /* 64 MB/s, after LOG_CREDIT_MAX at once */
     LOG_FRAME_COST = 256,          /* what an empty one takes of it: its work is that of so many bytes */
-    OUTPUT_READ_MAX = 64 * 1024
+    FIRST_LOOKS = 8                /* answers of a new sandbox before which its pipe is looked into in any case */
 };
 
 static const uint64_t TROUBLE_NS = 60ULL * 1000 * 1000 * 1000;
@@ -129,9 +129,10 @@ bool logs_read_output(struct sched *sched, struct channel *channel) {
     if (channel->output_fd < 0) {
         return false;
     }
-    const ssize_t got = read(channel->output_fd, sched->scratch, OUTPUT_READ_MAX);
+    const ssize_t got = read(channel->output_fd, sched->output, OUTPUT_READ_MAX);
     if (got > 0) {
-        logs_take(sched, channel, shelf_progress(channel->page), sched->scratch, (size_t)got);
+        channel->output_used = true;
+        logs_take(sched, channel, shelf_progress(channel->page), sched->output, (size_t)got);
         return true;
     }
     if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
@@ -139,6 +140,19 @@ bool logs_read_output(struct sched *sched, struct channel *channel) {
         channel->output_fd = -1;
     }
     return false;
+}
+
+/* The pipe may have become readable after epoll was asked, and epoll tells of a channel that was busy before first. A look costs a
+ * system call, so it is taken where something may be there: from those that use the pipe, and of the others before their first answers. */
+void logs_before_answer(struct sched *sched, struct channel *channel) {
+    if (channel->output_looked || (!channel->output_used && channel->output_looks == FIRST_LOOKS)) {
+        return;
+    }
+    channel->output_looked = true;
+    if (channel->output_looks < FIRST_LOOKS) {
+        channel->output_looks++;
+    }
+    (void)logs_read_output(sched, channel);
 }
 
 void logs_ready(struct sched *sched, uint32_t index) {

@@ -405,7 +405,8 @@ static const char *build(struct sched *sched) {
     sched->clients = calloc(config->connections_max, sizeof *sched->clients);
     sched->channels = calloc(config->core.sandboxes_max, sizeof *sched->channels);
     sched->scratch = malloc((size_t)STASH_BYTES_MAX + config->turn_bytes_max);
-    if (sched->clients == NULL || sched->channels == NULL || sched->scratch == NULL || !ticket_new_all(sched) || !names_new(sched)) {
+    sched->output = malloc(OUTPUT_READ_MAX);
+    if (sched->clients == NULL || sched->channels == NULL || sched->scratch == NULL || sched->output == NULL || !ticket_new_all(sched) || !names_new(sched)) {
         return "no memory";
     }
     if (mailbox_init(&sched->commands, RING_ITEMS, sizeof(struct posted)) != 0) {
@@ -509,6 +510,7 @@ void sched_free(struct sched *sched) {
     chunk_pool_free(&sched->chunks);
     core_free(sched->core);
     free(sched->scratch);
+    free(sched->output);
     free(sched);
 }
 

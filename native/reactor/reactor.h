@@ -43,6 +43,7 @@ enum {
     RING_ITEMS = 4096,
     INLINE_BYTES = 168,         /* payload and extensions kept inside the ticket */
     LOG_CREDIT_MAX = 4 << 20,   /* bytes of log a sandbox may write at once */
+    OUTPUT_READ_MAX = 64 * 1024, /* of an output pipe at once: all that it holds */
     TAIL_BYTES = 4096,          /* of a call's log, as Lambda's LogType Tail */
     VERSION_BYTES_MAX = 64,     /* of a function's version, which every report and START line holds */
     OUTPUT_QUEUE_MAX = 64 << 20, /* answers one connection may leave unread before it is closed */
@@ -162,6 +163,9 @@ struct channel {
     bool writing;
     bool settled;               /* READY or INIT_ERROR came: neither may come again */
     bool able;                  /* it was READY */
+    bool output_used;           /* something came by its output pipe */
+    bool output_looked;         /* and it was looked into since its channel was read */
+    uint8_t output_looks;
     bool gone;                  /* the core was told */
     bool closed;                /* by the sandbox: it is not killed from here */
     bool killed;
@@ -285,6 +289,7 @@ struct sched {
 
     uint8_t shelf[SHELF_BYTES_MAX]; /* what was found on one; good until the next step */
     uint8_t *scratch;           /* where bytes are read first; good until the next read */
+    uint8_t *output;            /* the same for output pipes, which are read while answers lie in the scratch */
     uint8_t random[4096];
     uint32_t random_left;
     uint64_t payload_bytes;     /* held in blocks */
@@ -391,8 +396,10 @@ struct ticket *channel_ticket(struct sched *sched, const struct channel *channel
 /* logs.c */
 /* Bytes written while call `seq` ran (0: none). */
 void logs_take(struct sched *sched, struct channel *channel, uint32_t seq, const uint8_t *at, size_t bytes);
-/* What C code and child processes wrote to descriptors 1 and 2; uses the scratch. false: nothing, or the pipe is at its end. */
+/* What C code and child processes wrote to descriptors 1 and 2. false: nothing, or the pipe is at its end. */
 bool logs_read_output(struct sched *sched, struct channel *channel);
+/* Before an answer: what the call wrote there stands before its END line. */
+void logs_before_answer(struct sched *sched, struct channel *channel);
 void logs_ready(struct sched *sched, uint32_t index);
 /* Those that have credit again are read again. */
 void logs_unhush(struct sched *sched);

@@ -354,6 +354,43 @@ static void an_idle_sandbox_is_told_to_stop_and_any_other_killed(void) {
     removal(0, true);
 }
 
+/* Of both calls: what C code wrote to descriptor 1 stands between START and END, also where epoll tells of the channel first. */
+static void what_c_code_printed_stands_before_its_end_line(void) {
+    struct rig rig;
+    struct rig_options options = rig_options();
+    char path[320];
+    snprintf(options.config.log_dir, sizeof options.config.log_dir, "/tmp/test-reactor-%d", (int)getpid());
+    rig_init_from(&rig, &options);
+    rig_invoke(&rig, 1, "1", 1);
+    struct rig_sandbox *sandbox = rig_ready_sandbox(&rig);
+    for (uint32_t seq = 1; seq <= 2; seq++) {
+        *sandbox->progress = seq;
+        SCHED_ASSERT(write(sandbox->output, "from C\n", 7) == 7);
+        rig_result(sandbox, 0, seq, "1", 1);
+        rig_turn(&rig);
+        if (seq == 1) {
+            rig_invoke(&rig, 2, "2", 1);
+            rig_turn(&rig);
+        }
+    }
+    snprintf(path, sizeof path, "%s/hello.journal", options.config.log_dir);
+    rig_free(&rig);
+    uint8_t bytes[4096];
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const ssize_t got = read(fd, bytes, sizeof bytes);
+    close(fd);
+    static const uint8_t expected[] = {JOURNAL_START, JOURNAL_LOG, JOURNAL_END, JOURNAL_START, JOURNAL_LOG, JOURNAL_END};
+    size_t at = 0;
+    for (size_t i = 0; i < sizeof expected; i++) {
+        struct journal_record head;
+        SCHED_ASSERT((size_t)got >= at + sizeof head);
+        memcpy(&head, bytes + at, sizeof head);
+        SCHED_ASSERT(head.kind == expected[i]);
+        at += head.size;
+    }
+    SCHED_ASSERT((size_t)got == at && unlink(path) == 0 && rmdir(options.config.log_dir) == 0);
+}
+
 static void journal_lines_are_lambdas(void) {
     char out[2048];
     uint8_t record[256];
@@ -392,6 +429,7 @@ int main(void) {
     RUN(a_name_of_two_functions);
     RUN(only_the_service_names_a_call);
     RUN(an_idle_sandbox_is_told_to_stop_and_any_other_killed);
+    RUN(what_c_code_printed_stands_before_its_end_line);
     RUN(journal_lines_are_lambdas);
     return 0;
 }
