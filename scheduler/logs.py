@@ -1,9 +1,12 @@
 """Functions' logs as readers see them: the engine's journals, rendered, from a cursor on.
 
-Law of this file: it reads files that the engine writes and rotates meanwhile, and changes nothing. A journal is
-NAME.journal, its older parts NAME.journal.1, .2, …; a cursor is the part's inode and an offset in it, so it survives a
-rotation. A reader whose part was deleted goes on with the oldest that is left. Everything here blocks and belongs in a
-worker thread.
+Law of this file: it reads files that the engine writes, rotates and removes meanwhile, and changes nothing. A journal is
+NAME.journal, its older parts NAME.journal.1, .2, …; a cursor is the part's inode, an offset in it, and when its first record
+was written, since an inode's number is used again. So it survives a rotation. A reader whose part was deleted goes on with
+the oldest that is left. Everything here blocks and belongs in a worker thread.
+
+Parts only ever move up in number, one after the other from the oldest on. So they are looked for from the newest up: one that
+moves meanwhile may be seen twice, never missed.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ __all__ = ["LogText", "read_log"]
 
 HEAD = struct.Struct("<IBBBBQQ16s")  # struct journal_record
 READ_BYTES_MAX = 8 * 1024 * 1024  # of one part at once
-_CURSOR = re.compile(r"([0-9]{1,20}):([0-9]{1,20})")
+LOOKS_MAX = 16  # at parts that are rotated under our eyes
+_CURSOR = re.compile(r"([0-9]{1,20}):([0-9]{1,20})(?::([0-9]{1,20}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,42 +41,63 @@ class LogText:
     cursor: str
 
 
+class _Moved(Exception):
+    """A part was rotated or removed since it was listed."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
+    """begun_ns: of its first record, 0: it has none. written_ns: when it was last written to."""
+
     path: Path
     inode: int
     size: int
+    begun_ns: int
+    written_ns: int
+
+    def cursor(self, offset: int) -> str:
+        return f"{self.inode}:{offset}:{self.begun_ns}"
+
+
+def _part(path: Path) -> _Part | None:
+    try:
+        with path.open("rb") as file:
+            info = os.fstat(file.fileno())
+            head = file.read(HEAD.size)
+    except FileNotFoundError:
+        return None
+    begun_ns = int(HEAD.unpack(head)[5]) if len(head) == HEAD.size else 0
+    return _Part(path, info.st_ino, info.st_size, begun_ns, info.st_mtime_ns)
 
 
 def _parts(directory: Path, name: str) -> list[_Part]:
     """Oldest first."""
-    found: list[tuple[int, _Part]] = []
     prefix = f"{name}.journal"
     try:
-        entries = list(os.scandir(directory))
+        rests = [entry.removeprefix(prefix) for entry in os.listdir(directory) if entry.startswith(prefix)]
     except FileNotFoundError:
         return []
-    for entry in entries:
-        rest = entry.name.removeprefix(prefix)
-        if not entry.name.startswith(prefix) or not (rest == "" or (rest[0] == "." and rest[1:].isdecimal())):
-            continue
-        try:
-            info = entry.stat(follow_symlinks=False)
-        except FileNotFoundError:
-            continue  # rotated under our eyes; its new name may be in the list as well
-        found.append((int(rest[1:] or 0), _Part(directory / entry.name, info.st_ino, info.st_size)))
-    return [part for _, part in sorted(found, key=lambda item: -item[0])]
+    numbers = sorted(int(rest[1:]) for rest in rests if rest[:1] == "." and rest[1:].isdecimal() and rest[1:].isascii())
+    # Each may move up by one while we look, and again before the next look.
+    tried = dict.fromkeys(at for number in [0, *numbers] for at in (number, number + 1, number + 2))
+    found: dict[int, _Part] = {}
+    for number in sorted(tried):
+        part = _part(directory / (f"{prefix}.{number}" if number else prefix))
+        if part is not None:
+            found.pop(part.inode, None)  # seen twice: it is as old as where it was seen last
+            found[part.inode] = part
+    return list(reversed(found.values()))
 
 
 def _read(part: _Part, offset: int) -> bytes:
     try:
         with part.path.open("rb") as file:
             if os.fstat(file.fileno()).st_ino != part.inode:
-                return b""  # rotated meanwhile: the next look finds it under its new name
+                raise _Moved
             file.seek(offset)
             return file.read(READ_BYTES_MAX)
     except FileNotFoundError:
-        return b""
+        raise _Moved from None
 
 
 def _offsets(data: bytes) -> list[int]:
@@ -95,6 +120,17 @@ def _of_request(data: bytes, request: bytes) -> bytes:
     offsets = _offsets(data)
     kept = [data[a:b] for a, b in itertools.pairwise(offsets) if data[a + 24 : a + 40] == request]
     return b"".join(kept)
+
+
+def _before(data: bytes, since_ns: int) -> int:
+    """Bytes of the records that were written before; data holds whole records. They stand in the order of time."""
+    at = 0
+    while at < len(data):
+        size, *_, time_ns, _, _ = HEAD.unpack_from(data, at)
+        if time_ns >= since_ns:
+            break
+        at += size
+    return at
 
 
 def _render(records: bytes, limit: int) -> tuple[str, int]:
@@ -126,7 +162,7 @@ def _tail(parts: list[_Part], limit: int, request: bytes | None) -> LogText:
                 break
             chunks.append(data[: whole[-1]])
             offset += whole[-1]
-        end = end or f"{part.inode}:{offset}"
+        end = end or part.cursor(offset)
         records = b"".join(chunks)
         if request is not None:
             records = _of_request(records, request)
@@ -144,8 +180,52 @@ def _tail(parts: list[_Part], limit: int, request: bytes | None) -> LogText:
     return LogText(text, end or "0:0")
 
 
-def read_log(directory: Path, name: str, *, cursor: str | None, limit_bytes: int, request_id: str | None) -> LogText:
-    """cursor None: the last limit_bytes; else at most about limit_bytes from there on. Blocks on the disk.
+def _from(parts: list[_Part], cursor: str, limit: int, request: bytes | None, since_ns: int) -> LogText:
+    match = _CURSOR.fullmatch(cursor)
+    if match is None:
+        raise BadRequest(f"cursor: {cursor[:80]!r} is none that functions.logs gave")
+    inode, offset, begun_ns = int(match[1]), int(match[2]), int(match[3] or 0)
+    index = next((i for i, p in enumerate(parts) if p.inode == inode and begun_ns in (0, p.begun_ns)), None)
+    if index is None:
+        index, offset = 0, 0
+    text: list[str] = []
+    size = 0
+    at = cursor
+    for part in parts[index:]:
+        if part.written_ns < since_ns and part is not parts[-1]:
+            at, offset = part.cursor(part.size), 0
+            continue
+        at = part.cursor(offset)
+        try:
+            while size < limit and (data := _read(part, offset)):
+                whole = data[: _offsets(data)[-1]]
+                skipped = _before(whole, since_ns)
+                if request is None:
+                    rendered, used = _render(whole[skipped:], limit - size)
+                    used += skipped
+                else:
+                    rendered, used = _render(_of_request(whole[skipped:], request), READ_BYTES_MAX)[0], len(whole)
+                if used == 0:
+                    break  # the writer is in the middle of a record
+                offset += used
+                at = part.cursor(offset)
+                text.append(rendered)
+                size += len(rendered)
+        except _Moved:
+            if not text:
+                raise
+            break  # the next look finds it under its new name
+        if size >= limit:
+            break
+        offset = 0
+    return LogText("".join(text), at)
+
+
+def read_log(
+    directory: Path, name: str, *, cursor: str | None, limit_bytes: int, request_id: str | None, since_ns: int = 0
+) -> LogText:
+    """cursor None: the last limit_bytes, or from since_ns (Unix time) on; else at most about limit_bytes from there on, without
+    what was written before since_ns. Blocks on the disk.
 
     BadRequest: a cursor or request id that is none.
     """
@@ -155,32 +235,12 @@ def read_log(directory: Path, name: str, *, cursor: str | None, limit_bytes: int
             request = uuid.UUID(request_id).bytes
         except ValueError:
             raise BadRequest(f"request_id: {request_id[:80]!r} is no UUID") from None
-    parts = _parts(directory, name)
-    if cursor is None:
-        return _tail(parts, limit_bytes, request)
-    match = _CURSOR.fullmatch(cursor)
-    if match is None:
-        raise BadRequest(f"cursor: {cursor[:80]!r} is none that functions.logs gave")
-    inode, offset = int(match[1]), int(match[2])
-    index = next((i for i, part in enumerate(parts) if part.inode == inode), None)
-    if index is None:
-        index, offset = 0, 0
-    text: list[str] = []
-    size = 0
-    for part in parts[index:]:
-        inode = part.inode
-        while size < limit_bytes and (data := _read(part, offset)):
-            whole = data[: _offsets(data)[-1]]
-            if request is None:
-                rendered, used = _render(whole, limit_bytes - size)
-            else:
-                rendered, used = _render(_of_request(whole, request), READ_BYTES_MAX)[0], len(whole)
-            if used == 0:
-                break  # the writer is in the middle of a record
-            offset += used
-            text.append(rendered)
-            size += len(rendered)
-        if size >= limit_bytes or part is parts[-1]:
-            break
-        offset = 0
-    return LogText("".join(text), f"{inode}:{offset}")
+    for _ in range(LOOKS_MAX):
+        parts = _parts(directory, name)
+        try:
+            if cursor is None and not since_ns:
+                return _tail(parts, limit_bytes, request)
+            return _from(parts, cursor or "0:0", limit_bytes, request, since_ns)
+        except _Moved:
+            continue
+    return LogText("", cursor or "0:0")  # it rotates faster than we can look: the reader comes again

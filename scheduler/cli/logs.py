@@ -2,14 +2,58 @@
 
 from __future__ import annotations
 
+import re
 import select
 import sys
+import time
+from datetime import UTC, datetime
 
 import click
 
 from scheduler.cli.common import Command, connected, emit_json, function_argument, shared_of, shared_options
 
 __all__ = ["logs_command"]
+
+
+_AGE = re.compile(r"([0-9]{1,9})([smhd])")
+_UNIT_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+class Moment(click.ParamType[int]):
+    """An age or a point in time, as Unix time in ms."""
+
+    name = "when"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value)
+        if age := _AGE.fullmatch(text):
+            return max(0, int((time.time() - int(age[1]) * _UNIT_S[age[2]]) * 1000))
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            self.fail(f"{text!r} is neither an age (90s, 10m, 2h, 3d) nor a time (2026-01-31T12:00:00Z)", param, ctx)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return max(0, int(moment.timestamp() * 1000))
+
+
+class Lines:
+    """Whole lines that hold a text, out of pieces that may end anywhere."""
+
+    def __init__(self, wanted: str | None) -> None:
+        self._wanted = wanted
+        self._rest = ""
+
+    def take(self, text: str) -> str:
+        if self._wanted is None:
+            return text
+        lines = (self._rest + text).split("\n")
+        self._rest = lines.pop()
+        return "".join(f"{line}\n" for line in lines if self._wanted in line)
+
+    def end(self) -> str:
+        """The last line, which nothing ended."""
+        return f"{self._rest}\n" if self._wanted is not None and self._wanted in self._rest and self._rest else ""
 
 
 @click.command(
@@ -19,12 +63,15 @@ __all__ = ["logs_command"]
     examples=(
         ("the end of the log", "scheduler logs hello"),
         ("go on printing (Ctrl-C ends it)", "scheduler logs hello -f"),
+        ("the last ten minutes, lines with ERROR alone", "scheduler logs hello --since 10m --filter ERROR"),
         ("one invocation alone", "scheduler logs hello --request-id 8f507cfc-5ff0-4e5c-9d9c-4f6c1d0e8d7a"),
     ),
 )
 @function_argument
 @click.option("-f", "--follow", is_flag=True, help="Go on printing until Ctrl-C.")
 @click.option("--request-id", metavar="ID", help="Only lines of this invocation.")
+@click.option("--since", "since_ms", type=Moment(), metavar="WHEN", help="From then on: 90s, 10m, 2h, 3d ago, or a time (UTC).")
+@click.option("--filter", "wanted", metavar="TEXT", help="Only lines that hold this text.")
 @click.option(
     "--bytes",
     "limit_bytes",
@@ -32,11 +79,19 @@ __all__ = ["logs_command"]
     default=65_536,
     show_default=True,
     metavar="N",
-    help="How much of the log's end to print.",
+    help="How much of the log's end to print, where --since does not say.",
 )
 @shared_options
 @click.pass_context
-def logs_command(context: click.Context, name: str, follow: bool, request_id: str | None, limit_bytes: int) -> None:
+def logs_command(
+    context: click.Context,
+    name: str,
+    follow: bool,
+    request_id: str | None,
+    since_ms: int | None,
+    wanted: str | None,
+    limit_bytes: int,
+) -> None:
     """Print what a function logged: START, its lines, END and REPORT of each invocation.
 
     With --json: one object a chunk, {"text": ..., "cursor": ...}.
@@ -45,16 +100,20 @@ def logs_command(context: click.Context, name: str, follow: bool, request_id: st
     shared.name = name
     try:
         with connected(context) as client:
-            cursor = None
+            cursor, lines = None, Lines(wanted)
             while True:
                 wait_ms = 5_000 if follow and cursor is not None else None
-                chunk = client.logs(name, cursor=cursor, limit_bytes=limit_bytes, wait_ms=wait_ms, request_id=request_id)
+                chunk = client.logs(
+                    name, cursor=cursor, limit_bytes=limit_bytes, wait_ms=wait_ms, request_id=request_id, since_ms=since_ms
+                )
                 cursor = chunk.cursor
-                if shared.as_json and (chunk.text or not follow):
-                    emit_json({"text": chunk.text, "cursor": cursor})
-                elif chunk.text:
-                    click.echo(chunk.text, nl=not follow and not chunk.text.endswith("\n"))
-                if not follow or _reader_gone():
+                over = not follow and (since_ms is None or not chunk.text)
+                text = lines.take(chunk.text) + (lines.end() if over else "")
+                if shared.as_json and (text or (over and since_ms is None)):
+                    emit_json({"text": text, "cursor": cursor})
+                elif text:
+                    click.echo(text, nl=over and not text.endswith("\n"))
+                if over or _reader_gone():
                     return
     except KeyboardInterrupt:
         if not follow:

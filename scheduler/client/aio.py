@@ -369,9 +369,11 @@ class Client:
         limit_bytes: int = LOGS_LIMIT_BYTES,
         wait_ms: int | None = None,
         request_id: str | None = None,
+        since_ms: int | None = None,
     ) -> LogChunk:
-        """Text of the function's log from `cursor` on (None: the last `limit_bytes`). `wait_ms`: wait for something new."""
-        request = logs_request(name, cursor, limit_bytes, wait_ms, request_id)
+        """Text of the function's log from `cursor` on (None: the last `limit_bytes`). `wait_ms`: wait for something new.
+        `since_ms`: only what was written after that Unix time; without a cursor the first of it."""
+        request = logs_request(name, cursor, limit_bytes, wait_ms, request_id, since_ms)
         return LogChunk.from_map(await self.call("functions.logs", [request]))
 
     async def follow_logs(self, name: str, *, request_id: str | None = None) -> AsyncIterator[str]:

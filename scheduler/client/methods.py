@@ -149,8 +149,12 @@ def deploy_request(name: str, sha256: str, kind: str, publish: bool, settings: M
     return {**request, "publish": True} if publish else request
 
 
-def logs_request(name: str, cursor: Any, limit_bytes: int, wait_ms: int | None, request_id: str | None) -> dict[str, Any]:
-    return without_none(name=name, cursor=cursor, limit_bytes=limit_bytes, wait_ms=wait_ms, request_id=request_id)
+def logs_request(
+    name: str, cursor: Any, limit_bytes: int, wait_ms: int | None, request_id: str | None, since_ms: int | None
+) -> dict[str, Any]:
+    return without_none(
+        name=name, cursor=cursor, limit_bytes=limit_bytes, wait_ms=wait_ms, request_id=request_id, since_ms=since_ms
+    )
 
 
 def next_chunk(data: bytes, sha256: str, offset: int) -> dict[str, Any]:

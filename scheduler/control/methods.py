@@ -21,7 +21,7 @@ from scheduler.engine import histogram_bounds
 from scheduler.errors import BadRequest, NotFound, Unauthorized
 from scheduler.functions import names
 from scheduler.functions.model import CodeKind, Network
-from scheduler.logs import LogText, read_log
+from scheduler.logs import read_log
 from scheduler.messages import Right, connection_grant
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ __all__ = ["Methods"]
 LOGS_BYTES_DEFAULT = 256 * 1024
 LOGS_BYTES_MAX = 4 * 1024 * 1024
 LOGS_WAIT_MS_MAX = 20_000
+SINCE_MS_MAX = 1 << 43  # the year 2248
 LOGS_POLL_S = 0.1  # the engine hands journals to its writer as often
 LOG_READERS_MAX = 4
 
@@ -176,6 +177,7 @@ class Methods:
                     Field("limit_bytes", WHOLE, minimum=1, maximum=16 * 1024 * 1024),
                     Field("wait_ms", WHOLE, maximum=LOGS_WAIT_MS_MAX),
                     Field("request_id", TEXT, maximum=64),
+                    Field("since_ms", WHOLE, minimum=0, maximum=SINCE_MS_MAX),
                 ),
                 self._logs,
                 waits=True,
@@ -333,14 +335,15 @@ class Methods:
             read_log,
             self._settings.log_dir,
             name,
-            cursor=call.get("cursor"),
             limit_bytes=min(call.get("limit_bytes", LOGS_BYTES_DEFAULT), LOGS_BYTES_MAX),
             request_id=call.get("request_id"),
+            since_ns=call.get("since_ms", 0) * 1_000_000,
         )
-        log = LogText("", call.get("cursor") or "0:0")
+        cursor = call.get("cursor")
         deadline = trio.current_time() + call.get("wait_ms", 0) / 1000
         while True:
-            log = await trio.to_thread.run_sync(read, limiter=self._log_readers)
+            log = await trio.to_thread.run_sync(partial(read, cursor=cursor), limiter=self._log_readers)
+            cursor = log.cursor
             if log.text or trio.current_time() >= deadline:
                 return {"text": log.text, "cursor": log.cursor}
             await trio.sleep(LOGS_POLL_S)

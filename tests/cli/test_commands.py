@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import msgpack
 import pytest
@@ -178,6 +179,36 @@ def test_logs(scheduler, service):
     assert scheduler("logs", "hello", "--bytes", "100").out == "START RequestId: 1\nhello\nEND RequestId: 1\n"
     assert service.requests[-1][3][0] == {"name": "hello", "limit_bytes": 100}
     assert json.loads(scheduler("logs", "hello", "--json").out)["cursor"] == 7
+
+
+@pytest.mark.parametrize(
+    ("when", "expected_s"),
+    [("90s", 90), ("10m", 600), ("2h", 7200), ("3d", 259_200)],
+)
+def test_logs_since_an_age(scheduler, service, when, expected_s):
+    texts = iter(["one\n", "two\n", ""])
+    service.methods["functions.logs"] = lambda params: {"text": next(texts), "cursor": "1:2:3"}
+    before = time.time()
+    assert scheduler("logs", "hello", "--since", when).out == "one\ntwo\n", "all of it, chunk by chunk"
+    requests = [request[3][0] for request in service.requests[-3:]]
+    assert {r["since_ms"] for r in requests} == {requests[0]["since_ms"]}
+    assert abs(before - expected_s - requests[0]["since_ms"] / 1000) < 5
+    assert [r.get("cursor") for r in requests] == [None, "1:2:3", "1:2:3"]
+
+
+def test_logs_since_a_time(scheduler, service):
+    service.methods["functions.logs"] = lambda params: {"text": "", "cursor": "1:2:3"}
+    for text in ("2026-01-31T12:00:00Z", "2026-01-31T12:00:00", "2026-01-31T13:00:00+01:00"):
+        assert scheduler("logs", "hello", "--since", text).code == 0
+        assert service.requests[-1][3][0]["since_ms"] == 1_769_860_800_000
+    ran = scheduler("logs", "hello", "--since", "yesterday")
+    assert (ran.code, "neither an age" in ran.err) == (2, True)
+
+
+def test_logs_filter_keeps_whole_lines_however_the_pieces_are_cut(scheduler, service):
+    texts = iter(["INFO a\nERR", "OR b\nINFO c\nERROR", " d", ""])
+    service.methods["functions.logs"] = lambda params: {"text": next(texts), "cursor": "1:2:3"}
+    assert scheduler("logs", "hello", "--since", "1h", "--filter", "ERROR").out == "ERROR b\nERROR d\n"
 
 
 def test_logs_follow_prints_what_comes_until_interrupted(service):

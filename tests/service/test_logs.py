@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import struct
+import threading
 import uuid
 
 import pytest
@@ -13,9 +16,9 @@ from scheduler.logs import HEAD, read_log
 A, B = uuid.UUID(int=1), uuid.UUID(int=2)
 
 
-def record(text, request=A):
+def record(text, request=A, time_ns=1):
     data = text.encode()
-    return HEAD.pack(HEAD.size + len(data), 2, 0, 0, 0, 0, 0, request.bytes) + data
+    return HEAD.pack(HEAD.size + len(data), 2, 0, 0, 0, time_ns, 0, request.bytes) + data
 
 
 def read(directory, **options):
@@ -62,6 +65,57 @@ def test_a_cursor_survives_rotation(tmp_path):
     (tmp_path / "f.journal.2").unlink()
     assert read(tmp_path, cursor=cursor).text == "three\nfour\n"
     assert read(tmp_path).text == "three\nfour\n"
+
+
+def test_a_number_of_an_inode_that_is_used_again_is_no_cursor_s(tmp_path):
+    path = tmp_path / "f.journal"
+    append(path, record("old\n", time_ns=5), record("older\n", time_ns=6))
+    inode, offset, begun = read(tmp_path).cursor.split(":")
+    assert int(begun) == 5
+    path.write_bytes(record("another file\n", time_ns=9) + record("its second line\n", time_ns=9))
+    assert read(tmp_path, cursor=f"{inode}:{offset}:{begun}").text == "another file\nits second line\n"
+
+
+def test_since_leaves_out_what_was_written_before(tmp_path):
+    path = tmp_path / "f.journal"
+    for n in range(1, 7):
+        append(path, record(f"{n}\n", time_ns=n * 10))
+        if n % 2 == 0 and n < 6:
+            for part in (2, 1):
+                if (tmp_path / f"f.journal.{part}").exists():
+                    (tmp_path / f"f.journal.{part}").rename(tmp_path / f"f.journal.{part + 1}")
+            path.rename(tmp_path / "f.journal.1")
+    assert read(tmp_path, since_ns=1).text == "1\n2\n3\n4\n5\n6\n"
+    assert read(tmp_path, since_ns=30).text == "3\n4\n5\n6\n"
+    assert read(tmp_path, since_ns=31).text == "4\n5\n6\n"
+    first = read(tmp_path, since_ns=31, limit_bytes=1)
+    assert first.text == "4\n"
+    assert read(tmp_path, since_ns=31, cursor=first.cursor).text == "5\n6\n"
+    assert read(tmp_path, since_ns=61).text == ""
+    os.utime(tmp_path / "f.journal.2", ns=(20, 20))
+    assert read(tmp_path, since_ns=30).text == "3\n4\n5\n6\n", "a part that ended before is not even read"
+
+
+@pytest.mark.slow
+def test_who_follows_misses_nothing_and_sees_nothing_twice_however_fast_it_rotates(tmp_path):
+    path, count, parts = tmp_path / "f.journal", 1200, 80
+
+    def write():
+        for n in range(count):
+            append(path, record(f"{n}\n", time_ns=n + 1))
+            if n % 15 == 14:
+                for part in range(parts, 0, -1):
+                    with contextlib.suppress(FileNotFoundError):
+                        (path if part == 1 else tmp_path / f"f.journal.{part - 1}").rename(tmp_path / f"f.journal.{part}")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen, cursor = "", "0:0"
+    while writer.is_alive() or (chunk := read(tmp_path, cursor=cursor, limit_bytes=100)).text:
+        chunk = read(tmp_path, cursor=cursor, limit_bytes=100)
+        seen, cursor = seen + chunk.text, chunk.cursor
+    writer.join()
+    assert seen == "".join(f"{n}\n" for n in range(count))
 
 
 def test_limits_cut_at_lines_from_the_end_and_at_records_from_a_cursor(tmp_path):
@@ -115,7 +169,7 @@ def test_rubbish_ends_the_reading_not_the_service(tmp_path):
     assert read(tmp_path, cursor="0:0").text == "good\n"
 
 
-@pytest.mark.parametrize("cursor", ["x", "1", "1:", "-1:0", "1:2:3", "1:99999999999999999999999"])
+@pytest.mark.parametrize("cursor", ["x", "1", "1:", "-1:0", "1:2:3:4", "1:2:", "1:99999999999999999999999"])
 def test_bad_cursors(tmp_path, cursor):
     with pytest.raises(BadRequest, match="cursor"):
         read(tmp_path, cursor=cursor)
