@@ -391,7 +391,7 @@ int network_host_rules(const char *uplink, uint32_t address, const char (*device
     chain(&rules, "input", "filter", NF_INET_LOCAL_IN, FORWARD_EARLY, NF_ACCEPT);
     rule(&rules);
     comes_by(&rules, NFT_CMP_EQ, uplink);
-    drop(&rules);
+    drop(&rules); /* whatever it was redirected to */
     chain(&rules, "output", "filter", NF_INET_LOCAL_OUT, FORWARD_EARLY, NF_ACCEPT);
     rule(&rules);
     goes_by(&rules, NFT_CMP_EQ, uplink); /* errors about what was sent, nothing else */

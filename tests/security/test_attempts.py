@@ -153,7 +153,9 @@ async def test_canary_each_attempt_works_without_its_protection(
 
 def test_every_protection_has_attempts_that_it_holds() -> None:
     from tests.security.test_neighbours import CHANNELS
+    from tests.security.test_network import ATTEMPTS as NETWORK
 
     used = {name for attempt in ATTEMPTS.values() for name in attempt.held_by}
     used |= {name for channel in CHANNELS.values() for name in channel.held_by}
+    used |= {name for attempt in NETWORK.values() for name in attempt.held_by}
     assert used == set(PROTECTIONS)

@@ -106,6 +106,26 @@ PROTECTIONS: dict[str, tuple[Edit | Disarm, ...]] = {
         Edit("zygote_module.c", "arguments.flags |= CLONE_INTO_CGROUP;", ""),
     ),
     "size of /tmp": (Disarm("scratch_size"),),
+    "rules of the host": (
+        Edit("network_rules.c", "elsewhere(&rules);\n    refuse(&rules);", "elsewhere(&rules);\n    pass(&rules);"),
+        Edit("network_rules.c", "SOURCE, NFT_CMP_NEQ, router);\n    drop", "SOURCE, NFT_CMP_NEQ, router);\n    pass"),
+        Edit("network_rules.c", "drop(&rules); /* whatever it was redirected to */", "pass(&rules);"),
+        Edit("network_rules.c", "NFT_CMP_NEQ, IPPROTO_ICMP);\n    drop", "NFT_CMP_NEQ, IPPROTO_ICMP);\n    pass"),
+    ),
+    "private networks": (Edit("network_rules.c", "    all_refused(rules, inner, sizeof inner / sizeof *inner);\n", ""),),
+    "networks of nobody": (Edit("network_rules.c", "    all_refused(rules, never, sizeof never / sizeof *never);\n", ""),),
+    "between sandboxes": (Edit("network_rules.c", "uplink); /* to another sandbox */\n    refuse", "uplink);\n    pass"),),
+    "nothing begins towards sandboxes": (
+        Edit(
+            "network_rules.c",
+            "comes_by(rules, NFT_CMP_EQ, uplink);\n    drop",
+            "comes_by(rules, NFT_CMP_EQ, uplink);\n    pass",
+        ),
+    ),
+    "reverse path": (Edit("network.c", 'rp_filter", "1", true}', 'rp_filter", "0", true}'),),
+    "connections of one sandbox": (
+        Edit("network_rules.c", "    too_many(rules);\n    refuse", "    too_many(rules);\n    pass"),
+    ),
 }
 
 
