@@ -1,5 +1,5 @@
 """Everything declarative is in pyproject.toml; this adds the native parts: the engine (cffi), the fork server's
-extension (limited API, loads in every supported Python) and the launcher executable."""
+extension (limited API, loads in every supported Python), the launcher executable, and the first process of a sandbox."""
 
 import os
 import subprocess
@@ -14,26 +14,35 @@ IN_SANDBOX = (
     "calls.c", "filesystem.c", "filter.c", "image_maps.c", "image_take.c", "image_thaw.c",
     "network_attach.c", "network_message.c", "steps.c", "wire.c",
 )  # fmt: skip
-ONLY_IN_SANDBOX = ("calls.c", "filter.c", "image_maps.c", "image_take.c", "image_thaw.c", "steps.c", "zygote_module.c")
+ONLY_IN_SANDBOX = (
+    "calls.c", "filter.c", "image_maps.c", "image_take.c", "image_thaw.c", "init.c", "steps.c", "zygote_module.c",
+)  # fmt: skip
 SANDBOX_SOURCES = sorted(str(LAUNCHER / name) for name in ("zygote_module.c", *IN_SANDBOX))
 LAUNCHER_SOURCES = sorted(str(p) for p in LAUNCHER.glob("*.c") if p.name not in ONLY_IN_SANDBOX)
+# A program without a library, as few pages as can be: process 1 of each sandbox.
+ALONE = ["-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pie", "-no-pie"]
+ALONE += ["-fno-asynchronous-unwind-tables", "-fno-tree-loop-distribute-patterns", "-Wl,--build-id=none", "-Wl,-z,noexecstack"]
 INCLUDES = ["native/include", "native/core", "native/launcher"]
 
 
 class BuildNative(build_ext):
-    """build_ext plus the launcher, a plain executable beside the engine."""
+    """build_ext plus two plain executables: the launcher beside the engine, init beside the runtime."""
 
     def run(self) -> None:
         super().run()
-        base = Path("." if self.inplace else self.build_lib)
-        target = base / "scheduler" / "_native" / "scheduler-launcher"
-        target.parent.mkdir(parents=True, exist_ok=True)
+        base = Path("." if self.inplace else self.build_lib) / "scheduler"
         newest = max(p.stat().st_mtime for p in Path("native").rglob("*.[ch]"))
-        if target.exists() and target.stat().st_mtime > newest:
-            return
-        cc = os.environ.get("CC", "gcc")
-        flags = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-g", "-Wall", "-Wextra", *(f"-I{path}" for path in INCLUDES)]
-        subprocess.run([cc, *flags, "-o", str(target), *LAUNCHER_SOURCES], check=True)
+        for target, sources, more in (
+            (base / "_native" / "scheduler-launcher", LAUNCHER_SOURCES, ["-g"]),
+            (base / "runtime" / "_init", [str(LAUNCHER / "init.c")], ALONE),
+        ):
+            if target.exists() and target.stat().st_mtime > newest:
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            cc = os.environ.get("CC", "gcc")
+            flags = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", *more, *(f"-I{path}" for path in INCLUDES)]
+            subprocess.run([cc, *flags, "-o", str(target), *sources], check=True)
+            target.chmod(0o755)  # whatever the umask: a sandbox's uid executes the second one
 
 
 sandbox = Extension(

@@ -77,6 +77,9 @@ struct cgroups {
     bool plain;                       /* the configured root is a tree of plain files, as tests use it */
     char name[CGROUP_NAME_BYTES];
     char why_not[160];                /* when a controller is missing: the reason, for a person */
+    int inotify;                      /* cgroup_events.c: version 2, or -1 */
+    int *marks;                       /* of each slot: its eventfd (version 1) or watch (version 2), or -1 */
+    uint32_t marks_count;             /* 0: nobody hears */
 };
 
 /* Finds the hierarchies, removes what dead launchers left, makes this launcher's directory. root: a cgroup v2 directory to use
@@ -103,6 +106,18 @@ int cgroup_open_memory_peak(struct cgroups *groups, uint32_t slot);
 uint64_t cgroup_cpu_ns(struct cgroups *groups, uint32_t slot);
 uint64_t cgroup_memory_peak(struct cgroups *groups, uint32_t slot);
 uint64_t cgroup_oom_kills(struct cgroups *groups, uint32_t slot);
+
+/* ---- cgroup_events.c: a group ran out of memory ---- */
+
+/* 0 or -errno; without it nobody hears. */
+int cgroup_events_open(struct cgroups *groups, uint32_t slots);
+/* Of a slot just prepared; what was before is forgotten. Version 1, the first time: a descriptor that becomes readable, to be
+ * waited on with the slot and never closed. Else -1. */
+int cgroup_events_watch(struct cgroups *groups, uint32_t slot);
+/* Version 1: the slot's descriptor was readable. */
+bool cgroup_events_take(struct cgroups *groups, uint32_t slot);
+/* Version 2: slots whose memory.events has changed, for whatever reason; at most max. */
+unsigned cgroup_events_read(struct cgroups *groups, uint32_t *slots, unsigned max);
 
 /* No process is in it. */
 bool cgroup_empty(struct cgroups *groups, uint32_t slot);

@@ -259,6 +259,19 @@ static void turn(struct launcher *launcher) {
         case WATCH_SLOT:
             slot_readable(launcher, which);
             break;
+        case WATCH_MEMORY:
+            if (cgroup_events_take(&launcher->groups, which)) {
+                slot_out_of_memory(launcher, which);
+            }
+            break;
+        case WATCH_MEMORIES: {
+            uint32_t slots[EPOLL_BATCH];
+            const unsigned changed = cgroup_events_read(&launcher->groups, slots, EPOLL_BATCH);
+            for (unsigned k = 0; k < changed; k++) {
+                slot_check_memory(launcher, slots[k]);
+            }
+            break;
+        }
         }
     }
     for (uint32_t i = 0; launcher->emptying > 0 && i < launcher->options.slots; i++) {
@@ -326,7 +339,13 @@ int launcher_run(const struct options *options, struct cgroups *groups) {
     if (options->isolation == ISOLATION_PROCESS && prctl(PR_SET_CHILD_SUBREAPER, 1) < 0) {
         return -errno;
     }
-    const int error = open_loop(launcher);
+    int error = open_loop(launcher);
+    if (error == 0) {
+        error = cgroup_events_open(&launcher->groups, options->slots);
+    }
+    if (error == 0 && launcher->groups.inotify >= 0) {
+        error = launcher_watch(launcher, launcher->groups.inotify, WATCH_MEMORIES, 0);
+    }
     if (error < 0) {
         return error;
     }

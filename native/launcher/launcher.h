@@ -50,6 +50,7 @@ struct slot {
     bool ended;                     /* init has said how the worker ended */
     int worker_status;
     bool killed;                    /* by us */
+    bool oom;                       /* it ran out of memory, so it has to end as a whole */
     bool born;                      /* has done stage 1 before its zygote answered */
     bool told;                      /* the service has the shell: it must hear EXITED */
     int32_t error;                  /* of the step that failed */
@@ -139,6 +140,10 @@ void slot_abandon(struct launcher *launcher, uint32_t slot, int32_t error, const
 void slot_readable(struct launcher *launcher, uint32_t slot);
 /* Its process was reaped: tells the service, and gives the slot back. status: of wait4; cpu_ns: of the process and those it reaped. */
 void slot_reaped(struct launcher *launcher, uint32_t slot, int status, uint64_t cpu_ns);
+/* Its group has run out of memory. */
+void slot_out_of_memory(struct launcher *launcher, uint32_t slot);
+/* Its group's count of those killed for memory may have risen. */
+void slot_check_memory(struct launcher *launcher, uint32_t slot);
 /* From EMPTYING to FREE if nothing is left in its group, else kills what is left. */
 void slot_try_free(struct launcher *launcher, uint32_t slot);
 /* Ends newborns that have been silent for too long. */
@@ -155,6 +160,6 @@ uint64_t launcher_now_ms(void);
 int launcher_watch(struct launcher *launcher, int fd, uint32_t what, uint32_t which);
 void launcher_warn(const char *note);
 
-enum watched { WATCH_SERVICE, WATCH_SUPERVISOR, WATCH_SIGNALS, WATCH_ZYGOTE, WATCH_SLOT };
+enum watched { WATCH_SERVICE, WATCH_SUPERVISOR, WATCH_SIGNALS, WATCH_ZYGOTE, WATCH_SLOT, WATCH_MEMORY, WATCH_MEMORIES };
 
 #endif

@@ -267,7 +267,7 @@ static void isolate(struct settings *settings) {
 
 /* As many as all slots need, or as many as may be; then there are fewer slots. */
 static void raise_descriptors(struct options *options) {
-    enum { A_SLOT = 2, OTHERS = 256 };
+    enum { A_SLOT = 3, OTHERS = 256 };
     const rlim_t needed = (rlim_t)options->slots * A_SLOT + OTHERS;
     struct rlimit limit, more;
     options->slots_wanted = options->slots;

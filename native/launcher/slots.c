@@ -176,6 +176,10 @@ int slot_send_order(struct launcher *launcher, uint32_t index) {
     SCHED_ASSERT(slot->state == SLOT_QUEUED);
     int child[PROTOCOL_FDS_MAX];
     int error = cgroup_prepare(&launcher->groups, index);
+    const int memory = error == 0 ? cgroup_events_watch(&launcher->groups, index) : -1;
+    if (memory >= 0) {
+        error = launcher_watch(launcher, memory, WATCH_MEMORY, index);
+    }
     if (error == 0 && launcher->options.isolation == ISOLATION_PROCESS) {
         error = tempdir_fresh(launcher->options.temp_root, launcher->groups.name, index, order.uid, order.temp_dir,
                               sizeof order.temp_dir);
@@ -475,16 +479,34 @@ void slot_ask_loaded(struct launcher *launcher, uint64_t shell) {
 
 /* ---- death ---- */
 
+void slot_out_of_memory(struct launcher *launcher, uint32_t index) {
+    struct slot *slot = &launcher->slots[index];
+    if (slot->state == SLOT_SPECIALISING || slot->state == SLOT_LIVE) { /* a shell has no limit */
+        slot->oom = true;
+        kill_slot(slot);
+    }
+}
+
+void slot_check_memory(struct launcher *launcher, uint32_t index) {
+    if (cgroup_oom_kills(&launcher->groups, index) > launcher->slots[index].oom_before) {
+        slot_out_of_memory(launcher, index);
+    }
+}
+
 static enum exit_cause cause_of(struct launcher *launcher, uint32_t index, int status) {
     const struct slot *slot = &launcher->slots[index];
     if (slot->error != 0) {
         return CAUSE_LAUNCH_FAILED;
     }
+    if (slot->oom) {
+        return CAUSE_OOM;
+    }
     if (WIFEXITED(status)) {
         return CAUSE_EXIT;
     }
     if (WTERMSIG(status) == SIGKILL) {
-        /* Version 1 may have killed a child long ago, and the worker lived on until we ended it; version 2 takes all at once. */
+        /* Where nobody hears of it at once: version 1 may have killed a child long ago, and the worker lived on until we ended
+         * it; version 2 takes all at once. */
         const bool by_us = slot->killed && !slot->ended && launcher->groups.version != 2;
         if (!by_us && cgroup_oom_kills(&launcher->groups, index) > slot->oom_before) {
             return CAUSE_OOM;

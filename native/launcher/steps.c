@@ -75,8 +75,11 @@ static int die_with_launcher(struct newborn *newborn) {
 /* Moves the received descriptors to their places and closes all others. */
 static int descriptors(struct newborn *newborn) {
     enum { ABOVE = 32 };
-    int *const moved[] = {&newborn->channel, &newborn->output, &newborn->progress, &newborn->control};
+    int *const moved[] = {&newborn->channel, &newborn->output, &newborn->progress, &newborn->control, &newborn->init};
     for (unsigned i = 0; i < sizeof moved / sizeof *moved; i++) {
+        if (*moved[i] < 0) {
+            continue; /* init, where there is none */
+        }
         const int high = fcntl(*moved[i], F_DUPFD_CLOEXEC, ABOVE);
         if (high < 0) {
             return -errno;
@@ -109,6 +112,12 @@ static int descriptors(struct newborn *newborn) {
             return -errno;
         }
         newborn->groups[i] = kept++;
+    }
+    if (newborn->init >= 0) {
+        if (dup3(newborn->init, kept, O_CLOEXEC) < 0) {
+            return -errno;
+        }
+        newborn->init = kept++;
     }
     return outcome(syscall(SYS_close_range, kept, ~0U, 0));
 }
@@ -271,10 +280,11 @@ static int bounding_set(struct newborn *newborn) {
         return 0; /* never had any */
     }
     for (int capability = 0; capability <= LAST_CAPABILITY_GUESS; capability++) {
-        if (prctl(PR_CAPBSET_READ, capability) < 0) {
+        const int there = prctl(PR_CAPBSET_READ, capability);
+        if (there < 0) {
             break; /* the kernel knows no more */
         }
-        if (prctl(PR_CAPBSET_DROP, capability) < 0) {
+        if (there > 0 && prctl(PR_CAPBSET_DROP, capability) < 0) {
             return -errno;
         }
     }
@@ -525,36 +535,39 @@ static const struct step init_steps[] = {
     {"no new privileges", no_new_privileges, AS_USER},
     {"unprivileged uid", identity, AS_ROOT},
     {"no capabilities", no_capabilities, ALWAYS},
-    {"not traceable", not_traceable, ALWAYS},
-    {"die with the launcher", die_with_launcher, ALWAYS},
+    {"die with the launcher", die_with_launcher, ALWAYS}, /* and "not traceable" in init.c: the memory is not its own yet */
     {"launcher alive", launcher_lives, ALWAYS},
 };
 
-/* Keeps the control socket alone: the others must end when the worker does. */
+/* Only the control socket stays: the others must end when the worker does. */
 static int init_descriptors(struct newborn *newborn) {
-    const long before = syscall(SYS_close_range, 0, SANDBOX_FD_CONTROL - 1, 0);
-    return before < 0 ? -errno : outcome(syscall(SYS_close_range, newborn->control + 1, ~0U, 0));
+    enum { ON_EXEC = 4 /* CLOSE_RANGE_CLOEXEC */ };
+    if (syscall(SYS_close_range, 0, SANDBOX_FD_CONTROL - 1, 0) < 0 ||
+        syscall(SYS_close_range, newborn->control + 1, ~0U, ON_EXEC) < 0) {
+        return -errno;
+    }
+    return outcome(fcntl(newborn->control, F_SETFD, 0));
 }
 
-_Noreturn static void be_init(struct newborn *newborn, pid_t worker) {
+_Noreturn static void be_init(struct newborn *newborn) {
+    char name[] = "init";
+    char *const arguments[] = {name, NULL}, *const environment[] = {NULL};
     const char *failed = "descriptors";
     int error = init_descriptors(newborn);
     if (error == 0) {
         error = run_steps(init_steps, sizeof init_steps / sizeof *init_steps, newborn, &failed);
     }
-    if (error < 0) {
-        answer(newborn, 1, error, failed);
+    if (error == 0) {
+        failed = "program of process 1";
+        error = outcome(syscall(SYS_execveat, newborn->init, "", arguments, environment, AT_EMPTY_PATH));
     }
-    for (;;) {
-        int status;
-        const pid_t ended = waitpid(-1, &status, 0);
-        if (ended == worker) {
-            struct stage_answer message = {.stage = 3, .error = status};
-            (void)wire_send(newborn->control, &message, sizeof message, NULL, 0, 0);
-            _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
-        }
-        if (ended < 0 && errno != EINTR) {
-            _exit(127);
+    answer(newborn, 1, error, failed);
+    _exit(126);
+}
+
+void steps_prepare(void) {
+    if (geteuid() == 0) { /* what is left to drop is dropped, and checked, at each birth */
+        for (int capability = 0; capability <= LAST_CAPABILITY_GUESS && prctl(PR_CAPBSET_DROP, capability) == 0; capability++) {
         }
     }
 }
@@ -567,8 +580,9 @@ void steps_birth(struct newborn *newborn) {
         failed = "fork";
         error = worker < 0 ? -errno : 0;
         if (worker > 0) {
-            be_init(newborn, worker);
+            be_init(newborn);
         }
+        wire_close(&newborn->init);
     }
     if (error == 0) {
         failed = "session";

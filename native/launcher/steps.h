@@ -3,7 +3,7 @@
  * Runs in the child of the zygote, between clone and Python. Stage 1 at birth makes a shell; stage 2 turns it into one function's
  * sandbox and gives every privilege away. The first step that fails ends the process: a half-made sandbox never runs.
  *
- * With a pid namespace a sandbox is two processes. The one that was cloned does stage 1 and stays as `init`, process 1: it runs no
+ * With a pid namespace a sandbox is two processes. The one that was cloned does stage 1 and becomes `init` (init.c), process 1: it runs no
  * stranger's code, reaps orphans, and passes on how the worker ended. The worker, process 2, does stage 2 and becomes Python. A
  * function in process 1 would be a surprise: the kernel ignores signals that process 1 sends itself, so abort() and
  * kill(getpid(), SIGKILL) would not do what they say, and every orphan would stay a zombie.
@@ -29,6 +29,7 @@ struct newborn {
     int channel, output, progress, control; /* as received; stage 1 moves them to their places */
     int groups[SANDBOX_GROUPS_MAX];         /* cgroup files to write "0" to */
     unsigned groups_count;
+    int init;                               /* the program of process 1 (init.c); -1 where there is none */
     struct specialise_order special;
     int mounts[2];                          /* code, layers; -1: none */
     int image;                              /* -1: none */
@@ -38,7 +39,12 @@ struct newborn {
 /* clone flags that this isolation asks for (namespaces only). */
 uint64_t steps_clone_flags(uint32_t isolation);
 
-/* Stage 1. Returns in the worker; the process it was called in goes on as init, or (process isolation) is the worker itself. */
+/* In the zygote, once: what its children would have to do each for itself. */
+void steps_prepare(void);
+
+/* Stage 1. Returns in the worker; the process it was called in goes on as init, or (process isolation) is the worker itself. With
+ * namespaces it may be called in the zygote's memory: until it becomes init nothing is changed that counts for a memory and not
+ * for a process. */
 void steps_birth(struct newborn *newborn);
 
 /* Waits for the order on the control socket, then stage 2. Returns when the process is a specialised sandbox with descriptors

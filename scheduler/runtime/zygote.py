@@ -40,7 +40,8 @@ def main():
     sys.argv = [""]
     gc.collect()
     gc.freeze()
-    private = sandbox.serve(LAUNCHER_FD)
+    init = os.open(os.path.join(DIRECTORY, "_init"), os.O_PATH | os.O_CLOEXEC)
+    private = sandbox.serve(LAUNCHER_FD, init)
     # A sandbox from here on. What was drawn at random before is what all of them have; random itself is reseeded by a fork.
     multiprocessing.current_process().authkey = os.urandom(32)
     if private:  # without namespaces /tmp is everybody's

@@ -123,6 +123,48 @@ async def test_version_2_counts_an_oom_kill_as_such(tmp_path: Path) -> None:
             assert (exited.cause, exited.memory_peak_bytes, exited.cpu_ns) == (cause, 123456789, 2_500_000)
 
 
+async def test_version_2_hears_at_once_of_a_group_that_ran_out_of_memory(tmp_path: Path) -> None:
+    """Its worker lives on, as it does on kernels that cannot be told to end the group as a whole."""
+    tree = plain_tree(tmp_path, "cpu memory pids")
+    async with launched(tmp_path, LauncherConfig(slots=1, cgroup_root=str(tree))) as made:
+        (instance,) = [path for path in tree.iterdir() if path.name.startswith("scheduler-")]
+        events = instance / "s0000" / "memory.events"
+        events.parent.mkdir()
+        for kills in (0, 7):  # the count of a group made anew is 0, but that is the kernel's affair
+            events.write_text(f"low 0\nhigh 0\nmax 0\noom {kills}\noom_kill {kills}\n")
+            sandbox = await made.sandbox()
+            events.write_text(f"low 0\nhigh 0\nmax 9\noom {kills}\noom_kill {kills}\n")
+            assert await sandbox.run("result = 'the limit was met and memory was found'")
+            events.write_text(f"low 0\nhigh 0\nmax 9\noom {kills + 1}\noom_kill {kills + 1}\n")
+            assert (await sandbox.exited()).cause is Cause.OOM
+
+
+EAT_IN_A_CHILD = """
+import os, time
+if os.fork() == 0:
+    held = []
+    while True:
+        held.append(b"x" * (1 << 20))
+os.wait()
+time.sleep(3600)
+"""
+
+
+async def test_a_child_that_ran_out_of_memory_ends_the_sandbox(tmp_path: Path) -> None:
+    async with launched(tmp_path, LauncherConfig(slots=2)) as made:
+        if Limit.MEMORY not in made.launcher.limits:
+            pytest.skip("no memory controller here")
+        neighbour = await made.sandbox()
+        for _ in range(2):  # the second occupant of a slot is heard too
+            sandbox = await made.sandbox(memory_mb=128)
+            sandbox.send(EAT_IN_A_CHILD)
+            exited = await sandbox.exited()
+            assert exited.cause is Cause.OOM
+            assert 120 << 20 < exited.memory_peak_bytes <= 128 << 20
+        assert await neighbour.run("result = 1") == 1
+        assert (await neighbour.end()).cause is Cause.KILLED
+
+
 async def test_what_a_dead_launcher_left_in_a_plain_tree_is_removed(tmp_path: Path) -> None:
     tree = plain_tree(tmp_path, "cpu memory pids")
     namespace = os.stat("/proc/self/ns/pid").st_ino
@@ -254,7 +296,7 @@ async def test_cpu_is_bounded_by_memory(tmp_path: Path, memory_mb: int, children
         used, wall = await sandbox.run(BURN.format(children=children))
         saved_up = 2 * 0.010 + 0.008  # two periods' worth, and the 4 ms by which each processor's clock may be late
         assert used <= wall * memory_mb / 1769 * 1.02 + saved_up
-        if memory_mb < 1769:  # on a busy machine more than one CPU may not be to be had at all
+        if memory_mb < 300:  # of a busy machine more may not be to be had at all
             stat = group_file(sandbox.shell.pid, ("cpu.stat",)).split()
             assert int(stat[stat.index("nr_throttled") + 1]) > 0
 

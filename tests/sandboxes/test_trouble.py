@@ -305,25 +305,6 @@ async def test_all_sandboxes_together_leave_room_for_others(tmp_path: Path) -> N
         assert machine // 2 <= bound < machine
 
 
-EAT_IN_A_CHILD = """
-import os
-if os.fork() == 0:
-    held = [bytearray(1 << 20) for _ in range(4096)]
-    os._exit(0)
-result = os.wait()[1]
-"""
-
-
-async def test_an_end_by_us_is_no_death_of_memory_though_a_child_had_one(tmp_path: Path) -> None:
-    async with launched(tmp_path, LauncherConfig(slots=2)) as made:
-        sandbox = await made.sandbox()
-        try:
-            assert await sandbox.run(EAT_IN_A_CHILD) == signal.SIGKILL
-        except EOFError:
-            pytest.skip("here the kernel takes the whole sandbox")
-        assert (await sandbox.end()).cause is Cause.KILLED
-
-
 def test_a_pidfd_of_a_process_that_is_gone_has_no_pid() -> None:
     pid = os.posix_spawn("/bin/true", ["true"], {})
     pidfd = os.pidfd_open(pid)
@@ -344,9 +325,12 @@ async def test_kills_at_random_cost_no_slot_and_no_descriptor(tmp_path: Path, se
     chance = random.Random(seed)
     async with launched(tmp_path, LauncherConfig(slots=SLOTS), warnings=[]) as made:
         launcher = made.launcher
-        await (await made.sandbox()).end()
+        for shell in [await made.shell() for _ in range(SLOTS)]:  # each slot keeps one that tells of its memory
+            launcher.kill(shell.id)
         pid = inner(made)
         await until(lambda: len(children(pid)) == 1, "only the runtime process is there")
+        for _ in range(SLOTS):
+            await launcher.exits.receive()
         descriptors = len(os.listdir(f"/proc/{pid}/fd"))
         live: set[int] = set()
         outcomes: dict[str, int] = {}
@@ -394,7 +378,7 @@ async def test_kills_at_random_cost_no_slot_and_no_descriptor(tmp_path: Path, se
                         working.start_soon(lives)
                 await until(lambda: not live, "each shell's end was told")
                 nursery.cancel_scope.cancel()
-        assert sum(outcomes.values()) < 150, outcomes
+        assert sum(outcomes.values()) < 190, outcomes  # 200 tries; one death of the runtime process fails all that it has begun
         await until(lambda: len(children(pid)) <= 1, "nothing is left but perhaps the runtime process")
         shells = []
         for _ in range(SLOTS):
