@@ -1,5 +1,5 @@
 /* init: process 1 of a sandbox. It reaps orphans and passes on how the worker ended; the sandbox ends with it. steps.h says why there
- * is one, steps.c (be_init) what it is given: no privilege, no descriptor but the control socket, no argument.
+ * is one, steps.c (be_init) what it is given: no privilege, no descriptor but the control socket, and the worker's pid.
  *
  * An executable of its own, of one page and without a library: the process it replaces shares the memory of a whole
  * interpreter, and a copy of that would cost a millisecond at birth and death of every sandbox.
@@ -9,12 +9,12 @@
 
 #include "protocol.h"
 
-enum { CONTROL = 5, WORKER = 2 /* the first child of process 1 */, INTERRUPTED = -4, WITHOUT_SIGNAL = 0x4000 };
+enum { CONTROL = 5, INTERRUPTED = -4, WITHOUT_SIGNAL = 0x4000 };
 
-void init_main(void);
+void init_main(const long *stack);
 
 #if defined(__x86_64__)
-__asm__(".globl _start\n_start:\n  xor %ebp, %ebp\n  and $-16, %rsp\n  call init_main\n  hlt\n");
+__asm__(".globl _start\n_start:\n  xor %ebp, %ebp\n  mov %rsp, %rdi\n  and $-16, %rsp\n  call init_main\n  hlt\n");
 
 static long call(long number, long a, long b, long c, long d) {
     register long fourth __asm__("r10") = d;
@@ -28,7 +28,7 @@ static long call(long number, long a, long b, long c, long d) {
     return result;
 }
 #elif defined(__aarch64__)
-__asm__(".globl _start\n_start:\n  mov x29, #0\n  bl init_main\n  brk #0\n");
+__asm__(".globl _start\n_start:\n  mov x29, #0\n  mov x0, sp\n  bl init_main\n  brk #0\n");
 
 static long call(long number, long a, long b, long c, long d) {
     register long which __asm__("x8") = number;
@@ -56,16 +56,24 @@ _Noreturn static void leave(int status) {
     }
 }
 
-void init_main(void) {
+/* As the kernel leaves it: the number of arguments, then pointers to them: the name, the worker's pid. */
+void init_main(const long *stack) {
     int status = 0;
+    long worker = 0;
+    if (stack[0] != 2) {
+        leave(125);
+    }
+    for (const char *digit = (const char *)stack[2]; *digit >= '0' && *digit <= '9'; digit++) {
+        worker = 10 * worker + (*digit - '0');
+    }
     /* Its identity and its death signal it has already; this is of the memory, which was another's until now. */
     if (call(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0) < 0) {
         leave(126);
     }
-    call(SYS_prctl, PR_SET_NAME, (long)"init", 0, 0);
+    call(SYS_prctl, PR_SET_NAME, (long)"sandbox-init", 0, 0); /* images are made only where this is process 1 (obstacles.py) */
     for (;;) {
         const long ended = call(SYS_wait4, -1, (long)&status, 0, 0);
-        if (ended == WORKER) {
+        if (ended == worker) {
             message.error = status;
             call(SYS_sendto, CONTROL, (long)&message, sizeof message, WITHOUT_SIGNAL);
             leave((status & 0x7f) == 0 ? (status >> 8) & 0xff : 128 + (status & 0x7f));

@@ -549,15 +549,16 @@ static int init_descriptors(struct newborn *newborn) {
     return outcome(fcntl(newborn->control, F_SETFD, 0));
 }
 
-_Noreturn static void be_init(struct newborn *newborn) {
-    char name[] = "init";
-    char *const arguments[] = {name, NULL}, *const environment[] = {NULL};
+_Noreturn static void be_init(struct newborn *newborn, pid_t worker) {
+    char name[] = "init", pid[16];
+    char *const arguments[] = {name, pid, NULL}, *const environment[] = {NULL};
     const char *failed = "descriptors";
     int error = init_descriptors(newborn);
     if (error == 0) {
         error = run_steps(init_steps, sizeof init_steps / sizeof *init_steps, newborn, &failed);
     }
     if (error == 0) {
+        snprintf(pid, sizeof pid, "%d", worker);
         failed = "program of process 1";
         error = outcome(syscall(SYS_execveat, newborn->init, "", arguments, environment, AT_EMPTY_PATH));
     }
@@ -580,7 +581,7 @@ void steps_birth(struct newborn *newborn) {
         failed = "fork";
         error = worker < 0 ? -errno : 0;
         if (worker > 0) {
-            be_init(newborn);
+            be_init(newborn, worker);
         }
         wire_close(&newborn->init);
     }

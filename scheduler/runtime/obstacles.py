@@ -114,7 +114,7 @@ def _find_processes(scratch: tuple[str, ...]) -> None:
 
 def _alone() -> bool:
     """This process has a pid namespace of its own, in which its parent is the first."""
-    return os.getppid() == 1 and _text("/proc/1/comm") == _text("/proc/self/comm")
+    return os.getppid() == 1 and _text("/proc/1/comm").strip() == "sandbox-init"
 
 
 def _threads() -> int:

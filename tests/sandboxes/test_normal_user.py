@@ -161,7 +161,7 @@ async def test_few_descriptors_mean_few_slots_and_that_is_said() -> None:
     runtime = public_runtime()
     assert runtime is not None
     warnings: list[str] = []
-    command = ("prlimit", "--nofile=260:260", *as_user())
+    command = ("prlimit", "--nofile=262:262", *as_user())
     with public_directory() as directory:
         config = configuration(slots=50, command=command)
         async with launched(directory, config, [runtime], warnings=warnings) as made:
