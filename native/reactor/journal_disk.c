@@ -219,9 +219,7 @@ void disk_write(struct disk *disk, struct disk_file *file, const void *data, siz
         disk_look(disk);
     }
     errno = 0;
-    if (open_for(disk, file, bytes) && say_lost(disk, file) && append(disk, file, data, bytes)) {
-        atomic_store_explicit(&disk->trouble, 0, memory_order_relaxed);
-    } else {
+    if (!open_for(disk, file, bytes) || !say_lost(disk, file) || !append(disk, file, data, bytes)) {
         atomic_store_explicit(&disk->trouble, errno != 0 ? errno : EIO, memory_order_relaxed);
         file->lost_bytes += bytes;
         atomic_fetch_add_explicit(&disk->lost_bytes, bytes, memory_order_relaxed);

@@ -38,7 +38,7 @@ struct disk {
     uint32_t opened_next;
     _Atomic uint64_t bytes;   /* of all files */
     _Atomic uint64_t lost_bytes;
-    _Atomic int trouble;      /* errno of the last write; 0: it went well */
+    _Atomic int trouble;      /* errno of the last write that failed, 0: none has */
 };
 
 void disk_begin(struct disk *disk, const char *dir, const struct journal_limits *limits);

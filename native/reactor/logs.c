@@ -65,7 +65,10 @@ void logs_tell_trouble(struct sched *sched) {
     if (lost == sched->journal_lost || (sched->journal_told_ns != 0 && sched->now_ns - sched->journal_told_ns < TROUBLE_NS)) {
         return;
     }
-    const int error = atomic_load_explicit(&sched->journal.disk.trouble, memory_order_relaxed);
+    const uint64_t by_disk = atomic_load_explicit(&sched->journal.disk.lost_bytes, memory_order_relaxed);
+    const int error = by_disk == sched->journal_disk_lost
+                          ? 0 : atomic_load_explicit(&sched->journal.disk.trouble, memory_order_relaxed);
+    sched->journal_disk_lost = by_disk;
     fault(sched, "%" PRIu64 " bytes of functions' logs are lost, %" PRIu64 " of them since this was last said: %s",
           lost, lost - sched->journal_lost, error != 0 ? strerror(error) : "the disk does not keep up");
     sched->journal_lost = lost;

@@ -308,6 +308,7 @@ struct sched {
     struct chunk_pool chunks;
     struct journal journal;
     uint64_t journal_lost;      /* records' bytes when it was last told, */
+    uint64_t journal_disk_lost; /* of these those that the disk refused */
     uint64_t journal_told_ns;   /* and when that was */
     struct sched_loop_stats stats;
 };

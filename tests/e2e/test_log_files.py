@@ -88,9 +88,8 @@ def test_a_full_disk_is_told_and_delays_nobody(tmp_path):
                 assert client.invoke("prints", {"from": 0, "to": 1}).payload == 1
                 took.append(time.monotonic() - begun)
             assert sorted(took)[25] < 0.1, "calls do not wait for the disk"
-            kept = numbers(client.logs("prints").text)
-            assert kept, "what there was room for is there"
-            assert kept == list(range(kept[0], kept[0] + len(kept)))
+            kept = numbers(client.logs("prints", cursor="0:0").text)
+            assert kept[:50] == list(range(50)), "what there was room for is there"
         lost = next(
             line for line in service.get("/metrics")[1].splitlines() if line.startswith("scheduler_log_dropped_bytes_total")
         )
