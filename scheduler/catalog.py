@@ -20,7 +20,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from scheduler.errors import BadRequest, Throttled
-from scheduler.functions.names import LATEST, Identity
+from scheduler.functions.names import LATEST, Identity, is_version
 from scheduler.messages import (
     NO_ACCOUNT,
     NODE_ACCOUNT,
@@ -394,9 +394,19 @@ class Catalog:
             )
         )
         if fresh:
-            commands.extend(name_put(text, entry.handle) for text in self._identity.spellings(name, spec.version))
+            commands.extend(
+                self._name_put(name, spec.version, text, entry.handle) for text in self._spellings(name, spec.version)
+            )
         else:
             commands.append(core(FunctionSwitch(entry.handle, spec.revision)))
+
+    def _spellings(self, name: str, qualifier: str) -> tuple[str, ...]:
+        return self._identity.spellings(name, qualifier)
+
+    def _name_put(self, name: str, qualifier: str, text: str, handle: int, other: int = 0, part: int = 0) -> Command:
+        """As in Lambda, a call that names $LATEST or an alias is told so; a version's sandboxes know their number."""
+        told = text.endswith(f":{qualifier}") and not is_version(qualifier)
+        return name_put(text, handle, other, part, self._identity.arn(name, qualifier) if told else None)
 
     def _aliases_put(self, known: _Function, commands: list[Command]) -> None:
         """The names of the aliases, as the specification has them now; before the versions they may have named go."""
@@ -413,7 +423,7 @@ class Catalog:
                     second, part = versions[version].handle, round(weight * 2**32)
             if part > WHOLE_PART:  # all of them
                 first, part = second, 0
-            commands.extend(name_put(text, first, second, part) for text in self._identity.spellings(name, alias))
+            commands.extend(self._name_put(name, alias, text, first, second, part) for text in self._spellings(name, alias))
 
     def _version_remove(self, known: _Function, version: str, commands: list[Command]) -> None:
         entry = known.versions.pop(version)

@@ -347,9 +347,11 @@ def core(event: CoreEvent, *, name: str = "") -> Command:
     return Command(kind=CommandKind.CORE, core=event, blob=name.encode())
 
 
-def name_put(name: str, function: int, other: int = 0, part: int = 0) -> Command:
-    """part: of 2**32 calls by this name, how many go to `other` instead, by chance."""
-    return Command(kind=CommandKind.NAME_PUT, function=function, sandbox=other, u32s=(part,), blob=name.encode())
+def name_put(name: str, function: int, other: int = 0, part: int = 0, arn: str | None = None) -> Command:
+    """part: of 2**32 calls by this name, how many go to `other` instead, by chance. arn: what calls by this name are told,
+    where it is not the function's own."""
+    blob = name.encode() if arn is None else f"{name}\0{arn}".encode()
+    return Command(kind=CommandKind.NAME_PUT, function=function, sandbox=other, u32s=(part,), blob=blob)
 
 
 def name_remove(name: str) -> Command:

@@ -48,7 +48,8 @@ enum sched_command_kind {
                                          ACCOUNT_PUT: blob is the account's name as callers see it in a refusal
                                          ("node", "tenant:blue", "function:hello"); empty: as it was */
     SCHED_CMD_NAME_PUT = 2,           /* blob: name as a client writes it ("hello", "hello:7"); function. u32s[0] of 2^32 calls go
-                                         to the function in `sandbox` instead, by chance: an alias of two versions */
+                                         to the function in `sandbox` instead, by chance: an alias of two versions. Behind a NUL:
+                                         the ARN that calls by this name are told, where it is not the function's own */
     SCHED_CMD_NAME_REMOVE = 3,        /* blob: name */
     SCHED_CMD_FUNCTION_INFO = 4,      /* function; blob: NUL-separated: display name, version, tenant;
                                          u32s: memory_mb, timeout_ms, tenant's number (0: anybody's).

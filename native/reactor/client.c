@@ -163,8 +163,9 @@ void client_flush_all(struct sched *sched) {
 /* ---- requests -------------------------------------------------------------------------------------------------------- */
 
 /* false: no ticket or no memory is left. */
-static bool start(struct sched *sched, struct client *client, const struct rpc_request *request, struct block *owner, uint64_t function) {
-    const uint32_t ticket = ticket_new(sched, client, request, owner);
+static bool start(struct sched *sched, struct client *client, const struct rpc_request *request, struct block *owner, uint64_t function,
+                  struct rpc_slice arn) {
+    const uint32_t ticket = ticket_new(sched, client, request, owner, arn);
     if (ticket == NO_INDEX) {
         return false;
     }
@@ -176,8 +177,9 @@ static bool start(struct sched *sched, struct client *client, const struct rpc_r
     return true;
 }
 
-bool client_invoke(struct sched *sched, struct client *client, const struct rpc_request *request, uint64_t function) {
-    return start(sched, client, request, NULL, function);
+bool client_invoke(struct sched *sched, struct client *client, const struct rpc_request *request, uint64_t function,
+                   struct rpc_slice arn) {
+    return start(sched, client, request, NULL, function, arn);
 }
 
 static void invoke(struct sched *sched, struct client *client, const struct rpc_request *request, struct block *owner) {
@@ -187,7 +189,8 @@ static void invoke(struct sched *sched, struct client *client, const struct rpc_
                      client->tcp ? ": say hello with a token first" : "");
         return;
     }
-    const uint64_t function = names_find(sched, request->function.at, request->function.size);
+    struct rpc_slice arn;
+    const uint64_t function = names_find(sched, request->function.at, request->function.size, &arn);
     const struct function_info *info = info_of(sched, function);
     /* Whoever may not invoke it is not told that it exists. */
     const bool theirs = info != NULL && client->tenant != 0 && info->tenant_number != 0 && client->tenant != info->tenant_number;
@@ -212,7 +215,7 @@ static void invoke(struct sched *sched, struct client *client, const struct rpc_
         answer_error(sched, client, msgid, "BadRequest", "msgid: %u is that of a call that is not answered yet", msgid);
         return;
     }
-    if (!start(sched, client, request, owner, function)) {
+    if (!start(sched, client, request, owner, function, arn)) {
         answer_throttled(sched, client, msgid, "payload_bytes", sched->payload_bytes, sched->config.payload_total_bytes_max);
     }
 }

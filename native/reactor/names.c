@@ -8,7 +8,7 @@
 
 #include "reactor.h"
 
-enum { NAMES_MIN = 1024 };
+enum { NAMES_MIN = 1024, ARN_BYTES_MAX = 512 };
 
 static char deleted_mark;
 #define DELETED (&deleted_mark)
@@ -99,28 +99,33 @@ static bool rebuild(struct sched *sched) {
     return true;
 }
 
-bool names_put(struct sched *sched, const char *text, size_t size, uint64_t function, uint64_t other, uint32_t part) {
-    if (size == 0 || size > UINT16_MAX) {
+bool names_put(struct sched *sched, const char *text, size_t bytes, uint64_t function, uint64_t other, uint32_t part) {
+    const char *end = memchr(text, '\0', bytes);
+    const size_t size = end == NULL ? bytes : (size_t)(end - text);
+    const size_t arn_size = end == NULL ? 0 : bytes - size - 1;
+    if (size == 0 || size > UINT16_MAX || arn_size > ARN_BYTES_MAX) {
         return false;
     }
-    const uint32_t hash = hash_of((const uint8_t *)text, size);
-    struct name *known = find(sched, (const uint8_t *)text, size, hash);
-    if (known != NULL) {
-        known->function = function;
-        known->other = other;
-        known->part = part;
-        return true;
-    }
-    if (2 * (sched->names_used + 1) > sched->names_mask && !rebuild(sched)) {
-        return false;
-    }
-    char *copy = malloc(size);
+    char *copy = malloc(size + arn_size);
     if (copy == NULL) {
         return false;
     }
     memcpy(copy, text, size);
-    place(sched->names, sched->names_mask,
-          (struct name){.function = function, .other = other, .part = part, .hash = hash, .size = (uint16_t)size, .text = copy});
+    memcpy(copy + size, text + size + (end != NULL), arn_size);
+    const uint32_t hash = hash_of((const uint8_t *)text, size);
+    const struct name name = {.function = function, .other = other, .part = part, .hash = hash, .size = (uint16_t)size,
+                              .arn_size = (uint16_t)arn_size, .text = copy};
+    struct name *known = find(sched, (const uint8_t *)text, size, hash);
+    if (known != NULL) {
+        free(known->text);
+        *known = name;
+        return true;
+    }
+    if (2 * (sched->names_used + 1) > sched->names_mask && !rebuild(sched)) {
+        free(copy);
+        return false;
+    }
+    place(sched->names, sched->names_mask, name);
     sched->names_used++;
     return true;
 }
@@ -133,8 +138,12 @@ void names_remove(struct sched *sched, const char *text, size_t size) {
     }
 }
 
-uint64_t names_find(struct sched *sched, const uint8_t *text, size_t size) {
+uint64_t names_find(struct sched *sched, const uint8_t *text, size_t size, struct rpc_slice *arn) {
     const struct name *name = find(sched, text, size, hash_of(text, size));
+    *arn = (struct rpc_slice){0};
+    if (name != NULL && name->arn_size > 0) {
+        *arn = (struct rpc_slice){(const uint8_t *)name->text + name->size, name->arn_size};
+    }
     if (name == NULL || name->part == 0) {
         return name == NULL ? 0 : name->function;
     }

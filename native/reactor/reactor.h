@@ -196,6 +196,7 @@ struct name {
     uint32_t part;
     uint32_t hash;
     uint16_t size;
+    uint16_t arn_size;          /* behind the text: what calls by this name are told; 0: the function's own */
     char *text;                 /* NULL: free; DELETED: was used */
 };
 
@@ -351,7 +352,8 @@ uint64_t client_add(struct sched *sched, int fd, enum speech speech, uint32_t ui
 /* HTTP: the connection is the slow side's from now on, with all that came of it. */
 void client_hand_over(struct sched *sched, struct client *client, const uint8_t *at, uint32_t bytes);
 /* The checked request's call is on its way, or was refused: false, where it cannot be taken in. */
-bool client_invoke(struct sched *sched, struct client *client, const struct rpc_request *request, uint64_t function);
+bool client_invoke(struct sched *sched, struct client *client, const struct rpc_request *request, uint64_t function,
+                   struct rpc_slice arn);
 /* A beginning that waits for more, or for its turn; at most STASH_BYTES_MAX. false: no memory. */
 bool client_keep(struct client *client, const uint8_t *at, uint32_t bytes);
 void client_drop_partial(struct client *client);
@@ -429,8 +431,9 @@ void answer_respond(struct sched *sched, struct client *client, uint32_t msgid, 
 /* ticket.c */
 bool ticket_new_all(struct sched *sched);
 void ticket_free_all(struct sched *sched);
-/* NO_INDEX: no ticket or no memory left. `owner` holds the payload if it is large, else NULL and it is copied. */
-uint32_t ticket_new(struct sched *sched, struct client *client, const struct rpc_request *request, struct block *owner);
+/* NO_INDEX: no ticket or no memory left. `owner` holds the payload if it is large, else NULL and it is copied. arn: see names_find(). */
+uint32_t ticket_new(struct sched *sched, struct client *client, const struct rpc_request *request, struct block *owner,
+                    struct rpc_slice arn);
 void ticket_free(struct sched *sched, uint32_t index);
 uint32_t ticket_find(const struct sched *sched, uint32_t client, uint32_t msgid);
 void ticket_orphan(struct sched *sched, uint32_t index);
@@ -441,11 +444,12 @@ void request_id_new(struct sched *sched, uint8_t out[16]);
 /* names.c */
 bool names_new(struct sched *sched);
 void names_free(struct sched *sched);
-/* part: how many of 2^32 calls go to `other` instead, each by itself, at random. */
+/* text: of a name, and behind a NUL the ARN that its calls are told, if it is not the function's own. part: how many of 2^32 calls go
+ * to `other` instead, each by itself, at random. */
 bool names_put(struct sched *sched, const char *text, size_t size, uint64_t function, uint64_t other, uint32_t part);
 void names_remove(struct sched *sched, const char *text, size_t size);
-/* 0: nobody's name. */
-uint64_t names_find(struct sched *sched, const uint8_t *text, size_t size);
+/* 0: nobody's name. *arn: what the call is to be told, at NULL: the function's own; good until names change. */
+uint64_t names_find(struct sched *sched, const uint8_t *text, size_t size, struct rpc_slice *arn);
 struct function_info *info_of(struct sched *sched, uint64_t function);
 void info_put(struct sched *sched, uint64_t function, const uint8_t *blob, size_t bytes, const uint32_t u32s[4]);
 void info_drop(struct sched *sched, uint64_t function);

@@ -62,7 +62,7 @@ static uint32_t *bucket(const struct sched *sched, uint32_t client, uint32_t msg
     return &sched->ticket_buckets[mixed >> sched->ticket_shift];
 }
 
-enum { EXT_TRACE = 1, EXT_CLIENT_CONTEXT = 2 };
+enum { EXT_TRACE = 1, EXT_CLIENT_CONTEXT = 2, EXT_FUNCTION_ARN = 3 };
 
 static uint32_t ext_size(struct rpc_slice slice) {
     return slice.at == NULL ? 0 : 4 + slice.size;
@@ -80,8 +80,9 @@ static uint8_t *ext_put(uint8_t *at, uint8_t tag, struct rpc_slice slice) {
     return at + 4 + slice.size;
 }
 
-uint32_t ticket_new(struct sched *sched, struct client *client, const struct rpc_request *request, struct block *owner) {
-    const uint32_t ext_bytes = ext_size(request->trace) + ext_size(request->client_context);
+uint32_t ticket_new(struct sched *sched, struct client *client, const struct rpc_request *request, struct block *owner,
+                    struct rpc_slice arn) {
+    const uint32_t ext_bytes = ext_size(request->trace) + ext_size(request->client_context) + ext_size(arn);
     if (ext_bytes > INLINE_BYTES) {
         owner = NULL; /* then both are copied into a block of the ticket's own */
     }
@@ -123,6 +124,7 @@ uint32_t ticket_new(struct sched *sched, struct client *client, const struct rpc
     ticket->ext_in_block = copied;
     uint8_t *ext = block != NULL ? block->data : ticket->inline_data;
     uint8_t *after = ext_put(ext_put(ext, EXT_TRACE, request->trace), EXT_CLIENT_CONTEXT, request->client_context);
+    after = ext_put(after, EXT_FUNCTION_ARN, arn);
     if (owner != NULL) {
         block_hold(owner);
         ticket->block = owner;

@@ -28,7 +28,8 @@ static bool may_invoke(const struct client *client, const struct function_info *
 /* false: it is the slow side's. */
 static bool take(struct sched *sched, struct client *client, const struct http_request *request) {
     static const uint8_t nothing[] = "{}";
-    const uint64_t function = names_find(sched, request->function, request->function_bytes);
+    struct rpc_slice arn;
+    const uint64_t function = names_find(sched, request->function, request->function_bytes, &arn);
     size_t wrong;
     if (!may_invoke(client, info_of(sched, function)) ||
         (request->body.size > 0 && !json_valid(request->body.at, request->body.size, &wrong))) {
@@ -40,7 +41,7 @@ static bool take(struct sched *sched, struct client *client, const struct http_r
     if (call.payload.size == 0) {
         call.payload = (struct rpc_slice){nothing, 2}; /* what Lambda's runtimes see of an empty body */
     }
-    if (!client_invoke(sched, client, &call, function)) {
+    if (!client_invoke(sched, client, &call, function, arn)) {
         return false;
     }
     client->close_after = request->close;

@@ -230,18 +230,19 @@ static void names_come_and_go(void) {
     struct rig rig;
     rig_init(&rig);
     rig_turn(&rig);
+    struct rpc_slice arn;
     for (uint32_t round = 0; round < 3; round++) {
         char name[16];
         for (uint32_t i = 0; i < 3000; i++) {
             SCHED_ASSERT(names_put(rig.sched, name, (size_t)snprintf(name, sizeof name, "n%u", i), i + 1, 0, 0));
         }
         for (uint32_t i = 0; i < 3000; i++) {
-            SCHED_ASSERT(names_find(rig.sched, (uint8_t *)name, (size_t)snprintf(name, sizeof name, "n%u", i)) == i + 1);
+            SCHED_ASSERT(names_find(rig.sched, (uint8_t *)name, (size_t)snprintf(name, sizeof name, "n%u", i), &arn) == i + 1);
             names_remove(rig.sched, name, strlen(name));
-            SCHED_ASSERT(names_find(rig.sched, (uint8_t *)name, strlen(name)) == 0);
+            SCHED_ASSERT(names_find(rig.sched, (uint8_t *)name, strlen(name), &arn) == 0);
         }
     }
-    SCHED_ASSERT(names_find(rig.sched, (const uint8_t *)"hello", 5) == RIG_FUNCTION);
+    SCHED_ASSERT(names_find(rig.sched, (const uint8_t *)"hello", 5, &arn) == RIG_FUNCTION && arn.at == NULL);
     rig_free(&rig);
 }
 
@@ -253,15 +254,53 @@ static void a_name_of_two_functions(void) {
     rig_turn(&rig);
     SCHED_ASSERT(names_put(rig.sched, "live", 4, 7, 9, 1U << 30));
     uint32_t others = 0;
+    struct rpc_slice arn;
     for (uint32_t i = 0; i < DRAWS; i++) {
-        const uint64_t found = names_find(rig.sched, (const uint8_t *)"live", 4);
+        const uint64_t found = names_find(rig.sched, (const uint8_t *)"live", 4, &arn);
         SCHED_ASSERT(found == 7 || found == 9);
         others += found == 9;
     }
     SCHED_ASSERT(others > DRAWS / 4 - DRAWS / 90 && others < DRAWS / 4 + DRAWS / 90);
     SCHED_ASSERT(names_put(rig.sched, "live", 4, 7, 9, 0));
     for (uint32_t i = 0; i < 1000; i++) {
-        SCHED_ASSERT(names_find(rig.sched, (const uint8_t *)"live", 4) == 7);
+        SCHED_ASSERT(names_find(rig.sched, (const uint8_t *)"live", 4, &arn) == 7);
+    }
+    rig_free(&rig);
+}
+
+/* A call by a name that has an ARN of its own is told that; one by any other name is told nothing. */
+static void calls_are_told_by_which_name(void) {
+    static const char with[] = "live\0arn:live";
+    static const char again[] = "live\0arn:live:2";
+    struct rig rig;
+    rig_init(&rig);
+    struct sched_command put = rig_command(SCHED_CMD_NAME_PUT);
+    put.function = RIG_FUNCTION;
+    SCHED_ASSERT(sched_post(rig.sched, &put, (const uint8_t *)with, sizeof with - 1));
+    SCHED_ASSERT(sched_post(rig.sched, &put, (const uint8_t *)again, sizeof again - 1));
+    rig_turn(&rig);
+    struct rig_sandbox *sandbox = NULL;
+    for (uint32_t seq = 1; seq <= 2; seq++) {
+        uint8_t frame[64];
+        uint8_t *at = pack_uint(pack_u8(pack_array(frame, 4), 0), seq);
+        at = pack_array(pack_str(at, "invoke"), 2);
+        at = pack_bin_head(pack_str(at, seq == 1 ? "live" : "hello"), 1);
+        *at++ = '1';
+        rig_write(rig.client, frame, (size_t)(at - frame));
+        if (sandbox == NULL) {
+            sandbox = rig_ready_sandbox(&rig);
+        }
+        rig_turn(&rig);
+        uint8_t body[256];
+        struct rig_header head = rig_take_frame(sandbox, body, sizeof body);
+        while (head.kind != 2) {
+            head = rig_take_frame(sandbox, body, sizeof body);
+        }
+        static const uint8_t extension[] = {3, 0, 10, 0, 'a', 'r', 'n', ':', 'l', 'i', 'v', 'e', ':', '2'};
+        SCHED_ASSERT(head.extra == (seq == 1 ? sizeof extension : 0) && head.length == 16U + head.extra + 1);
+        SCHED_ASSERT(memcmp(body + 16, extension, head.extra) == 0 && body[16 + head.extra] == '1');
+        rig_result(sandbox, 0, head.seq, "1", 1);
+        rig_turn(&rig);
     }
     rig_free(&rig);
 }
@@ -427,6 +466,7 @@ int main(void) {
     RUN(cancel_takes_a_waiting_call_back);
     RUN(names_come_and_go);
     RUN(a_name_of_two_functions);
+    RUN(calls_are_told_by_which_name);
     RUN(only_the_service_names_a_call);
     RUN(an_idle_sandbox_is_told_to_stop_and_any_other_killed);
     RUN(what_c_code_printed_stands_before_its_end_line);

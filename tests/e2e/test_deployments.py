@@ -103,6 +103,19 @@ def test_published_versions_keep_their_code(served, raw):
     assert raw.invoke("keeps:2")[1][0] == b"2"
 
 
+def test_a_call_is_told_by_which_name_it_came(served, raw):
+    served.deploy("named", "def handler(event, context):\n    return context.invoked_function_arn\n", publish=True)
+    arn = "arn:aws:lambda:local:000000000000:function:named"
+    for name, told in (
+        ("named", arn), ("named:$LATEST", f"{arn}:$LATEST"), ("named:1", f"{arn}:1"), (arn, arn),
+        (f"{arn}:$LATEST", f"{arn}:$LATEST"),
+        ("000000000000:function:named:$LATEST", f"{arn}:$LATEST"),
+    ):  # fmt: skip
+        assert json.loads(raw.invoke(name)[1][0]) == told, name
+    large = b'"' + b"x" * 200_000 + b'"'
+    assert json.loads(raw.invoke("named:$LATEST", large)[1][0]) == f"{arn}:$LATEST"
+
+
 def test_the_environment_is_lambda_s(served, raw):
     source = """
     import os
