@@ -513,6 +513,15 @@ int fs_mount_scratch(uint32_t size_mb) {
     return mount_tmpfs("/tmp", size_mb, size_mb * INODES_PER_MB, "1777", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
 }
 
+int fs_mount_staging(const char *target) {
+    return mount_tmpfs(target, 1, ROOT_INODES, "0700", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+}
+
+int fs_replace_scratch(int mount_fd) {
+    const int error = result(syscall(SYS_umount2, "/tmp", UMOUNT_DETACH));
+    return error < 0 ? error : fs_attach(mount_fd, "/tmp");
+}
+
 int fs_resize_scratch(uint32_t size_mb) {
     char size_text[24], inodes_text[24];
     snprintf(size_text, sizeof size_text, "%um", size_mb);

@@ -49,5 +49,9 @@ int fs_mask_proc(bool read_only_sys);
 int fs_mount_shm(void);
 int fs_mount_scratch(uint32_t size_mb);
 int fs_resize_scratch(uint32_t size_mb);
+/* Another file system instead of the one at /tmp. */
+int fs_replace_scratch(int mount_fd);
+/* A small empty tmpfs for directories to mount on, ours alone. */
+int fs_mount_staging(const char *target);
 
 #endif

@@ -25,6 +25,7 @@ struct removal {
     int top;
     dev_t device;
     unsigned serial; /* of names for what is moved up */
+    uint64_t names_left; /* looked at so far, backwards */
     bool progress;
 };
 
@@ -66,8 +67,9 @@ static void for_names(int fd, struct removal *removal, void (*each)(struct remov
         wire_close(&fd);
         return;
     }
-    for (struct dirent *entry; (entry = readdir(entries)) != NULL;) {
+    for (struct dirent *entry; removal->names_left > 0 && (entry = readdir(entries)) != NULL;) {
         if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0) {
+            removal->names_left--;
             each(removal, fd, entry->d_name);
         }
     }
@@ -92,10 +94,9 @@ static void remove_at_top(struct removal *removal, int parent, const char *name)
     removal->progress = true;
 }
 
-/* What cannot be removed is met again by the next start. */
-static void remove_tree(int parent, const char *name) {
+void tempdir_remove_tree(int parent, const char *name, uint64_t names_max) {
     struct stat status;
-    struct removal removal = {.top = open_directory(NULL, parent, name), .progress = true};
+    struct removal removal = {.top = open_directory(NULL, parent, name), .names_left = names_max, .progress = true};
     if (removal.top < 0 || fstat(removal.top, &status) < 0) {
         wire_close(&removal.top);
         return;
@@ -107,6 +108,11 @@ static void remove_tree(int parent, const char *name) {
     }
     wire_close(&removal.top);
     (void)unlinkat(parent, name, AT_REMOVEDIR);
+}
+
+/* What cannot be removed is met again by the next start. */
+static void remove_tree(int parent, const char *name) {
+    tempdir_remove_tree(parent, name, UINT64_MAX);
 }
 
 /* ---- the directories ---- */
