@@ -343,6 +343,17 @@ class Settings:
     isolation: str = row(
         Kind.CHOICE, "auto", "auto: namespaces and cgroups, or no start; process: bare processes", choices=("auto", "process")
     )
+    scratch: str = row(
+        Kind.CHOICE,
+        "auto",
+        "where /tmp of a sandbox is. auto: on disk, encrypted, while there is room, else in memory; encrypted: or no sandbox; "
+        "tmpfs: in memory, where it counts",
+        choices=("auto", "encrypted", "tmpfs"),
+    )
+    scratch_mb_max: int = row(
+        Kind.INT, 0, "MB of all /tmp on disk together, by their sizes; 0: half of what the disk of state_dir has free"
+    )
+    scratch_ahead: int = row(Kind.INT, 4, "/tmp on disk kept ready of each size in use", 0, 256)
     runtime_default: str = row(
         Kind.TEXT, "auto", "runtime of functions that name none; auto: the one that the service runs on", 1, 64, reload=True
     )
@@ -475,6 +486,11 @@ class Settings:
     def exposed(self) -> bool:
         """Whether tokens and payloads pass other machines in the clear."""
         return self.tcp is not None and not self.tcp.loopback and not self.tls
+
+    @property
+    def scratch_dir(self) -> Path:
+        """Where /tmp of sandboxes are, on disk: nothing there has a name, or outlives its sandbox."""
+        return self.state_dir / "scratch"
 
     @property
     def log_dir(self) -> Path:

@@ -51,7 +51,7 @@ def test_each_row_is_whole(row):
     assert (
         row.name.endswith(("_ms", "_us", "_s", "_mb_max", "_bytes_max", "_max", "_min", "_total_max"))
         or row.kind is not Kind.INT
-        or (row.name in ("cpus", "shells_ahead", "sandbox_uid_base", "weight"))
+        or (row.name in ("cpus", "shells_ahead", "scratch_ahead", "sandbox_uid_base", "weight"))
     ), "a number's name says what it counts"
     if row.default is not None:
         assert row.read(row.default) == row.default

@@ -139,8 +139,8 @@ static const struct rule children[] = {{EPERM, {ANY_BIT(0, NAMESPACES)}, 0}};
 static const struct rule separations[] = {{EPERM, {ANY_BIT(0, NAMESPACES | TIME_NAMESPACE)}, 0}};
 
 /* What they would bring to a disk is the host's, and each costs its disk a flush. */
-static const struct rule flushes[] = {{DONE, {{HOW_NONE, 0, 0}}, IN_MEMORY}};
-static const struct rule map_flushes[] = {{DONE, {ANY_BIT(2, MS_SYNC)}, IN_MEMORY}}; /* else it only looks, as unwinders do */
+static const struct rule flushes[] = {{DONE, {{HOW_NONE, 0, 0}}, EPHEMERAL}};
+static const struct rule map_flushes[] = {{DONE, {ANY_BIT(2, MS_SYNC)}, EPHEMERAL}}; /* else it only looks, as unwinders do */
 
 static const struct rule watches[] = {{EPERM, {ANY_BIT(2, READING)}, 0}};
 static const struct rule nodes[] = {{EPERM, {ANY_BIT(1, DEVICE_BIT)}, 0}};

@@ -26,7 +26,7 @@ struct test {
 };
 
 /* What a rule depends on besides the call itself; see struct filter. */
-enum when { ALWAYS_WHEN, IN_MEMORY, DESCRIPTORS_TRAVEL };
+enum when { ALWAYS_WHEN, EPHEMERAL, DESCRIPTORS_TRAVEL };
 
 enum { TESTS_MAX = 2, CALL_NUMBERS = 512, CALL_UNKNOWN = 38 /* ENOSYS */ };
 

@@ -50,8 +50,23 @@ static int detached(const char *path, uint64_t set) {
 
 struct option {
     const char *name;
-    const char *value;
+    const char *value; /* NULL: a flag, which may be refused */
 };
+
+/* What is in memory must not come to a disk by way of swap. Since Linux 6.4, and not in a user namespace; elsewhere only the control
+ * groups keep it away. */
+static const struct option NO_SWAP = {"noswap", NULL};
+
+static int set_options(int context, const struct option *options, unsigned count) {
+    int error = 0;
+    for (unsigned i = 0; i < count && error == 0; i++) {
+        const bool flag = options[i].value == NULL;
+        error = result(syscall(SYS_fsconfig, context, flag ? FSCONFIG_SET_FLAG : FSCONFIG_SET_STRING, options[i].name,
+                               options[i].value, 0));
+        error = flag ? 0 : error;
+    }
+    return error;
+}
 
 /* A new file system as a detached mount: descriptor or -errno. */
 static int new_mount(const char *type, const struct option *options, unsigned count, unsigned attributes) {
@@ -59,10 +74,7 @@ static int new_mount(const char *type, const struct option *options, unsigned co
     if (context < 0) {
         return context;
     }
-    int error = 0;
-    for (unsigned i = 0; i < count && error == 0; i++) {
-        error = result(syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, options[i].name, options[i].value, 0));
-    }
+    int error = set_options(context, options, count);
     if (error == 0) {
         error = result(syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, NULL, NULL, 0));
     }
@@ -87,12 +99,16 @@ static int attach_and_close(int fd, const char *target) {
     return error;
 }
 
-static int mount_tmpfs(const char *target, uint32_t size_mb, uint32_t inodes, const char *mode, unsigned attributes) {
+static int detached_tmpfs(uint32_t size_mb, uint32_t inodes, const char *mode, unsigned attributes) {
     char size_text[24], inodes_text[24];
     snprintf(size_text, sizeof size_text, "%um", size_mb);
     snprintf(inodes_text, sizeof inodes_text, "%u", inodes);
-    const struct option options[] = {{"size", size_text}, {"nr_inodes", inodes_text}, {"mode", mode}};
-    return attach_and_close(new_mount("tmpfs", options, 3, attributes), target);
+    const struct option options[] = {{"size", size_text}, {"nr_inodes", inodes_text}, {"mode", mode}, NO_SWAP};
+    return new_mount("tmpfs", options, 4, attributes);
+}
+
+static int mount_tmpfs(const char *target, uint32_t size_mb, uint32_t inodes, const char *mode, unsigned attributes) {
+    return attach_and_close(detached_tmpfs(size_mb, inodes, mode, attributes), target);
 }
 
 static int propagate(uint64_t how) {
@@ -509,31 +525,28 @@ int fs_mount_shm(void) {
     return mount_tmpfs("/dev/shm", SHM_MB, SHM_INODES, "1777", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
 }
 
+int fs_detached_scratch(uint32_t size_mb) {
+    return detached_tmpfs(size_mb, size_mb * INODES_PER_MB, "1777", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+}
+
 int fs_mount_scratch(uint32_t size_mb) {
-    return mount_tmpfs("/tmp", size_mb, size_mb * INODES_PER_MB, "1777", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+    return attach_and_close(fs_detached_scratch(size_mb), "/tmp");
 }
 
 int fs_mount_staging(const char *target) {
     return mount_tmpfs(target, 1, ROOT_INODES, "0700", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
 }
 
-int fs_replace_scratch(int mount_fd) {
-    const int error = result(syscall(SYS_umount2, "/tmp", UMOUNT_DETACH));
-    return error < 0 ? error : fs_attach(mount_fd, "/tmp");
-}
-
 int fs_resize_scratch(uint32_t size_mb) {
     char size_text[24], inodes_text[24];
     snprintf(size_text, sizeof size_text, "%um", size_mb);
     snprintf(inodes_text, sizeof inodes_text, "%u", size_mb * INODES_PER_MB);
+    const struct option options[] = {{"size", size_text}, {"nr_inodes", inodes_text}, NO_SWAP};
     const int context = result(syscall(SYS_fspick, AT_FDCWD, "/tmp", FSPICK_CLOEXEC));
     if (context < 0) {
         return context;
     }
-    int error = result(syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, "size", size_text, 0));
-    if (error == 0) {
-        error = result(syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, "nr_inodes", inodes_text, 0));
-    }
+    int error = set_options(context, options, 3);
     if (error == 0) {
         error = result(syscall(SYS_fsconfig, context, FSCONFIG_CMD_RECONFIGURE, NULL, NULL, 0));
     }

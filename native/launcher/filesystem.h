@@ -47,10 +47,10 @@ int fs_fresh_proc(void);
 /* read_only_sys: /proc/sys too. Not in a user namespace: its limits are written there later, and file modes protect the rest. */
 int fs_mask_proc(bool read_only_sys);
 int fs_mount_shm(void);
+/* A /tmp in memory: where it belongs, or detached. */
 int fs_mount_scratch(uint32_t size_mb);
+int fs_detached_scratch(uint32_t size_mb);
 int fs_resize_scratch(uint32_t size_mb);
-/* Another file system instead of the one at /tmp. */
-int fs_replace_scratch(int mount_fd);
 /* A small empty tmpfs for directories to mount on, ours alone. */
 int fs_mount_staging(const char *target);
 

@@ -115,8 +115,8 @@ static bool applies(const struct program *program, const struct rule *rule) {
     switch (rule->when) {
     case ALWAYS_WHEN:
         return true;
-    case IN_MEMORY:
-        return program->filter->in_memory;
+    case EPHEMERAL:
+        return program->filter->ephemeral;
     case DESCRIPTORS_TRAVEL:
         return !program->filter->linger;
     }

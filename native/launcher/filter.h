@@ -7,7 +7,7 @@
 
 struct filter {
     bool linger;    /* sockets may linger, which is safe while no descriptor can be sent to the service */
-    bool in_memory; /* whatever the sandbox can write to is in memory: there is nothing to bring to a disk */
+    bool ephemeral; /* nothing that the sandbox can write outlives it: whether it is on a disk is nobody's business */
 };
 
 enum { FILTER_STEPS_MAX = 1024 };

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -178,6 +179,9 @@ static void bury(struct launcher *launcher, pid_t pid, int status, const struct 
             return;
         }
     }
+    if (scratch_reaped(launcher, pid)) {
+        return;
+    }
     for (uint32_t i = 0; i < launcher->options.slots; i++) {
         if (launcher->slots[i].pid == pid) {
             slot_reaped(launcher, i, status, cpu_ns);
@@ -256,6 +260,9 @@ static void turn(struct launcher *launcher) {
                 zygote_readable(launcher, which);
             }
             break;
+        case WATCH_KEEPER:
+            scratch_readable(launcher, which);
+            break;
         case WATCH_SLOT:
             slot_readable(launcher, which);
             break;
@@ -301,12 +308,13 @@ static void stop_everything(struct launcher *launcher) {
             cgroup_kill(&launcher->groups, i);
         }
     }
+    scratch_close(launcher);
     children_end();
 }
 
 static void say_ready(const struct launcher *launcher) {
     struct notice notice = {.kind = NOTICE_READY,
-                            .flags = launcher->groups.controllers,
+                            .flags = launcher->groups.controllers | (launcher->scratch.able ? FLAG_SCRATCH : 0),
                             .status = (int32_t)launcher->options.isolation,
                             .runtime = launcher->groups.version,
                             .error = PROTOCOL_VERSION};
@@ -314,6 +322,14 @@ static void say_ready(const struct launcher *launcher) {
     int self = (int)syscall(SYS_pidfd_open, getpid(), 0); /* so that the service can end it when it is stuck */
     (void)launcher_tell(&notice, &self, self < 0 ? 0 : 1);
     wire_close(&self);
+}
+
+static void say_no_scratch(const struct launcher *launcher, enum notice_kind kind) {
+    struct notice notice = {.kind = kind, .error = launcher->scratch.error};
+    wire_text(notice.step, sizeof notice.step, "encrypted /tmp");
+    snprintf(notice.note, sizeof notice.note, "/tmp cannot be on disk, encrypted (%.47s: %s)%s", launcher->scratch.step,
+             strerror(launcher->scratch.error), kind == NOTICE_WARNING ? ": it is in memory and counts there" : "");
+    (void)launcher_tell(&notice, NULL, 0);
 }
 
 int launcher_run(const struct options *options, struct cgroups *groups) {
@@ -331,7 +347,8 @@ int launcher_run(const struct options *options, struct cgroups *groups) {
     launcher->free_head = NO_SLOT;
     for (uint32_t i = options->slots; i-- > 0;) {
         struct slot *slot = &launcher->slots[i];
-        *slot = (struct slot){.next = launcher->free_head, .pidfd = -1, .control = -1, .channel = -1, .output = -1, .progress = -1};
+        *slot = (struct slot){.next = launcher->free_head, .pidfd = -1, .control = -1, .channel = -1, .output = -1, .progress = -1,
+                               .volume = NO_VOLUME};
         launcher->free_head = i;
     }
     network_init(&launcher->network, &launcher->options.network);
@@ -349,7 +366,16 @@ int launcher_run(const struct options *options, struct cgroups *groups) {
     if (error < 0) {
         return error;
     }
+    const int refused = scratch_open(launcher);
+    if (refused < 0) {
+        say_no_scratch(launcher, NOTICE_REFUSED);
+        stop_everything(launcher);
+        return refused;
+    }
     say_ready(launcher);
+    if (!launcher->scratch.able && launcher->scratch.error != 0) {
+        say_no_scratch(launcher, NOTICE_WARNING);
+    }
     if (options->slots < options->slots_wanted) {
         char note[PROTOCOL_NOTE_BYTES];
         snprintf(note, sizeof note, "room for %u sandboxes at once, not %u: raise the hard limit of open files (LimitNOFILE, ulimit -Hn)",

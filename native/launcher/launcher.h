@@ -17,6 +17,7 @@
 #include "cgroup.h"
 #include "network.h"
 #include "protocol.h"
+#include "scratch.h"
 
 enum { ZYGOTE_ORDERS_MAX = 8, LAUNCHER_FD_SERVICE = 3 };
 
@@ -29,6 +30,7 @@ struct options {
     uint32_t isolation;             /* resolved, not what was asked for */
     bool cpu_quota;                 /* CPU in proportion to memory is a bound, not only a weight */
     bool change_uid;                /* started as root: slots have uids of their own */
+    struct scratch_options scratch;
     const char *temp_root;          /* process isolation: where private directories are made */
     struct network_options network;
     int supervisor;                 /* read end of a pipe that ends when the supervising process dies */
@@ -58,6 +60,9 @@ struct slot {
     uint64_t oom_before;
     uint32_t memory_mb;             /* of its function */
     uint32_t address;               /* of its network; 0: none */
+    uint32_t volume;                /* its /tmp; NO_VOLUME: in memory */
+    uint32_t scratch_mb;            /* size of its /tmp */
+    struct held_order *held;        /* what it is to become, once it has its /tmp; NULL: it does not wait */
 };
 
 struct zygote {
@@ -95,6 +100,7 @@ struct launcher {
     struct zygote zygotes[PROTOCOL_RUNTIMES_MAX];
     struct orphan *orphans;         /* reaped before their zygote named them */
     uint32_t orphans_count;
+    struct scratch scratch;
     int epoll, signals;
     bool stopping;
 };
@@ -149,6 +155,15 @@ void slot_try_free(struct launcher *launcher, uint32_t slot);
 /* Ends newborns that have been silent for too long. */
 void slots_overdue(struct launcher *launcher, uint64_t now_ms);
 
+/* Slots that wait for a /tmp of that size, and the one that has waited longest (size 0: any), or NO_SLOT. */
+uint32_t slots_waiting_for_scratch(const struct launcher *launcher, uint32_t size_mb);
+uint32_t slot_waiting_for_scratch(const struct launcher *launcher, uint32_t size_mb);
+/* What a waiting slot waited for. Takes the mount. */
+void slot_scratch_comes(struct launcher *launcher, uint32_t slot, enum scratch_verdict verdict, int mount, int32_t error,
+                        const char *step);
+/* Nothing of its last occupant's files is left. */
+void slot_scratch_gone(struct launcher *launcher, uint32_t slot);
+
 /* ---- launcher.c ---- */
 
 /* Makes the network unless it is there. 0, or -errno with *step. */
@@ -160,6 +175,7 @@ uint64_t launcher_now_ms(void);
 int launcher_watch(struct launcher *launcher, int fd, uint32_t what, uint32_t which);
 void launcher_warn(const char *note);
 
-enum watched { WATCH_SERVICE, WATCH_SUPERVISOR, WATCH_SIGNALS, WATCH_ZYGOTE, WATCH_SLOT, WATCH_MEMORY, WATCH_MEMORIES };
+enum watched { WATCH_SERVICE, WATCH_SUPERVISOR, WATCH_SIGNALS, WATCH_ZYGOTE, WATCH_SLOT, WATCH_MEMORY, WATCH_MEMORIES,
+               WATCH_KEEPER };
 
 #endif

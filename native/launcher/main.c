@@ -52,6 +52,8 @@ static const struct number_option number_options[] = {
     {"--uid-base", offsetof(struct settings, options.uid_base), 1, UID_MAX_ALLOWED},
     {"--pids-max", offsetof(struct settings, options.pids_max), 8, 1U << 20},
     {"--shell-scratch-mb", offsetof(struct settings, options.shell_scratch_mb), 1, 1U << 20},
+    {"--scratch-mb-max", offsetof(struct settings, options.scratch.mb_max), 0, INT32_MAX},
+    {"--scratch-ahead", offsetof(struct settings, options.scratch.ahead), 0, 256},
     {"--patience-ms", offsetof(struct settings, options.patience_ms), 100, 600000},
 };
 
@@ -61,6 +63,7 @@ static void usage(const char *about, const char *value) {
             "usage: scheduler-launcher [--slots N] [--uid-base N] [--pids-max N] [--shell-scratch-mb N] [--patience-ms N]\n"
             "       [--network-range A.B.C.D/N] [--network-servers A.B.C.D,...] [--network-allowed A.B.C.D/N,...]\n"
             "       [--isolation auto|process] [--cpu-per-memory proportional|weight_only] [--cgroup-root DIR] [--temp-root DIR]\n"
+            "       [--scratch auto|encrypted|tmpfs] [--scratch-root DIR] [--scratch-mb-max N] [--scratch-ahead N]\n"
             "       with a SOCK_SEQPACKET socket as descriptor 3\n"
             "       scheduler-launcher --layout\n",
             about, value);
@@ -81,6 +84,17 @@ static bool number_option(struct settings *settings, const char *name, const cha
             }
             const uint32_t checked = (uint32_t)number;
             memcpy((char *)settings + option->offset, &checked, sizeof checked);
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool scratch_mode(const char *value, uint32_t *mode) {
+    static const char *const names[] = {[SCRATCH_TMPFS] = "tmpfs", [SCRATCH_AUTO] = "auto", [SCRATCH_ENCRYPTED] = "encrypted"};
+    for (uint32_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(value, names[i]) == 0) {
+            *mode = i;
             return true;
         }
     }
@@ -124,6 +138,10 @@ static void parse(struct settings *settings, int count, char **arguments) {
             settings->options.cpu_quota = strcmp(value, "proportional") == 0;
         } else if (strcmp(name, "--cgroup-root") == 0 && value[0] == '/') {
             settings->cgroup_root = value;
+        } else if (strcmp(name, "--scratch") == 0 && scratch_mode(value, &settings->options.scratch.mode)) {
+            continue;
+        } else if (strcmp(name, "--scratch-root") == 0 && value[0] == '/') {
+            settings->options.scratch.root = value;
         } else if (strcmp(name, "--temp-root") == 0 && value[0] == '/') {
             settings->options.temp_root = value;
         } else {
@@ -165,6 +183,7 @@ static const struct {
     NAMED(CAUSE_EXIT), NAMED(CAUSE_SIGNAL),
     NAMED(CAUSE_OOM), NAMED(CAUSE_KILLED), NAMED(CAUSE_LAUNCH_FAILED), NAMED(ISOLATION_ROOT), NAMED(ISOLATION_USER),
     NAMED(ISOLATION_PROCESS), NAMED(FLAG_MEMORY), NAMED(FLAG_PIDS), NAMED(FLAG_CPU), NAMED(FLAG_CPU_TIME),
+    NAMED(FLAG_SCRATCH),
 };
 
 static void print_layout(void) {
@@ -320,7 +339,7 @@ static int supervise(struct settings *settings, struct cgroups *groups, pid_t la
 int main(int count, char **arguments) {
     struct settings settings = {
         .options = {.slots = 1000, .uid_base = 300000, .pids_max = 1024, .shell_scratch_mb = 512, .patience_ms = 20000, .cpu_quota = true,
-                    .temp_root = "/tmp"}};
+                    .scratch = {.ahead = 4}, .temp_root = "/tmp"}};
     struct cgroups groups;
     int supervisor[2];
     if (count == 2 && strcmp(arguments[1], "--layout") == 0) {

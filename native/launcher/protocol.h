@@ -78,7 +78,8 @@ enum notice_flag {
     FLAG_MEMORY = 1,      /* READY: limits memory.  SHELL: a memory descriptor is there */
     FLAG_PIDS = 2,        /* READY: limits processes */
     FLAG_CPU = 4,         /* READY: limits CPU */
-    FLAG_CPU_TIME = 8     /* READY: reads CPU time. SHELL: a cpu descriptor is there */
+    FLAG_CPU_TIME = 8,    /* READY: reads CPU time. SHELL: a cpu descriptor is there */
+    FLAG_SCRATCH = 16     /* READY: /tmp can be on disk, encrypted */
 };
 
 struct notice {
@@ -107,7 +108,7 @@ struct spawn_order {               /* descriptors: channel, output, progress, co
     uint32_t isolation;
     uint32_t flags;
     uint32_t pids_max;
-    uint32_t ephemeral_storage_mb; /* of the empty /tmp until specialised */
+    uint32_t ephemeral_storage_mb; /* of the empty /tmp until specialised; 0: none until then */
     char temp_dir[104];            /* process isolation only: its private directory; else empty */
 };
 
@@ -121,11 +122,12 @@ struct spawn_answer {              /* descriptor: pidfd, unless error. shell 0: 
 /* ---- launcher <-> newborn ---- */
 
 struct specialise_order {          /* descriptors: mount of the code, mount of the layers (if mounts == 2), image (if image == 1),
-                                      a socket in the router (if address != 0; network.h) */
+                                      a socket in the router (if address != 0; network.h), mount for /tmp (if scratch == 1) */
     uint32_t memory_mb;
     uint32_t ephemeral_storage_mb;
     uint32_t mounts;
     uint32_t image;
+    uint32_t scratch;              /* 0: the shell has its /tmp, which gets ephemeral_storage_mb */
     uint32_t limit_data;           /* 1: no memory group here, bound RLIMIT_DATA instead */
     uint32_t address;              /* of its network, host order; 0: none */
     uint32_t link;                 /* number of its link in the router */
@@ -139,6 +141,6 @@ struct stage_answer {
 
 _Static_assert(sizeof(struct request) == 48 && sizeof(struct notice) == 304, "mirrored in Python");
 _Static_assert(sizeof(struct spawn_order) == 136 && sizeof(struct spawn_answer) == 64, "no padding");
-_Static_assert(sizeof(struct specialise_order) == 28 && sizeof(struct stage_answer) == 56, "no padding");
+_Static_assert(sizeof(struct specialise_order) == 32 && sizeof(struct stage_answer) == 56, "no padding");
 
 #endif

@@ -9,19 +9,19 @@
 #include <unistd.h>
 
 #include "invariant.h"
-#include "scratch_image.h"
+#include "scratch_volume.h"
 #include "wire.h"
 
 struct keeper {
     int fd;
     int why_not;                 /* errno of the place, which every order is then answered with */
     const char *step;
-    struct image_place place;
-    struct image *images;        /* by number; size_mb 0: none */
+    struct volume_place place;
+    struct volume *volumes;        /* by number; size_mb 0: none */
 };
 
-static void answer(const struct keeper *keeper, uint32_t kind, uint32_t image, int error, const char *step, int fd) {
-    struct keeper_answer message = {.kind = kind, .image = image, .error = -error};
+static void answer(const struct keeper *keeper, uint32_t kind, uint32_t volume, int error, const char *step, int fd) {
+    struct keeper_answer message = {.kind = kind, .volume = volume, .error = -error};
     wire_text(message.step, sizeof message.step, step);
     if (wire_send(keeper->fd, &message, sizeof message, &fd, fd < 0 ? 0 : 1, 0) < 0) {
         _exit(0); /* no launcher, no purpose */
@@ -30,11 +30,11 @@ static void answer(const struct keeper *keeper, uint32_t kind, uint32_t image, i
 
 /* Gives it a key and hands it out; or it is no more. */
 static void lock_and_hand_out(struct keeper *keeper, uint32_t number) {
-    struct image *image = &keeper->images[number];
+    struct volume *volume = &keeper->volumes[number];
     const char *step = "";
-    int mount = image_lock(image, &step);
+    int mount = volume_lock(volume, &step);
     if (mount < 0) {
-        image_drop(&keeper->place, image);
+        volume_drop(&keeper->place, volume);
         answer(keeper, KEEPER_GONE, number, mount, step, -1);
         return;
     }
@@ -44,9 +44,9 @@ static void lock_and_hand_out(struct keeper *keeper, uint32_t number) {
 
 static void make(struct keeper *keeper, uint32_t number, uint32_t size_mb) {
     const char *step = keeper->step;
-    SCHED_ASSERT(keeper->images[number].size_mb == 0 && size_mb > 0);
+    SCHED_ASSERT(keeper->volumes[number].size_mb == 0 && size_mb > 0);
     const int error = keeper->why_not < 0 ? keeper->why_not
-                                          : image_make(&keeper->place, &keeper->images[number], number, size_mb, &step);
+                                          : volume_make(&keeper->place, &keeper->volumes[number], number, size_mb, &step);
     if (error < 0) {
         answer(keeper, KEEPER_GONE, number, error, step, -1);
         return;
@@ -55,9 +55,9 @@ static void make(struct keeper *keeper, uint32_t number, uint32_t size_mb) {
 }
 
 static void end(struct keeper *keeper, uint32_t number) {
-    struct image *image = &keeper->images[number];
-    if (!image_reuse(image)) {
-        image_drop(&keeper->place, image);
+    struct volume *volume = &keeper->volumes[number];
+    if (!volume_reuse(volume)) {
+        volume_drop(&keeper->place, volume);
         answer(keeper, KEEPER_GONE, number, 0, "", -1);
         return;
     }
@@ -66,24 +66,24 @@ static void end(struct keeper *keeper, uint32_t number) {
 }
 
 static void drop(struct keeper *keeper, uint32_t number) {
-    image_drop(&keeper->place, &keeper->images[number]);
+    volume_drop(&keeper->place, &keeper->volumes[number]);
     answer(keeper, KEEPER_GONE, number, 0, "", -1);
 }
 
 static void drop_all(struct keeper *keeper) {
-    for (uint32_t i = 0; i < KEEPER_IMAGES_MAX; i++) {
-        if (keeper->images[i].size_mb != 0) {
-            image_drop(&keeper->place, &keeper->images[i]);
+    for (uint32_t i = 0; i < KEEPER_VOLUMES_MAX; i++) {
+        if (keeper->volumes[i].size_mb != 0) {
+            volume_drop(&keeper->place, &keeper->volumes[i]);
         }
     }
 }
 
 _Noreturn void keeper_run(int fd, const char *directory) {
-    struct keeper keeper = {.fd = fd, .images = calloc(KEEPER_IMAGES_MAX, sizeof *keeper.images)};
-    if (keeper.images == NULL || prctl(PR_SET_PDEATHSIG, SIGKILL) < 0) {
+    struct keeper keeper = {.fd = fd, .volumes = calloc(KEEPER_VOLUMES_MAX, sizeof *keeper.volumes)};
+    if (keeper.volumes == NULL || prctl(PR_SET_PDEATHSIG, SIGKILL) < 0) {
         _exit(126);
     }
-    keeper.why_not = image_place_open(&keeper.place, directory, &keeper.step);
+    keeper.why_not = volume_place_open(&keeper.place, directory, &keeper.step);
     for (;;) {
         struct keeper_order order;
         const ssize_t got = wire_receive(fd, &order, sizeof order, NULL, 0, NULL, 0);
@@ -91,16 +91,16 @@ _Noreturn void keeper_run(int fd, const char *directory) {
             drop_all(&keeper);
             _exit(0);
         }
-        SCHED_ASSERT(order.image < KEEPER_IMAGES_MAX);
+        SCHED_ASSERT(order.volume < KEEPER_VOLUMES_MAX);
         switch ((enum keeper_order_kind)order.kind) {
         case KEEPER_MAKE:
-            make(&keeper, order.image, order.size_mb);
+            make(&keeper, order.volume, order.size_mb);
             break;
         case KEEPER_END:
-            end(&keeper, order.image);
+            end(&keeper, order.volume);
             break;
         case KEEPER_DROP:
-            drop(&keeper, order.image);
+            drop(&keeper, order.volume);
             break;
         }
     }

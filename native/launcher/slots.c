@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -22,6 +23,7 @@ enum {
     PROGRESS_BYTES = 32768,      /* channel.md: the progress word and the shelf */
     SLOT_BITS = 16,
     MEMORY_MB_MAX = 1 << 20,
+    ORDER_FDS_MAX = 5,           /* code, layers, image, door of the network, /tmp */
     SCRATCH_MB_MAX = 1 << 20
 };
 _Static_assert(PROTOCOL_SLOTS_MAX <= 1 << SLOT_BITS, "a shell's id holds its slot");
@@ -61,9 +63,28 @@ static void close_ends(struct slot *slot) {
     wire_close(&slot->pidfd);
 }
 
+/* What a sandbox is to become, and the descriptors that go with it: mounts, image, at the end room for the mount of /tmp. */
+struct held_order {
+    struct specialise_order order;
+    int fds[ORDER_FDS_MAX];
+    unsigned count;
+};
+
+static void drop_held(struct launcher *launcher, struct slot *slot) {
+    if (slot->held != NULL) {
+        wire_close_all(slot->held->fds, slot->held->count);
+        free(slot->held);
+        slot->held = NULL;
+        launcher->scratch.waiting--;
+    }
+}
+
 void slot_try_free(struct launcher *launcher, uint32_t index) {
     struct slot *slot = &launcher->slots[index];
     SCHED_ASSERT(slot->state == SLOT_EMPTYING);
+    if (slot->volume != NO_VOLUME) {
+        return; /* slot_scratch_gone() */
+    }
     if (!cgroup_empty(&launcher->groups, index)) {
         cgroup_kill(&launcher->groups, index);
         return;
@@ -78,12 +99,14 @@ static void release(struct launcher *launcher, uint32_t index) {
     struct slot *slot = &launcher->slots[index];
     SCHED_ASSERT(slot->state != SLOT_FREE && slot->state != SLOT_EMPTYING);
     close_ends(slot);
+    drop_held(launcher, slot);
     slot->pid = 0;
     if (slot->address != 0) {
         network_give_back(&launcher->network, slot->address);
         slot->address = 0;
     }
     enter(launcher, slot, SLOT_EMPTYING);
+    (void)scratch_release(launcher, index);
     slot_try_free(launcher, index);
 }
 
@@ -172,7 +195,7 @@ int slot_send_order(struct launcher *launcher, uint32_t index) {
                                 .isolation = launcher->options.isolation,
                                 .flags = launcher->groups.into ? SPAWN_INTO_CGROUP : 0,
                                 .pids_max = launcher->options.pids_max,
-                                .ephemeral_storage_mb = launcher->options.shell_scratch_mb};
+                                .ephemeral_storage_mb = launcher->scratch.able ? 0 : launcher->options.shell_scratch_mb};
     SCHED_ASSERT(slot->state == SLOT_QUEUED);
     int child[PROTOCOL_FDS_MAX];
     int error = cgroup_prepare(&launcher->groups, index);
@@ -330,7 +353,8 @@ void slot_ask_shell(struct launcher *launcher, const struct request *request) {
     launcher->free_head = slot->next;
     const uint32_t generation = slot->generation + 1;
     *slot = (struct slot){.generation = generation, .runtime = request->runtime, .next = NO_SLOT,
-                          .token = request->token, .pidfd = -1, .control = -1, .channel = -1, .output = -1, .progress = -1};
+                          .token = request->token, .pidfd = -1, .control = -1, .channel = -1, .output = -1, .progress = -1,
+                          .volume = NO_VOLUME};
     enter(launcher, slot, SLOT_QUEUED);
     const int error = zygote_enqueue(launcher, index);
     if (error < 0) {
@@ -344,6 +368,7 @@ static void fail_specialise(struct launcher *launcher, uint32_t index, int error
     wire_text(notice.step, sizeof notice.step, step);
     slot->error = error;
     wire_text(slot->step, sizeof slot->step, step);
+    drop_held(launcher, slot);
     enter(launcher, slot, SLOT_LIVE); /* to be reaped; says its step then too */
     (void)launcher_tell(&notice, NULL, 0);
     kill_slot(slot);
@@ -357,7 +382,7 @@ void slots_overdue(struct launcher *launcher, uint64_t now_ms) {
             continue;
         }
         if (slot->state == SLOT_SPECIALISING) {
-            fail_specialise(launcher, i, ETIMEDOUT, "answer of the newborn");
+            fail_specialise(launcher, i, ETIMEDOUT, slot->held != NULL ? "storage for /tmp" : "answer of the newborn");
         } else if (slot->error == 0) {
             slot->error = ETIMEDOUT;
             wire_text(slot->step, sizeof slot->step, "answer of the newborn");
@@ -382,25 +407,75 @@ static int lease_network(struct launcher *launcher, struct slot *slot, struct sp
     return network_door(&launcher->network);
 }
 
-static int send_specialise(struct launcher *launcher, uint32_t index, const struct request *request, const char *const *paths,
-                           int image, const char **step) {
+/* The order, and the mount of /tmp behind its other descriptors (-1: it has one). Takes all of them. */
+static int send_order(struct slot *slot, struct held_order *held, int mount) {
+    held->order.scratch = mount < 0 ? 0 : 1;
+    if (mount >= 0) {
+        held->fds[held->count++] = mount;
+    }
+    const int error = wire_send(slot->control, &held->order, sizeof held->order, held->fds, held->count, MSG_DONTWAIT);
+    wire_close_all(held->fds, held->count);
+    held->count = 0;
+    return error;
+}
+
+/* In memory, as a mount or -errno; -1 where the shell has it already. */
+static int own_tmp(const struct launcher *launcher, const struct slot *slot) {
+    return launcher->scratch.able ? fs_detached_scratch(slot->scratch_mb) : -1;
+}
+
+/* Gives it its /tmp and sends it; or keeps it until there is one. */
+static int send_with_scratch(struct launcher *launcher, uint32_t index, struct held_order *held, const char **step) {
     struct slot *slot = &launcher->slots[index];
-    struct specialise_order order = {.memory_mb = request->memory_mb,
-                                     .ephemeral_storage_mb = request->ephemeral_storage_mb,
-                                     .limit_data = (launcher->groups.controllers & FLAG_MEMORY) == 0};
-    const bool outbound = (request->flags & REQUEST_OUTBOUND) != 0 && launcher->options.isolation != ISOLATION_PROCESS;
-    int mounts[4] = {-1, -1, -1, -1}; /* and behind them the image and the network's door */
-    int door = -1;
-    int error = 0;
+    int mount = -1, error = 0;
+    *step = "storage for /tmp";
+    switch (scratch_take(launcher, index, held->order.ephemeral_storage_mb, &mount, &error)) {
+    case SCRATCH_REFUSED:
+        return -error;
+    case SCRATCH_WAIT:
+        slot->held = malloc(sizeof *slot->held);
+        if (slot->held == NULL) {
+            return -ENOMEM;
+        }
+        *slot->held = *held;
+        held->count = 0;
+        launcher->scratch.waiting++;
+        return 0;
+    case SCRATCH_IN_MEMORY:
+        mount = own_tmp(launcher, slot);
+        break;
+    case SCRATCH_HERE:
+        break;
+    }
+    if (mount < -1) {
+        return mount;
+    }
+    *step = "order";
+    return send_order(slot, held, mount);
+}
+
+static int add_mounts(const struct launcher *launcher, struct held_order *held, const char *const *paths, const char **step) {
     for (unsigned i = 0; i < 2 && launcher->options.isolation != ISOLATION_PROCESS && paths[i][0] != '\0'; i++) {
         *step = i == 0 ? "code directory" : "layers directory";
-        mounts[i] = fs_detached_code(paths[i]);
-        if (mounts[i] < 0) {
-            error = mounts[i];
-            break;
+        const int mount = fs_detached_code(paths[i]);
+        if (mount < 0) {
+            return mount;
         }
-        order.mounts++;
+        held->fds[held->count++] = mount;
+        held->order.mounts++;
     }
+    return 0;
+}
+
+static int send_specialise(struct launcher *launcher, uint32_t index, const struct request *request, const char *const *paths,
+                           int image, const char **step) {
+    struct held_order held = {.order = {.memory_mb = request->memory_mb,
+                                        .ephemeral_storage_mb = request->ephemeral_storage_mb,
+                                        .image = image < 0 ? 0 : 1,
+                                        .limit_data = (launcher->groups.controllers & FLAG_MEMORY) == 0}};
+    const bool outbound = (request->flags & REQUEST_OUTBOUND) != 0 && launcher->options.isolation != ISOLATION_PROCESS;
+    struct slot *slot = &launcher->slots[index];
+    int error = add_mounts(launcher, &held, paths, step);
     if (error == 0) {
         const struct cgroup_limits limits = {.memory_mb = request->memory_mb, .pids_max = launcher->options.pids_max};
         *step = "control group limits";
@@ -410,23 +485,75 @@ static int send_specialise(struct launcher *launcher, uint32_t index, const stru
         *step = "control group quota";
         error = cgroup_quota(&launcher->groups, index, cgroup_share_at_start(request->memory_mb));
     }
+    if (error == 0 && image >= 0) {
+        *step = "image of an initialised process";
+        const int copy = fcntl(image, F_DUPFD_CLOEXEC, 0);
+        error = copy < 0 ? -errno : 0;
+        held.fds[held.count] = copy;
+        held.count += error == 0 ? 1 : 0;
+    }
     if (error == 0 && outbound) {
-        door = lease_network(launcher, slot, &order, step);
+        const int door = lease_network(launcher, slot, &held.order, step);
         error = door < 0 ? door : 0;
+        held.fds[held.count] = door;
+        held.count += error == 0 ? 1 : 0;
     }
     if (error == 0) {
-        unsigned count = order.mounts;
-        *step = "order";
-        order.image = image < 0 ? 0 : 1;
-        mounts[count] = image;
-        count += order.image;
-        mounts[count] = door;
-        count += door < 0 ? 0 : 1;
-        error = wire_send(slot->control, &order, sizeof order, mounts, count, MSG_DONTWAIT);
+        error = send_with_scratch(launcher, index, &held, step);
     }
-    wire_close_all(mounts, order.mounts); /* the image is the caller's */
-    wire_close(&door);
+    wire_close_all(held.fds, held.count);
     return error;
+}
+
+/* ---- waiting for /tmp ---- */
+
+static bool waits_for(const struct slot *slot, uint32_t size_mb) {
+    return slot->held != NULL && (size_mb == 0 || slot->scratch_mb == size_mb);
+}
+
+uint32_t slots_waiting_for_scratch(const struct launcher *launcher, uint32_t size_mb) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; launcher->scratch.waiting > 0 && i < launcher->options.slots; i++) {
+        count += waits_for(&launcher->slots[i], size_mb) ? 1 : 0;
+    }
+    return count;
+}
+
+uint32_t slot_waiting_for_scratch(const struct launcher *launcher, uint32_t size_mb) {
+    uint32_t first = NO_SLOT;
+    for (uint32_t i = 0; launcher->scratch.waiting > 0 && i < launcher->options.slots; i++) {
+        const struct slot *slot = &launcher->slots[i];
+        if (waits_for(slot, size_mb) && (first == NO_SLOT || slot->since_ms < launcher->slots[first].since_ms)) {
+            first = i;
+        }
+    }
+    return first;
+}
+
+void slot_scratch_comes(struct launcher *launcher, uint32_t index, enum scratch_verdict verdict, int mount, int32_t error,
+                        const char *step) {
+    struct slot *slot = &launcher->slots[index];
+    SCHED_ASSERT(slot->held != NULL && slot->state == SLOT_SPECIALISING);
+    struct held_order held = *slot->held;
+    slot->held->count = 0;
+    drop_held(launcher, slot);
+    if (verdict == SCRATCH_REFUSED) {
+        wire_close_all(held.fds, held.count);
+        fail_specialise(launcher, index, error, step);
+        return;
+    }
+    mount = verdict == SCRATCH_IN_MEMORY ? own_tmp(launcher, slot) : mount;
+    const int failed = mount < -1 ? mount : send_order(slot, &held, mount);
+    if (failed < 0) {
+        wire_close_all(held.fds, held.count);
+        fail_specialise(launcher, index, -failed, "order");
+    }
+}
+
+void slot_scratch_gone(struct launcher *launcher, uint32_t index) {
+    if (launcher->slots[index].state == SLOT_EMPTYING) {
+        slot_try_free(launcher, index);
+    }
 }
 
 void slot_ask_specialise(struct launcher *launcher, const struct request *request, const char *const *strings,
@@ -446,6 +573,7 @@ void slot_ask_specialise(struct launcher *launcher, const struct request *reques
         error = -EINVAL;
     } else {
         slot->memory_mb = request->memory_mb;
+        slot->scratch_mb = request->ephemeral_storage_mb;
         slot->oom_before = cgroup_oom_kills(&launcher->groups, index);
         error = send_specialise(launcher, index, request, strings, image, &step);
     }

@@ -217,7 +217,8 @@ static int shared_memory(struct newborn *newborn) {
 }
 
 static int scratch(struct newborn *newborn) {
-    return fs_mount_scratch(newborn->order.ephemeral_storage_mb);
+    const uint32_t size_mb = newborn->order.ephemeral_storage_mb;
+    return size_mb == 0 ? 0 : fs_mount_scratch(size_mb); /* 0: it gets one when it is specialised */
 }
 
 /* Lowers a limit, never raises it: raising needs a privilege that we may lack. */
@@ -302,7 +303,7 @@ static int no_new_privileges(struct newborn *newborn) {
  * refuse descriptors tells whether the service's does. */
 static int system_call_filter(struct newborn *newborn) {
     const struct filter filter = {.linger = wire_refuse_descriptors(SANDBOX_FD_CHANNEL) == 0,
-                                  .in_memory = newborn->order.isolation != ISOLATION_PROCESS};
+                                  .ephemeral = newborn->order.isolation != ISOLATION_PROCESS};
     return filter_install(&filter);
 }
 
@@ -345,7 +346,13 @@ static int layers(struct newborn *newborn) {
     return error;
 }
 
-static int scratch_size(struct newborn *newborn) {
+/* One that the launcher has made, where the shell has none yet; or the shell's own, in the right size. */
+static int scratch_storage(struct newborn *newborn) {
+    if (newborn->scratch >= 0) {
+        const int error = fs_attach(newborn->scratch, "/tmp");
+        wire_close(&newborn->scratch);
+        return error;
+    }
     return newborn->special.ephemeral_storage_mb == newborn->order.ephemeral_storage_mb
                ? 0
                : fs_resize_scratch(newborn->special.ephemeral_storage_mb);
@@ -464,8 +471,8 @@ static const struct step specialise[] = {
     {"network", network, AS_ROOT},
     {"code at /var/task", code, NAMESPACED},
     {"layers at /opt", layers, NAMESPACED},
-    {"image of an initialised process", image_place, ALWAYS},
-    {"size of /tmp", scratch_size, NAMESPACED},
+    {"/tmp", scratch_storage, NAMESPACED},
+    {"image of an initialised process", image_place, ALWAYS}, /* after all mounts */
     {"working directory", work_in_task, NAMESPACED},
     {"data limit", data_limit, ALWAYS},
     {"user namespace", user_namespace, AS_USER},
@@ -506,20 +513,21 @@ static void answer(const struct newborn *newborn, uint32_t stage, int error, con
 }
 
 static void await_order(struct newborn *newborn) {
-    enum { MOUNTS_MAX = 2, ORDER_FDS_MAX = MOUNTS_MAX + 2 };
+    enum { MOUNTS_MAX = 2, ORDER_FDS_MAX = MOUNTS_MAX + 3 };
     struct specialise_order *const order = &newborn->special;
     int fds[ORDER_FDS_MAX];
     unsigned count;
     const ssize_t got = wire_receive(newborn->control, order, sizeof *order, fds, ORDER_FDS_MAX, &count, 0);
     const unsigned doors = order->address != 0 ? 1 : 0;
-    if (got != (ssize_t)sizeof *order || order->mounts > MOUNTS_MAX || order->image > 1 ||
-        count != order->mounts + order->image + doors) {
+    if (got != (ssize_t)sizeof *order || order->mounts > MOUNTS_MAX || order->image > 1 || order->scratch > 1 ||
+        count != order->mounts + order->image + doors + order->scratch) {
         _exit(0); /* the launcher has let go: it needs this shell no more */
     }
     newborn->mounts[0] = order->mounts > 0 ? fds[0] : -1;
     newborn->mounts[1] = order->mounts > 1 ? fds[1] : -1;
     newborn->image = order->image == 1 ? fds[order->mounts] : -1;
     newborn->door = doors == 1 ? fds[order->mounts + order->image] : -1;
+    newborn->scratch = order->scratch == 1 ? fds[count - 1] : -1;
 }
 
 uint64_t steps_clone_flags(uint32_t isolation) {

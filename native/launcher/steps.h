@@ -34,6 +34,7 @@ struct newborn {
     int mounts[2];                          /* code, layers; -1: none */
     int image;                              /* -1: none */
     int door;                               /* of its network, until it is attached; -1: none */
+    int scratch;                            /* mount for /tmp; -1: none */
 };
 
 /* clone flags that this isolation asks for (namespaces only). */

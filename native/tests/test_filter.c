@@ -88,7 +88,7 @@ static void assemble(const struct filter *filter) {
 /* ---- what the table says ---- */
 
 static bool in_force(const struct rule *rule, const struct filter *filter) {
-    return rule->when == ALWAYS_WHEN || (rule->when == IN_MEMORY && filter->in_memory) ||
+    return rule->when == ALWAYS_WHEN || (rule->when == EPHEMERAL && filter->ephemeral) ||
            (rule->when == DESCRIPTORS_TRAVEL && !filter->linger);
 }
 
@@ -236,7 +236,7 @@ static void profiles_change_what_they_are_for_and_nothing_else(void) {
     for (unsigned p = 0; p < PROFILES; p++) {
         assemble(&profiles[p]);
         SCHED_ASSERT(ask(SYS_setsockopt, linger).verdict == (profiles[p].linger ? SECCOMP_RET_ALLOW : refused));
-        SCHED_ASSERT(ask(SYS_fsync, NULL).verdict == (profiles[p].in_memory ? done : SECCOMP_RET_ALLOW));
+        SCHED_ASSERT(ask(SYS_fsync, NULL).verdict == (profiles[p].ephemeral ? done : SECCOMP_RET_ALLOW));
         SCHED_ASSERT(!ask(SYS_fsync, NULL).looked_at_arguments);
     }
 }

@@ -155,11 +155,11 @@ static int look_at_nothing(void) {
 
 static void the_filter(void) {
     for (unsigned bits = 0; bits < 4; bits++) {
-        const struct filter filter = {.linger = (bits & 1) != 0, .in_memory = (bits & 2) != 0};
+        const struct filter filter = {.linger = (bits & 1) != 0, .ephemeral = (bits & 2) != 0};
         SCHED_ASSERT(in_a_child(&filter, set_linger) == (filter.linger ? 0 : EPERM));
         SCHED_ASSERT(in_a_child(&filter, set_others) == 0);
-        SCHED_ASSERT(in_a_child(&filter, flush_nothing) == (filter.in_memory ? 0 : EBADF));
-        SCHED_ASSERT(in_a_child(&filter, map_flush_nothing) == (filter.in_memory ? 0 : ENOMEM));
+        SCHED_ASSERT(in_a_child(&filter, flush_nothing) == (filter.ephemeral ? 0 : EBADF));
+        SCHED_ASSERT(in_a_child(&filter, map_flush_nothing) == (filter.ephemeral ? 0 : ENOMEM));
         SCHED_ASSERT(in_a_child(&filter, look_at_nothing) == ENOMEM);
         SCHED_ASSERT(in_a_child(&filter, ask_core_limit) == 0);
         SCHED_ASSERT(in_a_child(&filter, set_other_limit) == 0);

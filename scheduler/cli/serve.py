@@ -167,6 +167,7 @@ def _banner(settings: Settings, service: Service) -> None:
     rows |= {
         "state": str(settings.state_dir),
         "isolation": _isolation(service),
+        "/tmp": _scratch(service),
         "runtimes": ", ".join(service.runtimes) or "none",
     }
     lines = [f"scheduler {__version__} is ready (pid {os.getpid()})", *(f"  {key:<10} {value}" for key, value in rows.items())]
@@ -194,6 +195,15 @@ def _isolation(service: Service) -> str:
         return f"{isolation}; no control groups, so each process has limits of its own"
     limits = ", ".join(sorted(limit.name.lower().replace("_", " ") for limit in launcher.limits))
     return f"{isolation}; cgroups v{launcher.cgroup_version} hold {limits}"
+
+
+def _scratch(service: Service) -> str:
+    launcher = service.supervisor.launcher
+    if launcher is None:
+        return "none yet"
+    if launcher.isolation.name == "PROCESS":
+        return "a directory of its own for each sandbox, neither bounded nor encrypted"
+    return "on disk, encrypted, a key for each sandbox" if launcher.encrypts_scratch else "in memory, within the function's own"
 
 
 def refusal(error: SchedulerError | OSError, settings: Settings) -> str:

@@ -421,6 +421,15 @@ def storage(allowed_mb: int) -> Answer:
     return answer
 
 
+def plant(word: str) -> int:
+    """Number of the loop device below /tmp, which has a file now whose name and content are the word."""
+    import os
+
+    with open(f"/tmp/{word}", "w") as file:
+        file.write(word * 1000)
+    return os.minor(os.stat("/tmp").st_dev)
+
+
 def eat_memory(allowed_mb: int) -> int:
     held = [bytearray(1 << 20) for _ in range(8 * allowed_mb)]
     return len(held)

@@ -30,6 +30,10 @@ def launcher_config(settings: Settings, *, runtimes: int) -> LauncherConfig:
         network_range=settings.sandbox_network_range,
         network_servers=settings.sandbox_name_servers or name_servers(),
         network_allowed=settings.sandbox_network_allowed,
+        scratch=settings.scratch,
+        scratch_dir=str(settings.scratch_dir),
+        scratch_mb_max=settings.scratch_mb_max,
+        scratch_ahead=settings.scratch_ahead,
         # A normal user is seldom given control groups; then each process has limits of its own, and the start says so. Root
         # without them is a broken machine.
         require_limits=None if os.geteuid() == 0 else False,

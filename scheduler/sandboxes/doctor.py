@@ -15,6 +15,7 @@ import platform
 import re
 import secrets
 import socket
+import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,6 +48,8 @@ IMAGE_MEMORY_MB: Final = 256
 PROBE_TIMEOUT_S: Final = 20.0
 BURN_S: Final = 0.2
 SLOTS: Final = 8
+DISK: Final = "/var/tmp"  # seldom in memory, which /tmp may be
+SIZE_OF_TMP: Final = "size of /tmp"
 MIB: Final = 1 << 20
 SO_PASSRIGHTS: Final = 83
 
@@ -133,7 +136,7 @@ _ATTEMPTS: Final = (
         "mount the pids controller, or give this user's systemd unit Delegate=yes",
     ),
     _Attempt(Group.BOUNDS, "open files", "resource limits", attempts.open_files, fix=REPORT_FIX),
-    _Attempt(Group.BOUNDS, "size of /tmp", "tmpfs with a size", attempts.storage, ("allowed_mb",)),
+    _Attempt(Group.BOUNDS, SIZE_OF_TMP, "tmpfs with a size", attempts.storage, ("allowed_mb",)),
 )
 
 
@@ -168,16 +171,23 @@ def _outside() -> Iterator[_Outside]:
 
 
 class _Examination:
-    """One launcher, and the sandboxes that are made with it."""
+    """One launcher, and the sandboxes that are made with it. reports: what it has told the operator."""
 
     def __init__(
-        self, launcher: Launcher, runtime: str, code_dir: str, config: LauncherConfig, tell: Callable[[Finding], None]
+        self,
+        launcher: Launcher,
+        runtime: str,
+        code_dir: str,
+        config: LauncherConfig,
+        tell: Callable[[Finding], None],
+        reports: Sequence[str],
     ) -> None:
         self.launcher = launcher
         self._tell = tell
         self._runtime = runtime
         self._code_dir = code_dir
         self._config = config
+        self._reports = reports
 
     async def make(self, *, memory_mb: int = PROBE_MEMORY_MB, outbound: bool = False) -> Examinee:
         spec = Specialisation(self._code_dir, memory_mb, PROBE_STORAGE_MB, outbound=outbound)
@@ -191,6 +201,7 @@ class _Examination:
         with _outside() as outside:
             for attempt in _ATTEMPTS:
                 self._tell(await self._attempt(sandbox, attempt, outside))
+        self._tell(await self._encryption(sandbox))
         await self._neighbours(sandbox)
         self._metering(await sandbox.end())
         await self._memory()
@@ -252,11 +263,31 @@ class _Examination:
         if not isinstance(answer, list):
             answer = [False, f"the attempt itself failed: {answer.get('errorType')}: {answer.get('errorMessage')}"]
         held, detail = answer
-        by, verdict, fix = attempt.by, Verdict.OK if held else Verdict.CANNOT, "" if held else attempt.fix
+        on_disk = attempt.name == SIZE_OF_TMP and self.launcher.encrypts_scratch
+        by, verdict, fix = "ext4 on a loop device" if on_disk else attempt.by, Verdict.OK if held else Verdict.CANNOT, "" if held else attempt.fix
         if held and attempt.name == "process limit" and Limit.PIDS not in self.launcher.limits:
             by, verdict, fix = "RLIMIT_NPROC", Verdict.WEAKER, attempt.fix
             detail += ", by a limit that a user's processes share"
         return Finding(attempt.group, attempt.name, verdict, str(detail), fix, by if held else "")
+
+    async def _encryption(self, sandbox: Examinee) -> Finding:
+        """What a sandbox writes to /tmp is looked for on its device, once it is there."""
+        name = "encrypted /tmp"
+        if self.launcher.isolation is Isolation.PROCESS:
+            return Finding(Group.BOUNDS, name, Verdict.CANNOT, "a directory of the host's, in plain text", NAMESPACES_FIX)
+        if not self.launcher.encrypts_scratch:
+            why = next((text for text in self._reports if "/tmp cannot" in text), "in memory, where it counts, as set")
+            fix = "run as root, with loop devices, e2fsprogs, and a kernel that has ext4 with CONFIG_FS_ENCRYPTION"
+            return Finding(Group.BOUNDS, name, Verdict.WEAKER, why, fix, "tmpfs")
+        word = secrets.token_hex(16)
+        device = await sandbox.run(attempts.plant, word=word)
+        if not isinstance(device, int):
+            return Finding(Group.BOUNDS, name, Verdict.CANNOT, f"the attempt itself failed: {device}")
+        data = await trio.to_thread.run_sync(_device_bytes, f"/proc/{sandbox.shell.pid}/root/tmp", f"/dev/loop{device}")
+        if word.encode() in data:
+            return Finding(Group.BOUNDS, name, Verdict.CANNOT, "files can be read on the device", REPORT_FIX)
+        detail = "neither content nor name of a file can be read on its device"
+        return Finding(Group.BOUNDS, name, Verdict.OK, detail, "", "fscrypt on ext4")
 
     async def _neighbours(self, sandbox: Examinee) -> None:
         word = f"left-{secrets.token_hex(8)}"
@@ -411,6 +442,17 @@ class _Examination:
         return Finding(Group.FEATURES, name, Verdict.WEAKER, detail, fix, by)
 
 
+def _device_bytes(mount: str, device: str) -> bytes:
+    """All of a small device, after what waits in memory was written to it."""
+    fd = os.open(mount, os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(fd) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    finally:
+        os.close(fd)
+    return Path(device).read_bytes()
+
+
 def _own_addresses() -> list[str]:
     """IPv4 addresses of this host that are not loopback, as the kernel's table of local ones has them."""
     try:
@@ -489,19 +531,30 @@ def _controllers(launcher: Launcher) -> Finding:
 
 
 def _swap() -> Finding:
-    """/tmp lives in memory, so only swap could bring it to a disk."""
-    name = "scratch never on disk"
+    """What is in memory comes to a disk by swap alone."""
     try:
         swaps = Path("/proc/swaps").read_text().splitlines()[1:]
     except OSError:
         swaps = []
     if swaps:
-        detail = f"/tmp of a sandbox is in memory, but this machine swaps to {swaps[0].split()[0]}"
-        return Finding(Group.MACHINE, name, Verdict.WEAKER, detail, "encrypt the swap, or swapoff -a", "tmpfs")
-    return Finding(Group.MACHINE, name, Verdict.OK, "/tmp of a sandbox is in memory, and there is no swap", "", "tmpfs")
+        detail = f"a sandbox's memory, and what its /tmp has there, may come to {swaps[0].split()[0]}"
+        return Finding(Group.MACHINE, "swap", Verdict.WEAKER, detail, "encrypt the swap, or swapoff -a")
+    return Finding(Group.MACHINE, "swap", Verdict.OK, "there is none: what is in memory comes to no disk")
 
 
 # ---- all of it ----
+
+
+@contextmanager
+def _disk_of(config: LauncherConfig) -> Iterator[str | None]:
+    """A directory where /tmp of sandboxes can be: on the disk where the service's would be."""
+    if os.geteuid() != 0:
+        yield None
+        return
+    wanted = Path(config.scratch_dir or DISK).absolute()
+    below = next((path for path in (wanted, *wanted.parents) if path.is_dir()), None)
+    with tempfile.TemporaryDirectory(prefix="scheduler-doctor-", dir=below) as directory:
+        yield directory
 
 
 async def _examine(config: LauncherConfig, runtime: Runtime) -> list[Finding]:
@@ -510,12 +563,14 @@ async def _examine(config: LauncherConfig, runtime: Runtime) -> list[Finding]:
     def failed(detail: str, fix: str = "") -> None:
         findings.append(Finding(Group.SIGHT, "sandbox", Verdict.CANNOT, detail, fix))
 
-    with function_directory() as code_dir:
-        async with open_launcher(config, [runtime], report=lambda text: None) as launcher:
+    reports: list[str] = []
+    with function_directory() as code_dir, _disk_of(config) as scratch_dir:
+        trying = replace(config, scratch_dir=scratch_dir, scratch_ahead=0)
+        async with open_launcher(trying, [runtime], report=reports.append) as launcher:
             findings.append(_controllers(launcher))
             try:
                 with trio.fail_after(PROBE_TIMEOUT_S):
-                    await _Examination(launcher, runtime.name, code_dir, config, findings.append).run()
+                    await _Examination(launcher, runtime.name, code_dir, config, findings.append, reports).run()
             except LaunchFailed as error:
                 failed(str(error), error.hint)
             except EOFError:

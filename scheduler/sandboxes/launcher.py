@@ -30,6 +30,7 @@ from scheduler.sandboxes.spawn import close_all, pid_of, reap, start
 from scheduler.sandboxes.wire import (
     ENFORCED,
     FDS_MAX,
+    FLAG_SCRATCH,
     NOTICE_BYTES,
     PROTOCOL_VERSION,
     REQUEST_OUTBOUND,
@@ -67,6 +68,8 @@ __all__ = [
 EXECUTABLE: Final = Path(__file__).resolve().parent.parent / "_native" / "scheduler-launcher"
 RUNTIME_PACKAGE: Final = Path(__file__).resolve().parent.parent / "runtime"
 TASK_ROOT: Final = "/var/task"
+SCRATCH_MB_MAX: Final = 0x7FFFFFFF
+SCRATCH_AHEAD_MAX: Final = 256
 START_TIMEOUT_S: Final = 20.0
 STOP_TIMEOUT_S: Final = 10.0
 QUIET_S: Final = 5.0  # with something asked for and nothing heard for this long, a launcher is asked whether it lives
@@ -106,8 +109,8 @@ class Shell:
 @dataclass(frozen=True, slots=True)
 class Specialisation:
     """code_dir becomes /var/task, layers_dir /opt, both read-only; files must be readable for others. The size of /tmp is
-    ephemeral_storage_mb; being in memory, what is written there counts as the sandbox's memory too. outbound: it may reach
-    other machines (Launcher.network)."""
+    ephemeral_storage_mb; where it is in memory, what is written there counts as the sandbox's memory too. outbound: it may
+    reach other machines (Launcher.network)."""
 
     code_dir: str
     memory_mb: int
@@ -138,7 +141,10 @@ class LauncherConfig:
     to use instead of looking for one. temp_root: with "process", where private directories are made. require_limits: no start
     unless memory, processes and CPU can be limited; None: yes, unless isolation is "process". patience_s: for a birth and for
     specialising, each; what takes longer fails. cpu_per_memory: "proportional" (1,769 MB are one CPU, as a bound) or
-    "weight_only". command: what to execute."""
+    "weight_only". scratch: where /tmp is: "auto" (on disk, encrypted, where that can be had and while there is room; else in
+    memory), "encrypted" (or no start), "tmpfs" (in memory). scratch_dir: where that is on disk; None: in memory.
+    scratch_mb_max: sizes of all of them together, 0: half of what the disk has free. scratch_ahead: how many are kept ready of
+    each size in use. command: what to execute."""
 
     isolation: str = "auto"
     slots: int = 1000
@@ -152,6 +158,10 @@ class LauncherConfig:
     network_range: str = "198.18.0.0/16"
     network_servers: tuple[str, ...] = ()
     network_allowed: tuple[str, ...] = ()
+    scratch: str = "auto"
+    scratch_dir: str | None = None
+    scratch_mb_max: int = 0
+    scratch_ahead: int = 4
     command: tuple[str, ...] = (str(EXECUTABLE),)
 
     def __post_init__(self) -> None:
@@ -159,11 +169,15 @@ class LauncherConfig:
             raise ValueError(f"isolation is {self.isolation!r}, must be auto or process")
         if self.cpu_per_memory not in ("proportional", "weight_only"):
             raise ValueError(f"cpu_per_memory is {self.cpu_per_memory!r}, must be proportional or weight_only")
+        if self.scratch not in ("auto", "encrypted", "tmpfs"):
+            raise ValueError(f"scratch is {self.scratch!r}, must be auto, encrypted or tmpfs")
         for name, low, high in (
             ("slots", 1, SLOTS_MAX),
             ("uid_base", 1, 2_000_000_000),
             ("pids_max", 8, 1 << 20),
             ("patience_s", 0.1, 600),
+            ("scratch_mb_max", 0, SCRATCH_MB_MAX),
+            ("scratch_ahead", 0, SCRATCH_AHEAD_MAX),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
@@ -184,6 +198,11 @@ class LauncherConfig:
         }
         if self.cgroup_root is not None:
             options["--cgroup-root"] = self.cgroup_root
+        if self.scratch_dir is not None and self.scratch != "tmpfs":
+            options["--scratch"] = self.scratch
+            options["--scratch-root"] = os.path.abspath(self.scratch_dir)
+            options["--scratch-mb-max"] = str(self.scratch_mb_max)
+            options["--scratch-ahead"] = str(self.scratch_ahead)
         return [*self.command, *itertools.chain.from_iterable(options.items())]
 
     @property
@@ -209,13 +228,15 @@ class _Waiting:
 class Launcher:
     """Made by open_launcher(). One task may await a given shell() or specialise(); many may at once.
 
-    isolation, limits, cgroup_version, why_limited: what this machine gives. pid: of the supervising process. runtimes: names.
+    isolation, limits, cgroup_version, why_limited: what this machine gives. encrypts_scratch: /tmp is on disk, encrypted. pid:
+    of the supervising process. runtimes: names.
     """
 
     isolation: Isolation
     limits: frozenset[Limit]
     cgroup_version: int
     why_limited: str
+    encrypts_scratch: bool
 
     def __init__(
         self, sock: socket.socket, pid: int, pidfd: int, runtimes: Mapping[str, int], report: Callable[[str], None]
@@ -500,6 +521,7 @@ class Launcher:
             self.limits = frozenset(limit for limit in Limit if notice.flags & limit.value)
             self.cgroup_version = notice.runtime
             self.why_limited = notice.note
+            self.encrypts_scratch = bool(notice.flags & FLAG_SCRATCH)
             missing = [limit.name.lower() for limit in ENFORCED if limit not in self.limits]
             if missing and config.limits_required:
                 why = self.why_limited or "the kernel or the container offers no such controller"

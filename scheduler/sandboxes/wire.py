@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ENFORCED",
     "FDS_MAX",
+    "FLAG_SCRATCH",
     "LAYOUT",
     "NOTICE_BYTES",
     "PROTOCOL_VERSION",
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 FDS_MAX: Final = 12
+FLAG_SCRATCH: Final = 16  # of READY: /tmp can be on disk, encrypted
 PROTOCOL_VERSION: Final = 5
 REQUEST_OUTBOUND: Final = 1
 TEXT_BYTES_MAX: Final = 16384

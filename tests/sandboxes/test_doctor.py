@@ -31,14 +31,14 @@ def by_name(findings: list[Finding]) -> dict[str, Finding]:
 @root
 async def test_all_is_in_order_here() -> None:
     findings = await diagnose()
-    wanting = [finding for finding in findings if not finding.ok and finding.name != "scratch never on disk"]
+    wanting = [finding for finding in findings if not finding.ok and finding.name != "swap"]
     assert [finding for finding in wanting if finding.group is not Group.FEATURES] == []
     assert is_safe(findings)
     expected = {
         "runtimes", "kernel", "users of sandboxes", "control groups", "isolation", "namespaces", "host files", "host network",
         "code is read-only", "other processes", "other sandboxes", "shared memory", "/proc", "descriptors", "privileges",
         "system calls", "keyring", "clock", "priority", "core dumps", "uid of its own", "process limit", "open files",
-        "size of /tmp", "memory limit", "memory peak", "CPU limit", "CPU time", "network outbound", "snapshots",
+        "size of /tmp", "encrypted /tmp", "memory limit", "memory peak", "CPU limit", "CPU time", "network outbound", "snapshots",
     }  # fmt: skip
     assert expected <= by_name(findings).keys()
     order = list(Group)

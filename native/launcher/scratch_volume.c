@@ -1,4 +1,4 @@
-#include "scratch_image.h"
+#include "scratch_volume.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -36,7 +36,8 @@ enum {
     REUSE_INODES_MAX = 256,   /* emptied file by file up to here; else making a new one is cheaper */
     REUSE_BLOCKS_MAX = 4096,
     REUSE_NAMES_MAX = 2048,   /* one file may have many, and is met more than once */
-    TRIM_DISK_BLOCKS = 2048,  /* an image that has grown by so much gives its blocks back before the next use */
+    TRIM_DISK_BLOCKS = 2048,  /* a volume that has grown by so much gives its blocks back before the next use */
+    MAKER_TRIES = 6,
     LOOP_TRIES = 64,
     SUPERBLOCK = 1024,
     EXT4_MAGIC = 0xEF53,
@@ -52,7 +53,7 @@ static int result(long value) {
 
 /* ---- the place ---- */
 
-/* Images in memory would be memory that counts for nobody. */
+/* Volumes in memory would be memory that counts for nobody. */
 static int check_disk(int directory) {
     struct statfs status;
     if (fstatfs(directory, &status) < 0) {
@@ -61,10 +62,10 @@ static int check_disk(int directory) {
     return status.f_type == TMPFS_MAGIC || status.f_type == RAMFS_MAGIC ? -EMEDIUMTYPE : 0;
 }
 
-int image_place_open(struct image_place *place, const char *directory, const char **step) {
+int volume_place_open(struct volume_place *place, const char *directory, const char **step) {
     memset(place, 0, sizeof *place);
     place->staging = place->control = -1;
-    *step = "directory of images";
+    *step = "directory of volumes";
     place->directory = result(open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     int error = place->directory < 0 ? place->directory : check_disk(place->directory);
     if (error == 0) {
@@ -95,7 +96,7 @@ static int nameless_file(int directory) {
     int fd = openat(directory, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == ENOENT)) {
         char name[40];
-        snprintf(name, sizeof name, "image-%ld", (long)getpid());
+        snprintf(name, sizeof name, "volume-%ld", (long)getpid());
         (void)unlinkat(directory, name, 0); /* of a process that was killed in the moment between these two */
         fd = openat(directory, name, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
         const int error = errno;
@@ -169,7 +170,7 @@ static int make_template(int file, uint32_t size_mb, uint64_t *bytes) {
     const uint64_t wanted = (uint64_t)size_mb * BLOCKS_PER_MB + SLACK_BLOCKS;
     const uint64_t inodes = (uint64_t)size_mb * INODES_PER_MB;
     uint64_t blocks = wanted;
-    for (unsigned tries = 0; tries < 4; tries++) {
+    for (unsigned tries = 0; tries < MAKER_TRIES; tries++) {
         const int error = run_maker(file, blocks, inodes);
         if (error < 0) {
             return error;
@@ -182,15 +183,15 @@ static int make_template(int file, uint32_t size_mb, uint64_t *bytes) {
             *bytes = blocks * BLOCK_BYTES;
             return 0;
         }
-        blocks += wanted - (uint64_t)usable + blocks / 1024;
+        blocks += wanted - (uint64_t)usable + BLOCKS_PER_MB / 8;
     }
     return -E2BIG;
 }
 
-static int find_template(struct image_place *place, uint32_t size_mb, struct image_template **found) {
-    struct image_template *oldest = &place->templates[0];
-    for (unsigned i = 0; i < IMAGE_TEMPLATES_MAX; i++) {
-        struct image_template *template = &place->templates[i];
+static int find_template(struct volume_place *place, uint32_t size_mb, struct volume_template **found) {
+    struct volume_template *oldest = &place->templates[0];
+    for (unsigned i = 0; i < VOLUME_TEMPLATES_MAX; i++) {
+        struct volume_template *template = &place->templates[i];
         if (template->size_mb == size_mb) {
             template->used_at = ++place->uses;
             *found = template;
@@ -213,13 +214,13 @@ static int find_template(struct image_place *place, uint32_t size_mb, struct ima
     if (oldest->size_mb != 0) {
         close(oldest->file);
     }
-    *oldest = (struct image_template){.size_mb = size_mb, .file = file, .bytes = bytes, .used_at = ++place->uses};
+    *oldest = (struct volume_template){.size_mb = size_mb, .file = file, .bytes = bytes, .used_at = ++place->uses};
     *found = oldest;
     return 0;
 }
 
 /* The few blocks of a template that are not holes. */
-static int copy_template(const struct image_template *template, int file) {
+static int copy_template(const struct volume_template *template, int file) {
     char data[1 << 15];
     if (ftruncate(file, (off_t)template->bytes) < 0) {
         return -errno;
@@ -238,11 +239,11 @@ static int copy_template(const struct image_template *template, int file) {
     return errno == ENXIO ? 0 : -errno;
 }
 
-/* ---- an image ---- */
+/* ---- a volume ---- */
 
 /* A loop device on the file: its descriptor, and its path. Direct: else each page would be in memory twice, the second time for nobody's
  * account; where the disk does not allow it the kernel passes it over. */
-static int attach_loop(const struct image_place *place, int file, char *path, size_t bytes) {
+static int attach_loop(const struct volume_place *place, int file, char *path, size_t bytes) {
     struct loop_config config;
     memset(&config, 0, sizeof config);
     config.fd = (uint32_t)file;
@@ -301,7 +302,7 @@ static void name_of(uint32_t number, char *name, size_t bytes) {
     snprintf(name, bytes, "%u", number);
 }
 
-static void unmount(const struct image_place *place, uint32_t number) {
+static void unmount(const struct volume_place *place, uint32_t number) {
     char name[16], path[48];
     name_of(number, name, sizeof name);
     snprintf(path, sizeof path, "/proc/self/fd/%d/%s", place->staging, name);
@@ -311,55 +312,55 @@ static void unmount(const struct image_place *place, uint32_t number) {
     (void)unlinkat(place->staging, name, AT_REMOVEDIR);
 }
 
-static int mount_image(struct image_place *place, struct image *image, const char **step) {
+static int mount_volume(struct volume_place *place, struct volume *volume, const char **step) {
     char device[32], name[16];
     *step = "loop device";
-    int loop = attach_loop(place, image->file, device, sizeof device);
+    int loop = attach_loop(place, volume->file, device, sizeof device);
     if (loop < 0) {
         return loop;
     }
     *step = "mount of ext4";
-    image->root = mount_device(device);
+    volume->root = mount_device(device);
     wire_close(&loop); /* from here on the mount holds it */
-    if (image->root < 0) {
-        return image->root;
+    if (volume->root < 0) {
+        return volume->root;
     }
     *step = "staging directory";
-    name_of(image->number, name, sizeof name);
+    name_of(volume->number, name, sizeof name);
     int error = result(mkdirat(place->staging, name, 0700));
     if (error == 0) { /* a mount that is nowhere cannot be cloned before Linux 6.15 */
-        error = result(syscall(SYS_move_mount, image->root, "", place->staging, name, MOVE_MOUNT_F_EMPTY_PATH));
+        error = result(syscall(SYS_move_mount, volume->root, "", place->staging, name, MOVE_MOUNT_F_EMPTY_PATH));
     }
     if (error < 0) {
-        wire_close(&image->root);
+        wire_close(&volume->root);
         (void)unlinkat(place->staging, name, AT_REMOVEDIR);
         return error;
     }
     struct statfs status;
-    if (fstatfs(image->root, &status) < 0) {
+    if (fstatfs(volume->root, &status) < 0) {
         return -errno;
     }
-    image->inodes = (uint64_t)(status.f_files - status.f_ffree);
-    image->blocks = (uint64_t)(status.f_blocks - status.f_bfree);
-    image->disk_blocks = disk_blocks(image->file);
+    volume->inodes = (uint64_t)(status.f_files - status.f_ffree);
+    volume->blocks = (uint64_t)(status.f_blocks - status.f_bfree);
+    volume->disk_blocks = disk_blocks(volume->file);
     return 0;
 }
 
-int image_make(struct image_place *place, struct image *image, uint32_t number, uint32_t size_mb, const char **step) {
-    struct image_template *template = NULL;
-    *image = (struct image){.size_mb = size_mb, .number = number, .file = -1, .root = -1};
+int volume_make(struct volume_place *place, struct volume *volume, uint32_t number, uint32_t size_mb, const char **step) {
+    struct volume_template *template = NULL;
+    *volume = (struct volume){.size_mb = size_mb, .number = number, .file = -1, .root = -1};
     *step = "mkfs.ext4 (e2fsprogs)";
     int error = find_template(place, size_mb, &template);
     if (error == 0) {
-        *step = "file of the image";
-        image->file = nameless_file(place->directory);
-        error = image->file < 0 ? image->file : copy_template(template, image->file);
+        *step = "file of the volume";
+        volume->file = nameless_file(place->directory);
+        error = volume->file < 0 ? volume->file : copy_template(template, volume->file);
     }
     if (error == 0) {
-        error = mount_image(place, image, step);
+        error = mount_volume(place, volume, step);
     }
     if (error < 0) {
-        image_drop(place, image);
+        volume_drop(place, volume);
     }
     return error;
 }
@@ -378,7 +379,7 @@ static int add_key(int directory, uint8_t *key_id) {
         error = result(ioctl(directory, FS_IOC_ADD_ENCRYPTION_KEY, &order));
     }
     explicit_bzero(key, FSCRYPT_MAX_KEY_SIZE);
-    memcpy(key_id, order.argument.key_spec.u.identifier, IMAGE_KEY_ID_BYTES);
+    memcpy(key_id, order.argument.key_spec.u.identifier, VOLUME_KEY_ID_BYTES);
     return error;
 }
 
@@ -389,22 +390,22 @@ static int set_policy(int directory, const uint8_t *key_id) {
     policy.contents_encryption_mode = FSCRYPT_MODE_AES_256_XTS;
     policy.filenames_encryption_mode = FSCRYPT_MODE_AES_256_CTS;
     policy.flags = FSCRYPT_POLICY_FLAGS_PAD_32;
-    memcpy(policy.master_key_identifier, key_id, IMAGE_KEY_ID_BYTES);
+    memcpy(policy.master_key_identifier, key_id, VOLUME_KEY_ID_BYTES);
     return result(ioctl(directory, FS_IOC_SET_ENCRYPTION_POLICY, &policy));
 }
 
-int image_lock(struct image *image, const char **step) {
-    *step = "directory of the image";
-    int error = result(mkdirat(image->root, DIRECTORY, 0700));
-    int directory = error < 0 ? error : result(openat(image->root, DIRECTORY, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+int volume_lock(struct volume *volume, const char **step) {
+    *step = "directory of the volume";
+    int error = result(mkdirat(volume->root, DIRECTORY, 0700));
+    int directory = error < 0 ? error : result(openat(volume->root, DIRECTORY, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
     error = directory < 0 ? directory : 0;
     if (error == 0) {
         *step = "encryption key";
-        error = add_key(directory, image->key_id);
+        error = add_key(directory, volume->key_id);
     }
     if (error == 0) {
         *step = "encryption policy";
-        error = set_policy(directory, image->key_id);
+        error = set_policy(directory, volume->key_id);
     }
     if (error == 0) { /* root's, like any /tmp: its owner could change its flags */
         *step = "mode of /tmp";
@@ -412,43 +413,43 @@ int image_lock(struct image *image, const char **step) {
     }
     if (error == 0) {
         *step = "mount of the directory";
-        error = result(syscall(SYS_open_tree, image->root, DIRECTORY, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+        error = result(syscall(SYS_open_tree, volume->root, DIRECTORY, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
     }
     wire_close(&directory);
     return error;
 }
 
 /* The root directory, for ioctls: the mount's own descriptor has no file behind it. */
-static int open_root(const struct image *image) {
-    return result(openat(image->root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+static int open_root(const struct volume *volume) {
+    return result(openat(volume->root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
 }
 
-static bool little_in_it(const struct image *image) {
+static bool little_in_it(const struct volume *volume) {
     struct statfs status;
-    return fstatfs(image->root, &status) == 0 &&
-           (uint64_t)(status.f_files - status.f_ffree) <= image->inodes + REUSE_INODES_MAX &&
-           (uint64_t)(status.f_blocks - status.f_bfree) <= image->blocks + REUSE_BLOCKS_MAX;
+    return fstatfs(volume->root, &status) == 0 &&
+           (uint64_t)(status.f_files - status.f_ffree) <= volume->inodes + REUSE_INODES_MAX &&
+           (uint64_t)(status.f_blocks - status.f_bfree) <= volume->blocks + REUSE_BLOCKS_MAX;
 }
 
-static bool forget_key(const struct image *image, int root) {
+static bool forget_key(const struct volume *volume, int root) {
     struct fscrypt_remove_key_arg order;
     memset(&order, 0, sizeof order);
     order.key_spec.type = FSCRYPT_KEY_SPEC_TYPE_IDENTIFIER;
-    memcpy(order.key_spec.u.identifier, image->key_id, IMAGE_KEY_ID_BYTES);
+    memcpy(order.key_spec.u.identifier, volume->key_id, VOLUME_KEY_ID_BYTES);
     return ioctl(root, FS_IOC_REMOVE_ENCRYPTION_KEY_ALL_USERS, &order) == 0 && order.removal_status_flags == 0;
 }
 
-bool image_reuse(struct image *image) {
-    if (unlinkat(image->root, DIRECTORY, AT_REMOVEDIR) < 0) {
-        if (!little_in_it(image)) {
+bool volume_reuse(struct volume *volume) {
+    if (unlinkat(volume->root, DIRECTORY, AT_REMOVEDIR) < 0) {
+        if (!little_in_it(volume)) {
             return false;
         }
-        tempdir_remove_tree(image->root, DIRECTORY, REUSE_NAMES_MAX);
+        tempdir_remove_tree(volume->root, DIRECTORY, REUSE_NAMES_MAX);
     }
-    int root = open_root(image);
-    bool clean = root >= 0 && faccessat(image->root, DIRECTORY, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT;
-    clean = clean && forget_key(image, root);
-    if (clean && disk_blocks(image->file) > image->disk_blocks + TRIM_DISK_BLOCKS) {
+    int root = open_root(volume);
+    bool clean = root >= 0 && faccessat(volume->root, DIRECTORY, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT;
+    clean = clean && forget_key(volume, root);
+    if (clean && disk_blocks(volume->file) > volume->disk_blocks + TRIM_DISK_BLOCKS) {
         struct fstrim_range all = {.len = UINT64_MAX};
         clean = ioctl(root, FITRIM, &all) == 0;
     }
@@ -456,16 +457,16 @@ bool image_reuse(struct image *image) {
     return clean;
 }
 
-void image_drop(struct image_place *place, struct image *image) {
+void volume_drop(struct volume_place *place, struct volume *volume) {
     enum { WITHOUT_FLUSH = 2 };
-    if (image->root >= 0) {
+    if (volume->root >= 0) {
         uint32_t how = WITHOUT_FLUSH;
-        int root = open_root(image);
+        int root = open_root(volume);
         (void)ioctl(root, _IOR('X', 125, uint32_t), &how); /* EXT4_IOC_SHUTDOWN: what is dirty is not worth its way to the disk */
         wire_close(&root);
-        wire_close(&image->root);
-        unmount(place, image->number);
+        wire_close(&volume->root);
+        unmount(place, volume->number);
     }
-    wire_close(&image->file);
-    image->size_mb = 0;
+    wire_close(&volume->file);
+    volume->size_mb = 0;
 }
