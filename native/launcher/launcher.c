@@ -237,7 +237,7 @@ static void turn(struct launcher *launcher) {
     struct epoll_event events[EPOLL_BATCH];
     const int wait_ms = launcher->emptying > 0  ? EMPTYING_POLL_MS
                         : launcher->pending > 0 ? (int)(launcher->options.patience_ms / OVERDUE_POLLS)
-                                                : -1;
+                                                : scratch_sleep_ms(launcher);
     const int count = epoll_wait(launcher->epoll, events, EPOLL_BATCH, wait_ms);
     for (int i = 0; i < count; i++) {
         const uint32_t which = (uint32_t)events[i].data.u64;
@@ -287,6 +287,7 @@ static void turn(struct launcher *launcher) {
         }
     }
     kill_strays(launcher);
+    scratch_tick(launcher);
     if (launcher->pending > 0 && count < EPOLL_BATCH) {
         look_for_overdue(launcher);
     }

@@ -24,6 +24,9 @@ enum {
     CLOSE_MS = 3000,
     NAP_US = 1000,
     WARN_EVERY_MS = 10000,
+    LOOK_MS = 500,
+    SURPLUS_MS = 1000,
+    UNUSED_MS = 300000,
     VOLUMES_SPARE = 128,
     SOCKET_BYTES = 4 << 20, /* room for an order about each volume */
     KEEPER_FD = 3
@@ -81,17 +84,19 @@ static int order(struct launcher *launcher, uint32_t number, enum keeper_order_k
     return error;
 }
 
-/* The one with the least to do; one that does not run yet is started rather than made to wait for. */
+/* The one with the least to do. */
 static int choose_keeper(struct launcher *launcher, uint32_t *chosen) {
     struct scratch *scratch = &launcher->scratch;
     uint32_t best = SCRATCH_KEEPERS;
-    for (uint32_t i = 0; i < SCRATCH_KEEPERS; i++) {
+    for (uint32_t turn = 0; turn < SCRATCH_KEEPERS; turn++) {
+        const uint32_t i = (scratch->next_keeper + turn) % SCRATCH_KEEPERS;
         const bool ending = scratch->keepers[i].pid != 0 && scratch->keepers[i].fd < 0;
         if (!ending && (best == SCRATCH_KEEPERS || scratch->keepers[i].orders < scratch->keepers[best].orders)) {
             best = i;
         }
     }
     *chosen = best;
+    scratch->next_keeper = best + 1;
     return best == SCRATCH_KEEPERS ? -EAGAIN : scratch->keepers[best].pid == 0 ? start_keeper(launcher, best) : 0;
 }
 
@@ -269,6 +274,7 @@ bool scratch_release(struct launcher *launcher, uint32_t slot) {
     /* Kept for the next as long as there are not more of them than a wave of new sandboxes would use. */
     const bool keep = census.ready + census.making < launcher->options.scratch.ahead + census.used;
     volume->state = VOLUME_ENDING;
+    launcher->scratch.restless = true;
     if (order(launcher, number, keep ? KEEPER_END : KEEPER_DROP) < 0) { /* the keeper has gone, and with it the volume */
         launcher->slots[slot].volume = NO_VOLUME;
         set_free(launcher, volume);
@@ -317,6 +323,8 @@ static void ready(struct launcher *launcher, uint32_t number, int mount) {
     if (slot == NO_SLOT) {
         volume->state = VOLUME_READY;
         volume->mount = mount;
+        volume->since_ms = launcher_now_ms();
+        launcher->scratch.restless = true;
         serve_waiting(launcher); /* another size: its room may be needed */
         return;
     }
@@ -404,6 +412,38 @@ bool scratch_reaped(struct launcher *launcher, pid_t pid) {
     return false;
 }
 
+/* ---- what is ready and not needed ---- */
+
+int scratch_sleep_ms(const struct launcher *launcher) {
+    return launcher->scratch.restless ? LOOK_MS : -1;
+}
+
+/* More than are kept of a size in use; any of a size that has not been for long. The size that most functions have is always in use. */
+static bool is_surplus(const struct launcher *launcher, const struct scratch_volume *volume, uint64_t now_ms, bool *later) {
+    const struct census census = count(launcher, volume->size_mb);
+    const bool more = census.ready > launcher->options.scratch.ahead + census.used;
+    const bool other = volume->size_mb != PROBE_SIZE_MB && census.used == 0;
+    const uint64_t age_ms = now_ms - volume->since_ms;
+    *later = *later || more || other;
+    return (more && age_ms >= SURPLUS_MS) || (other && age_ms >= UNUSED_MS);
+}
+
+void scratch_tick(struct launcher *launcher) {
+    struct scratch *scratch = &launcher->scratch;
+    const uint64_t now_ms = launcher_now_ms();
+    if (!scratch->restless || now_ms - scratch->looked_ms < LOOK_MS) {
+        return;
+    }
+    scratch->looked_ms = now_ms;
+    scratch->restless = false;
+    for (uint32_t i = 0; i < scratch->volumes_count; i++) {
+        if (scratch->volumes[i].state == VOLUME_READY &&
+            is_surplus(launcher, &scratch->volumes[i], now_ms, &scratch->restless)) {
+            drop_volume(launcher, i);
+        }
+    }
+}
+
 /* ---- start and end ---- */
 
 static uint64_t half_of_the_disk_mb(const char *root) {
@@ -484,6 +524,11 @@ int scratch_open(struct launcher *launcher) {
             give_up(launcher, ENOSPC, "room for one volume");
         } else {
             probe(launcher);
+        }
+    }
+    for (uint32_t i = 0; i < SCRATCH_KEEPERS && scratch->able; i++) {
+        if (scratch->keepers[i].pid == 0) {
+            (void)start_keeper(launcher, i); /* if not now, then when it is needed */
         }
     }
     if (scratch->able) {

@@ -41,6 +41,7 @@ struct scratch_volume {
     uint32_t keeper;
     uint32_t slot;         /* USED, ENDING: whose it is */
     int mount;             /* READY */
+    uint64_t since_ms;     /* READY */
 };
 
 struct scratch_keeper {
@@ -59,6 +60,9 @@ struct scratch {
     uint64_t mb_max, mb_used;  /* of all that are not FREE */
     uint64_t warned_ms;        /* last time something was said */
     uint32_t waiting;          /* slots that wait for a volume */
+    uint32_t next_keeper;      /* of those with equally little to do */
+    bool restless;             /* there may be more ready than will be kept */
+    uint64_t looked_ms;        /* last look for those */
 };
 
 /* Makes the first volume, to know that it can be done. 0, or -errno where mode is ENCRYPTED and it cannot; see step. */
@@ -74,6 +78,10 @@ enum scratch_verdict scratch_take(struct launcher *launcher, uint32_t slot, uint
 
 /* The slot's sandbox has ended. true: its slot's files are gone; false: slot_scratch_gone() will be called. */
 bool scratch_release(struct launcher *launcher, uint32_t slot);
+
+/* How long the loop may sleep; -1: until something happens. Then: drops what nobody will need. */
+int scratch_sleep_ms(const struct launcher *launcher);
+void scratch_tick(struct launcher *launcher);
 
 /* A keeper has spoken, or ended. */
 void scratch_readable(struct launcher *launcher, uint32_t keeper);

@@ -38,6 +38,7 @@ SOURCES = {
     "broken": "raise RuntimeError('no')\n",
 }
 SHELLS = 2
+VOLUMES = 4  # scratch_ahead
 
 __all__ = ["RUNTIME", "SHELLS", "Soak", "belongings", "deploy", "remove_all", "serve", "what_stayed"]
 
@@ -269,6 +270,13 @@ def descriptors(pid: int) -> Counter[str]:
                 numbered = where.startswith(("socket", "pipe", "anon_inode"))
                 found[where.split(":")[0] if numbered else os.path.basename(where)] += 1
     return found
+
+
+def volumes(served: Served) -> int:
+    """Of /tmp on disk: loop devices on files of this service. None where that cannot be had."""
+    below = f"{served.state_dir.resolve()}/"
+    files = Path("/sys/block").glob("loop*/loop/backing_file")
+    return sum(path.read_text().startswith(below) for path in files if path.exists())
 
 
 def belongings(served: Served) -> Belongings:

@@ -52,6 +52,7 @@ def settle(served):
         raise
     runtime = f'{{runtime="{soak.RUNTIME}"}}'
     wait_until(lambda: metric(served, f"scheduler_shells_ready{runtime}") == soak.SHELLS, 10, "the shells are there")
+    wait_until(lambda: soak.volumes(served) in (0, soak.VOLUMES), 10, "as many /tmp are ready as will be kept")
     wait_until(lambda: stats(served)["loop"]["connections"] == SERVICE_OWN_CONNECTIONS, 5, "every connection is gone")
 
 
