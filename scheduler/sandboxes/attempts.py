@@ -31,6 +31,7 @@ __all__ = [
     "neighbour_tidies",
     "open_files",
     "outbound",
+    "plant",
     "priority",
     "privileges",
     "processes",

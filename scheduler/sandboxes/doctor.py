@@ -264,7 +264,11 @@ class _Examination:
             answer = [False, f"the attempt itself failed: {answer.get('errorType')}: {answer.get('errorMessage')}"]
         held, detail = answer
         on_disk = attempt.name == SIZE_OF_TMP and self.launcher.encrypts_scratch
-        by, verdict, fix = "ext4 on a loop device" if on_disk else attempt.by, Verdict.OK if held else Verdict.CANNOT, "" if held else attempt.fix
+        by, verdict, fix = (
+            "ext4 on a loop device" if on_disk else attempt.by,
+            Verdict.OK if held else Verdict.CANNOT,
+            "" if held else attempt.fix,
+        )
         if held and attempt.name == "process limit" and Limit.PIDS not in self.launcher.limits:
             by, verdict, fix = "RLIMIT_NPROC", Verdict.WEAKER, attempt.fix
             detail += ", by a limit that a user's processes share"

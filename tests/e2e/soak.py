@@ -275,8 +275,11 @@ def descriptors(pid: int) -> Counter[str]:
 def volumes(served: Served) -> int:
     """Of /tmp on disk: loop devices on files of this service. None where that cannot be had."""
     below = f"{served.state_dir.resolve()}/"
-    files = Path("/sys/block").glob("loop*/loop/backing_file")
-    return sum(path.read_text().startswith(below) for path in files if path.exists())
+    count = 0
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):  # it is being let go of
+            count += path.read_text().startswith(below)
+    return count
 
 
 def belongings(served: Served) -> Belongings:

@@ -38,7 +38,8 @@ async def test_all_is_in_order_here() -> None:
         "runtimes", "kernel", "users of sandboxes", "control groups", "isolation", "namespaces", "host files", "host network",
         "code is read-only", "other processes", "other sandboxes", "shared memory", "/proc", "descriptors", "privileges",
         "system calls", "keyring", "clock", "priority", "core dumps", "uid of its own", "process limit", "open files",
-        "size of /tmp", "encrypted /tmp", "memory limit", "memory peak", "CPU limit", "CPU time", "network outbound", "snapshots",
+        "size of /tmp", "encrypted /tmp", "memory limit", "memory peak", "CPU limit", "CPU time", "network outbound",
+        "snapshots",
     }  # fmt: skip
     assert expected <= by_name(findings).keys()
     order = list(Group)
