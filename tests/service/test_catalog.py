@@ -47,7 +47,12 @@ def cores(commands, kind):
 
 
 def names(commands, kind=CommandKind.NAME_PUT):
-    return [c.blob.decode() for c in commands if c.kind is kind]
+    return [c.blob.decode().partition("\0")[0] for c in commands if c.kind is kind]
+
+
+def told(commands):
+    """What calls by each name are told, where it is not the function's own ARN."""
+    return dict(c.blob.decode().split("\0") for c in commands if c.kind is CommandKind.NAME_PUT and b"\0" in c.blob)
 
 
 def test_a_new_function_gets_its_accounts_its_handle_and_its_names():
@@ -62,6 +67,8 @@ def test_a_new_function_gets_its_accounts_its_handle_and_its_names():
     assert (put.account, put.memory_mb, put.timeout_ns, put.queue_timeout_ns, put.weight) == (2, 256, 7 * 10**9, 9 * 10**6, 3)
     assert put.handle >> 32 == 1
     assert {"f", "f:$LATEST", "arn:aws:lambda:local:000000000000:function:f"} <= set(names(commands))
+    arn = "arn:aws:lambda:local:000000000000:function:f:$LATEST"
+    assert told(commands) == {name: arn for name in names(commands) if name.endswith(":$LATEST")}
     assert catalog.account_info(2).name == "function:f"
     assert catalog.account_info(1).kind is AccountKind.TENANT
     order = [type(c.core) if c.core else c.kind for c in commands]
@@ -188,7 +195,7 @@ class Numbers(RuleBasedStateMachine):
                 self.functions[core.handle] = (account, False)
             elif command.kind is CommandKind.NAME_PUT:
                 assert self.functions[command.function][1]
-                self.names[command.blob] = command.function
+                self.names[command.blob.partition(b"\0")[0]] = command.function
             elif command.kind is CommandKind.NAME_REMOVE:
                 del self.names[command.blob]
 
