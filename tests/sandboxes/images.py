@@ -113,13 +113,20 @@ async def make(launched: Launched, *, memory_mb: int = 512, runtime: str | None 
 
 
 async def restore(
-    launched: Launched, image: int | None, *, memory_mb: int = 512, runtime: str | None = None, **start: str
+    launched: Launched,
+    image: int | None,
+    *,
+    memory_mb: int = 512,
+    runtime: str | None = None,
+    outbound: bool = False,
+    **start: str,
 ) -> Made:
     """A sandbox that was given the image, ready or with its init error."""
     shell = await launched.shell(runtime)
     launched.shells.remove(shell)
     with trio.fail_after(PATIENCE_S):
-        await launched.launcher.specialise(shell, Specialisation(launched.code_dir, memory_mb, 512), image=image)
+        spec = Specialisation(launched.code_dir, memory_mb, 512, outbound=outbound)
+        await launched.launcher.specialise(shell, spec, image=image)
         running = Running(launched.launcher, shell)
         os.write(shell.channel_fd, frame(START, start_body(launched, "restore", **start)))
         kind, _, body = await running.frame()

@@ -3,7 +3,9 @@ by one pair of devices. The machine that runs the tests is not touched.
 
     launcher's namespace "host"                               "internet"
     wan 203.0.113.2/24, default via 203.0.113.1   ───────►    wan 203.0.113.1/24
-                                                              lo  PUBLIC, PRIVATE, OTHER_PRIVATE, METADATA
+    lan 172.30.0.1/24                                         lo  PUBLIC, PRIVATE, OTHER_PRIVATE, METADATA
+        ▲
+    lan 172.30.0.2/24, default via 172.30.0.1   "stranger"
 
 The internet knows no way to the addresses of sandboxes, so whoever is answered was translated.
 """
@@ -148,6 +150,7 @@ def rule_tables(namespace: int) -> set[str]:
 class World:
     host: int
     internet: int
+    stranger: int
     listeners: list[socket.socket] = field(default_factory=list)
 
     def config(self, **changes: Any) -> LauncherConfig:
@@ -180,7 +183,7 @@ class World:
     def left(self) -> tuple[set[str], set[str], str]:
         """What a launcher could leave on the host: devices, tables of rules, whether a device of it forwards."""
         forwarding = read(self.host, "/proc/sys/net/ipv4/conf/wan/forwarding").strip()
-        return devices(self.host) - {"lo", "wan"}, rule_tables(self.host), forwarding
+        return devices(self.host) - {"lo", "wan", "lan"}, rule_tables(self.host), forwarding
 
 
 NOTHING_LEFT: tuple[set[str], set[str], str] = (set(), set(), "0")
@@ -221,7 +224,7 @@ def serve_names(server: socket.socket, names: dict[str, str]) -> None:
 
 @contextmanager
 def world() -> Iterator[World]:
-    made = World(new_namespace(), new_namespace())
+    made = World(new_namespace(), new_namespace(), new_namespace())
     try:
         ip(
             made.host,
@@ -229,12 +232,17 @@ def world() -> Iterator[World]:
             f"link add wan type veth peer name wan netns /proc/{os.getpid()}/fd/{made.internet}",
             f"address add {HOST}/24 dev wan",
             "link set wan up",
+            f"link add lan type veth peer name lan netns /proc/{os.getpid()}/fd/{made.stranger}",
+            "address add 172.30.0.1/24 dev lan",
+            "link set lan up",
         )
+        ip(made.stranger, "address add 172.30.0.2/24 dev lan", "link set lan up", "route add default via 172.30.0.1")
         ip(
             made.internet,
             "link set lo up",
             f"address add {GATEWAY}/24 dev wan",
             "link set wan up",
+            f"route add 172.30.0.0/24 via {HOST}",
             *(f"address add {address}/32 dev lo" for address in (PUBLIC, PRIVATE, OTHER_PRIVATE, METADATA)),
         )
         ip(made.host, f"route add default via {GATEWAY}")
@@ -242,8 +250,8 @@ def world() -> Iterator[World]:
     finally:
         for listener in made.listeners:
             listener.close()
-        os.close(made.host)
-        os.close(made.internet)
+        for namespace in (made.host, made.internet, made.stranger):
+            os.close(namespace)
 
 
 def start_name_server(made: World, names: dict[str, str]) -> None:

@@ -128,6 +128,14 @@ async def forge_a_source(scene: Scene) -> bool:
     return SENT in scene.hears()
 
 
+async def use_the_host_as_a_router(scene: Scene) -> bool:
+    """A stranger beside the host sends through it what is for somebody else: sandboxes need it to forward, others do not."""
+    code = "import socket\nsocket.create_connection((" + repr(PUBLIC) + f", {PORT}), 5).close()"
+    await scene.one.run(code)  # it forwards
+    inside(scene.world.stranger, lambda: _datagram(PUBLIC, SENT))
+    return SENT in scene.hears()
+
+
 async def open_connections_without_end(scene: Scene) -> bool:
     before = networks.packets_received(scene.world.internet, "wan")
     code = f"""
@@ -157,6 +165,7 @@ ATTEMPTS = {
     "reach a neighbour": Attempt(reach_a_neighbour, ("between sandboxes",)),
     "be reached from the host": Attempt(be_reached_from_the_host, ("rules of the host", "nothing begins towards sandboxes")),
     "forge a source": Attempt(forge_a_source, ("reverse path",)),
+    "use the host as a router": Attempt(use_the_host_as_a_router, ("no router for others",)),
     "open connections without end": Attempt(open_connections_without_end, ("connections of one sandbox",)),
 }
 

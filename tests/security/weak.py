@@ -123,6 +123,7 @@ PROTECTIONS: dict[str, tuple[Edit | Disarm, ...]] = {
         ),
     ),
     "reverse path": (Edit("network.c", 'rp_filter", "1", true}', 'rp_filter", "0", true}'),),
+    "no router for others": (Edit("network_rules.c", "IPS_DST_NAT, false);\n    drop", "IPS_DST_NAT, false);\n    pass"),),
     "connections of one sandbox": (
         Edit("network_rules.c", "    too_many(rules);\n    refuse", "    too_many(rules);\n    pass"),
     ),
