@@ -213,7 +213,6 @@ static const struct {
     {"ipv4/conf/default/send_redirects", "0", true},
     {"ipv6/conf/all/disable_ipv6", "1", false},   /* a kernel without it is fine */
     {"ipv6/conf/default/disable_ipv6", "1", false},
-    {"netfilter/nf_conntrack_tcp_timeout_established", "3600", false}, /* what the dead left open is forgotten */
 };
 
 static int router_inside(const struct network *network, const char **step) {
@@ -238,7 +237,11 @@ static int router_inside(const struct network *network, const char **step) {
         error = netlink_send(fd, &batch, &failed);
     }
     wire_close(&fd);
-    return error < 0 ? error : network_router_rules(network->options, INNER_NAME, step);
+    error = error < 0 ? error : network_router_rules(network->options, INNER_NAME, step);
+    if (error == 0) { /* it is there only now: what the dead left open is forgotten in an hour, not in five days */
+        (void)network_sysctl("netfilter/nf_conntrack_tcp_timeout_established", "3600");
+    }
+    return error;
 }
 
 static void uplink_name(const struct network *network, char *name) {

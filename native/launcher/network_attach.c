@@ -25,6 +25,8 @@ static void put_end(struct netlink_batch *batch, const struct link_end *end) {
         netlink_put_u32(batch, IFLA_NET_NS_PID, (uint32_t)end->pid);
     }
     netlink_put_text(batch, IFLA_IFNAME, end->name);
+    netlink_put_u32(batch, IFLA_NUM_TX_QUEUES, 1); /* else one for each processor, and each is an object of its own */
+    netlink_put_u32(batch, IFLA_NUM_RX_QUEUES, 1);
     netlink_put(batch, IFLA_ADDRESS, HARDWARE_ADDRESS, sizeof HARDWARE_ADDRESS);
 }
 
