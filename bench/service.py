@@ -68,10 +68,21 @@ class Service:
 
     # ---- functions ----
 
-    def deploy(self, name: str, handler: str = "echo", *, timeout_s: int = 30, memory_mb: int = 128, **more: Any) -> None:
-        """`handler`: a file of bench/functions. More: settings of functions.deploy."""
+    def deploy(
+        self,
+        name: str,
+        handler: str = "echo",
+        *,
+        timeout_s: int = 30,
+        memory_mb: int = 128,
+        packages: Path | None = None,
+        **more: Any,
+    ) -> None:
+        """`handler`: a file of bench/functions. packages: a folder that goes along. More: settings of functions.deploy."""
         source = self.directory / "src" / name
         source.mkdir(parents=True, exist_ok=True)
+        if packages is not None:
+            shutil.copytree(packages, source, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "bin"))
         marker = f"bench-{name}"
         shutil.copy(FUNCTIONS / f"{handler}.py", source / "app.py")
         (source / marker).write_text(name)

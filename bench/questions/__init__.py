@@ -2,6 +2,7 @@
 
 from bench.context import Question
 from bench.questions import (
+    burst,
     ceiling,
     cold_start,
     connections,
@@ -15,6 +16,7 @@ from bench.questions import (
     mixed,
     overload,
     scrape,
+    snapshot,
     timeouts,
     under_load,
     warm,
@@ -36,6 +38,8 @@ QUESTIONS: dict[str, Question] = {
         timeouts.QUESTION,
         core.QUESTION,
         cold_start.QUESTION,
+        snapshot.QUESTION,
+        burst.QUESTION,
         cpu_share.QUESTION,
         memory.QUESTION,
         scrape.QUESTION,
