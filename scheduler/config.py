@@ -389,7 +389,7 @@ class Settings:
     shells_max: int = row(Kind.INT, 32, "most shells of a runtime that may wait at once", 1, 1024)
     images_mb_max: int = row(
         Kind.INT,
-        0,
+        1_024,
         "MB of all images of initialised processes, which cold starts are restored from; 0: none are made",
         0,
         1_048_576,

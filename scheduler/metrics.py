@@ -389,7 +389,7 @@ METRICS: tuple[Row, ...] = (
             lambda s: (((state,), count) for state, count in s.service.images.by_state.items())),
     Row("image_bytes", G, (), "Bytes of all images, the one in the making included", one(lambda s: s.service.images.bytes)),
     Row("image_bytes_limit", G, (), "Limit of the bytes of all images", one(lambda s: s.service.images.bytes_max)),
-    Row("image_makes", C, ("outcome",), "Attempts to make an image: made, cannot, function failed, broke",
+    Row("image_makes", C, ("outcome",), "Attempts to make an image: made, cannot, function failed, broke, not now",
             lambda s: (((outcome,), count) for outcome, count in s.service.images.made.items())),
     Row("image_make_seconds", C, (), "Time spent with making images", one(lambda s: s.service.images.make_s)),
     Row("image_evictions", C, (), "Images that made room for others", one(lambda s: s.service.images.evicted)),

@@ -4,15 +4,15 @@ Law of this file: pure; it reads no clock and holds no descriptor. Who makes ima
 
 A version's image, and what each thing that happens does to it (TABLE below is the law, this is its picture):
 
-                 wanted    begun    made    cannot       broke     restored  fell back     lost      evicted
-    NONE         WANTED    -        -       -            -         -         -             -         -
-    WANTED       -         MAKING   -       -            -         -         -             -         -
-    MAKING       -         -        READY   UNSUITABLE   FAILED    -         -             WANTED    -
-    READY        -         -        -       -            -         READY     WANTED or     WANTED    EVICTED
-                                                                             UNSUITABLE
-    UNSUITABLE   -         -        -       -            -         -         -             -         -
-    FAILED       WANTED    -        -       -            -         -         -             -         -
-    EVICTED      WANTED    -        -       -            -         -         -             -         -
+                 wanted    begun    made    cannot       broke     not now   restored  fell back     lost      evicted
+    NONE         WANTED    -        -       -            -         -         -         -             -         -
+    WANTED       -         MAKING   -       -            -         -         -         -             -         -
+    MAKING       -         -        READY   UNSUITABLE   FAILED    WANTED    -         -             WANTED    -
+    READY        -         -        -       -            -         -         READY     WANTED or     WANTED    EVICTED
+                                                                                       UNSUITABLE
+    UNSUITABLE   -         -        -       -            -         -         -         -             -         -
+    FAILED       WANTED    -        -       -            -         -         -         -             -         -
+    EVICTED      WANTED    -        -       -            -         -         -         -             -         -
 
 What is not in the table does nothing: news of an image may come when that image is gone. A FAILED or EVICTED one is heeded
 again when its pause is over, and then only if a sandbox of the version was initialised, or somebody asks. FAILS_MAX restores
@@ -36,6 +36,7 @@ __all__ = ["FAILS_MAX", "Entry", "Ledger", "State", "Version"]
 FAILS_MAX: Final = 3
 PAUSE_FIRST_S: Final = 10.0
 PAUSE_MAX_S: Final = 600.0
+NOT_NOW_SHARE: Final = 10  # of those pauses, where it was nobody's fault
 EVICTED_PAUSE_S: Final = 60.0
 REMAKE_PAUSE_S: Final = 2.0  # before an image that could not be restored is made again
 
@@ -56,6 +57,7 @@ class News(Enum):
     MADE = "made"
     CANNOT = "cannot"
     BROKE = "broke"
+    NOT_NOW = "not now"
     RESTORED = "restored"
     FELL_BACK = "fell back"
     FELL_BACK_OFTEN = "fell back for the last time"
@@ -71,6 +73,7 @@ TABLE: Final[Mapping[tuple[State, News], State]] = {
     (State.MAKING, News.MADE): State.READY,
     (State.MAKING, News.CANNOT): State.UNSUITABLE,
     (State.MAKING, News.BROKE): State.FAILED,
+    (State.MAKING, News.NOT_NOW): State.WANTED,
     (State.MAKING, News.LOST): State.WANTED,
     (State.READY, News.RESTORED): State.READY,
     (State.READY, News.FELL_BACK): State.WANTED,
@@ -219,6 +222,13 @@ class Ledger:
         if self._turn(entry, News.BROKE, now_s, reason):
             entry.function_failed = function_failed
             entry.due_s = now_s + entry.pause_s
+            entry.pause_s = min(entry.pause_s * 2, PAUSE_MAX_S)
+
+    def not_now(self, entry: Entry, now_s: float, reason: str) -> None:
+        """There was nobody to make it, which is not its fault: it is tried again by itself."""
+        self.release()
+        if self._turn(entry, News.NOT_NOW, now_s, reason):
+            entry.due_s = now_s + entry.pause_s / NOT_NOW_SHARE
             entry.pause_s = min(entry.pause_s * 2, PAUSE_MAX_S)
 
     def restored(self, version: Version, image: int, now_s: float) -> None:

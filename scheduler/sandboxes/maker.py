@@ -56,6 +56,7 @@ class Outcome(Enum):
     CANNOT = "cannot"  # this function cannot have an image; it will not change
     FUNCTION_FAILED = "function failed"  # its own init did
     BROKE = "broke"  # it, the launcher or the machine did not do what was to be done
+    NOT_NOW = "not now"  # there was no launcher or no shell
 
 
 @dataclass(frozen=True, slots=True)

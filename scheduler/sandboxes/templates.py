@@ -33,6 +33,7 @@ MB: Final = 1 << 20
 CALM_POLL_S: Final = 0.02
 CALM_MAX_S: Final = 2.0
 HEEDING: Final = frozenset({State.NONE, State.FAILED, State.EVICTED})  # of what sandboxes' inits tell
+SHELL_S: Final = 10.0  # a runtime's process may have to be started first; others wait meanwhile
 SETTLED: Final = frozenset({State.READY, State.UNSUITABLE, State.FAILED, State.EVICTED, State.NONE})
 
 
@@ -271,8 +272,7 @@ class Templates:
     async def _make(self, entry: Entry, sandboxes: Sandboxes) -> None:
         begun_s = trio.current_time()
         self._ledger.begun(entry, begun_s)
-        order = self._orders(entry.version)
-        made = Made(Outcome.CANNOT, "it is to have none") if order is None else await self._try(order, sandboxes)
+        made = await self._try(entry.version, sandboxes)
         now_s = trio.current_time()
         self._made[made.outcome] += 1
         self._make_s += now_s - begun_s
@@ -285,22 +285,29 @@ class Templates:
         elif made.outcome is Outcome.CANNOT:
             self._ledger.cannot(entry, now_s, made.reason)
             self._report(f"function {entry.name}: no image can be made of it: {made.reason}")
+        elif made.outcome is Outcome.NOT_NOW:
+            self._ledger.not_now(entry, now_s, made.reason)
         else:
             failed = made.outcome is Outcome.FUNCTION_FAILED
             self._ledger.broke(entry, now_s, made.reason, function_failed=failed)
             self._report(f"function {entry.name}: its image could not be made: {made.reason}")
         self._let_go()
 
-    async def _try(self, order: MakeOrder, sandboxes: Sandboxes) -> Made:
+    async def _try(self, version: Version, sandboxes: Sandboxes) -> Made:
+        if sandboxes.launcher is None:
+            return Made(Outcome.NOT_NOW, "the launcher is being started again")
+        order = self._orders(version)
+        if order is None:
+            return Made(Outcome.BROKE, "the function was changed or removed meanwhile")
         try:
             shell = await self._shell(order.runtime)
         except Unavailable as error:
-            return Made(Outcome.BROKE, str(error))
+            return Made(Outcome.NOT_NOW, str(error))
         launcher = sandboxes.launcher
         if launcher is None or shell is None:
             if shell is not None:
                 shell.close()  # it died with its launcher while it was handed over
-            return Made(Outcome.BROKE, "there is no launcher, or no shell of it, at the moment")
+            return Made(Outcome.NOT_NOW, "no shell can be had at the moment")
         return await make(
             launcher,
             shell,
@@ -313,7 +320,7 @@ class Templates:
         )
 
     async def _shell(self, runtime: str) -> Shell | None:
-        with trio.move_on_after(self._init_s):
+        with trio.move_on_after(SHELL_S):
             return await self._pool.take(runtime)
         return None
 

@@ -52,7 +52,7 @@ class World:
         )
 
     def order(self, version):
-        if version.function in self.off:
+        if version.function in self.off or self.launcher is None:
             return None
         spec = Specialisation("/code", 128, 512)
         return MakeOrder(f"f{version.function}", f"t{version.function % 2}", "py", 128, spec, b"%d" % version.function)
@@ -222,21 +222,18 @@ async def test_images_of_a_dead_runtime_go_and_are_made_again(world, autojump_cl
     assert (world.state(), world.makers) == (State.READY, ["f1", "f1"])
 
 
-async def test_without_a_launcher_or_a_shell_it_is_tried_again_later(world, autojump_clock):
+async def test_without_a_launcher_or_a_shell_it_is_tried_again_by_itself(world, autojump_clock):
+    world.templates.initialised(1, 1)
     world.launcher = None
-    world.templates.initialised(1, 1)
-    await trio.sleep(1)
-    assert world.state() is State.FAILED
+    await trio.sleep(2)
+    assert world.state() is State.WANTED
+    assert "launcher is being started" in world.templates.status(1, 1).reason
     world.launcher, world.no_shell = world, True
-    await trio.sleep(20)
-    world.templates.initialised(1, 1)
-    await trio.sleep(1)
+    await trio.sleep(10)
     assert "not available" in world.templates.status(1, 1).reason
     world.no_shell = False
-    await trio.sleep(100)
-    world.templates.initialised(1, 1)
-    await trio.sleep(1)
-    assert world.state() is State.READY
+    await trio.sleep(30)
+    assert (world.state(), world.makers) == (State.READY, ["f1"])
 
 
 async def test_restores_that_fail_end_in_the_shell_tier_with_a_reason(world, autojump_clock):
