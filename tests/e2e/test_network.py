@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 
 import pytest
 
 from scheduler.errors import BadRequest
-from tests.e2e.serving import ISOLATION, Served
+from tests.e2e.serving import ISOLATION, Served, descendants, wait_until
 from tests.sandboxes import networks
+from tests.sandboxes.driver import text_of
 from tests.sandboxes.networks import HOST, NOTHING_LEFT, PORT, PUBLIC
 
 pytestmark = [
@@ -50,6 +52,28 @@ def test_a_function_with_a_network(tmp_path):
                 assert json.loads(raw.invoke("calls")[1][0]) > 0
             with service.client() as client, pytest.raises(BadRequest, match=r"\[none, outbound\]"):
                 client.update("calls", network="inbound")
+            assert service.stop() == 0
+            assert world.left() == NOTHING_LEFT
+
+
+def test_another_launcher_makes_another_network(tmp_path):
+    with networks.world() as world:
+        world.tell_peers(world.internet)
+        command = ("nsenter", f"--net=/proc/{os.getpid()}/fd/{world.host}", sys.executable, "-m", "scheduler")
+        with Served(tmp_path / "state", command=command) as service:
+            service.deploy("calls", WHO_AM_I, network="outbound")
+            with service.raw() as raw:
+                assert json.loads(raw.invoke("calls")[1][0]) == HOST
+                before = world.left()[0]
+                launcher = [
+                    pid for pid in descendants(service.process.pid) if text_of(f"/proc/{pid}/comm") == "scheduler-launc\n"
+                ]
+                for pid in launcher:
+                    os.kill(pid, signal.SIGKILL)
+                wait_until(lambda: not before & world.left()[0], 10, "the old device is gone")
+                # Calls of the moment in which it died may be told so.
+                wait_until(lambda: raw.invoke("calls")[1] is not None, 10, "another launcher runs it")
+                assert json.loads(raw.invoke("calls")[1][0]) == HOST
             assert service.stop() == 0
             assert world.left() == NOTHING_LEFT
 
