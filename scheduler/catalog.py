@@ -69,11 +69,12 @@ class CatalogFull(Throttled):
 @dataclass(frozen=True, slots=True)
 class FunctionSpec:
     """A function as the registry has it now. published: its versions without $LATEST. aliases: by name; one whose version is
-    not among those names nothing."""
+    not among those names nothing. floors: sandboxes to keep initialised, by version."""
 
     latest: FunctionVersion
     published: tuple[FunctionVersion, ...] = ()
     aliases: Mapping[str, Alias] = field(default_factory=dict, hash=False)
+    floors: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     @property
     def config(self) -> FunctionConfig:
@@ -87,7 +88,9 @@ class FunctionSpec:
 
 def spec_of(registry: FunctionRegistry, name: str) -> FunctionSpec:
     """The function as it is now. NotFound."""
-    return FunctionSpec(registry.get(name), registry.versions(name), registry.attachments.of(name).aliases)
+    return FunctionSpec(
+        registry.get(name), registry.versions(name), registry.attachments.of(name).aliases, registry.floors(name)
+    )
 
 
 class AccountKind(Enum):
@@ -195,6 +198,11 @@ class Catalog:
         """The version behind a handle as it serves now, for names in metrics and logs."""
         found = self._by_handle.get(handle)
         return found[1].serving if found else None
+
+    def floors(self, function: str) -> dict[str, int]:
+        """Sandboxes that are kept initialised, by version."""
+        known = self._functions.get(function)
+        return dict(known.spec.floors) if known else {}
 
     def functions(self) -> Iterator[tuple[str, str, int]]:
         """(function, version, handle) of all that serve."""
@@ -345,13 +353,15 @@ class Catalog:
     def _account_put(self, known: _Function) -> Command:
         reserved = known.spec.config.reserved_concurrency
         own = {} if reserved is None else {Resource.CONCURRENCY: reserved}
+        # What is provisioned is taken out of what others may use, as a reservation is, but is no limit.
+        held = max(reserved or 0, sum(known.spec.floors.values()))
         return core(
             AccountPut(
                 index=known.account,
                 parent=self._tenants[known.spec.config.tenant].account,
                 weight=known.spec.config.weight,
                 maxima={**own, Resource.QUEUED_CALLS: self._settings.function_queued_calls_max},
-                minima=own,
+                minima={Resource.CONCURRENCY: held} if held else {},
             ),
             name=self._account_info[known.account].name,
         )
@@ -366,6 +376,7 @@ class Catalog:
             timeout_ns=spec.config.timeout_s * S,
             queue_timeout_ns=spec.config.queue_timeout_ms * MS,
             weight=known.spec.config.weight,
+            provisioned=known.spec.floors.get(spec.version, 0),
         )
 
     def _version_put(self, known: _Function, spec: FunctionVersion, commands: list[Command]) -> None:

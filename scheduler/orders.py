@@ -34,6 +34,9 @@ __all__ = ["OrderBook", "Recipe", "environment", "log_stream_name", "make_recipe
 
 RUNTIME_DIR = "/var/runtime"
 PLAIN, TAKE, RESTORE = b"{", b'{"snapshot":"take",', b'{"snapshot":"restore",'  # how START begins
+# Within a JSON text a quoted key can stand nowhere but where it is one: in values quotes are escaped.
+INITIALIZATION_KEYS = (b'"initialization_type":', b'"AWS_LAMBDA_INITIALIZATION_TYPE":')
+ON_DEMAND, PROVISIONED = b'"on-demand"', b'"provisioned-concurrency"'
 OVERRIDABLE = {
     "LANG": "en_US.UTF-8",
     "TZ": ":UTC",
@@ -74,15 +77,19 @@ class Recipe:
     specialisation: Specialisation
     start_pieces: tuple[bytes, ...] = field(repr=False)  # START's body behind its {, around the log stream's name; secrets
 
-    def order(self, now: datetime, stream_id: str, image: ImageUse | None = None) -> Order:
-        """stream_id: 32 random hex digits. image: what it is to be restored from."""
+    def order(self, now: datetime, stream_id: str, image: ImageUse | None = None, *, provisioned: bool = False) -> Order:
+        """stream_id: 32 random hex digits. image: what it is to be restored from. provisioned: it is made ahead of calls."""
         config = self.version.config
+        start = self._start(now, stream_id, PLAIN if image is None else RESTORE)
+        if provisioned:
+            for key in INITIALIZATION_KEYS:
+                start = start.replace(key + ON_DEMAND, key + PROVISIONED)
         return Order(
             function=config.name,
             version=self.version.version,
             runtime=config.runtime,
             specialisation=self.specialisation,
-            start=self._start(now, stream_id, PLAIN if image is None else RESTORE),
+            start=start,
             image=image,
         )
 

@@ -238,6 +238,7 @@ class Service:
         inner.start_soon(self._watch_lag)
         inner.start_soon(self._watch_tokens)
         inner.start_soon(self._collect_code)
+        inner.start_soon(self._keep_floors)
         if settings.metrics is not None:
             await self._open_console(settings.metrics, inner)
         self._make_lambda_api(inner)
@@ -450,6 +451,7 @@ class Service:
             deployments=self.deployments,
             runtimes={name: runtime.executable for name, runtime in self.runtimes.items()},
             invoker=Invoker(sync=self._caller.ask, event=self._event_from_http, json_problem=json_problem),
+            concurrency=self.methods.concurrency.view,
         )
         self.api = Api(rooms, OpenAccess(), self.log)
         self.http_front = Front(self.api.answer, give_back=lambda fd: self.post(http_adopt(fd)), nursery=nursery)
@@ -543,7 +545,7 @@ class Service:
 
     async def _on_need(self, event: Need) -> None:
         self.deployments.needed(event.function, event.revision)
-        self.supervisor.need(event.sandbox, event.function, event.revision)
+        self.supervisor.need(event.sandbox, event.function, event.revision, provisioned=event.provisioned)
 
     async def _on_killed(self, event: Killed) -> None:
         self._settle(event.sandbox)
@@ -617,6 +619,18 @@ class Service:
             else:
                 told = ""
 
+    async def _keep_floors(self) -> None:
+        """Windows of provisioned concurrency open and close at whole minutes."""
+        while True:
+            await trio.sleep(60 - time.time() % 60)
+            for name, attached in self.registry.attachments.all():
+                if any(config.windows for config in attached.provisioned.values()) and name in self.registry:
+                    async with self.deployments.turn(name):
+                        if name in self.registry and self.catalog.floors(name) != self.registry.floors(name):
+                            spec = spec_of(self.registry, name)
+                            await self.deployments.apply(spec)
+                            self.log.info("provisioned", function=name, sandboxes=sum(spec.floors.values()))
+
     async def _collect_code(self) -> None:
         while True:
             await trio.sleep(COLLECT_PERIOD_S)
@@ -627,13 +641,15 @@ class Service:
 
     # ---- what others ask ----
 
-    def _order(self, function: int, revision: int) -> Order | None:
+    def _order(self, function: int, revision: int, provisioned: bool) -> Order | None:
         launcher = self.supervisor.launcher
         recipe = self.order_book.recipe(function, revision, launcher.task_root) if launcher is not None else None
         if recipe is None:
             return None
         image = self.templates.image(function, revision)
-        return recipe.order(datetime.now(UTC), secrets.token_hex(16), image)
+        # One that is made ahead of a deployment, or in a worn one's place, is provisioned where its function is.
+        provisioned = provisioned and bool(self.catalog.floors(recipe.version.name).get(recipe.version.version))
+        return recipe.order(datetime.now(UTC), secrets.token_hex(16), image, provisioned=provisioned)
 
     def _make_order(self, version: ImageVersion) -> MakeOrder | None:
         """What a maker of that version's image runs."""

@@ -36,6 +36,7 @@ COMMANDS: Final = {
     "list": ("functions", "List the functions."),
     "describe": ("functions", "Show one function: configuration, versions, limits, figures."),
     "update": ("update", "Change a function's configuration."),
+    "concurrency": ("concurrency", "Show or change what is reserved and provisioned."),
     "remove": ("functions", "Remove a function."),
     "logs": ("logs", "Print what a function logged."),
     "top": ("top", "Watch accounts and functions at work."),

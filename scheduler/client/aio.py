@@ -37,7 +37,9 @@ from scheduler.client.methods import (
     invoke_params,
     is_text,
     logs_request,
+    map_from,
     next_chunk,
+    provision_request,
     take_received,
     without_none,
 )
@@ -58,7 +60,7 @@ from scheduler.errors import ProtocolFault, SchedulerError
 if TYPE_CHECKING:
     import os
     import ssl
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from types import TracebackType
 
     from scheduler.client.tls import TlsSocket
@@ -356,6 +358,15 @@ class Client:
     async def get(self, name: str) -> FunctionDescription:
         """One function (`name` or `name:qualifier`), with `stats`."""
         return FunctionDescription.from_map(await self.call("functions.get", [{"name": name}]))
+
+    async def concurrency(self, name: str) -> dict[str, Any]:
+        """What is reserved for the function and provisioned of its versions and aliases, and how far that has come."""
+        return map_from(await self.call("functions.concurrency", [{"name": name}]))
+
+    async def provision(self, name: str, count: int | None, *, windows: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+        """Keeps `count` sandboxes of `name` (a function, name:version or name:alias) initialised; None takes that away.
+        windows: maps of cron, minutes, count and zone. Answers as concurrency()."""
+        return map_from(await self.call("functions.provision", [provision_request(name, count, windows)]))
 
     async def remove(self, name: str) -> None:
         """Removes the function; calls in flight end, its sandboxes drain."""

@@ -17,7 +17,7 @@ from scheduler.limits import LIST_PAGE_MAX
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "CONFIGURATION_KEYS",
@@ -31,7 +31,9 @@ __all__ = [
     "invoke_params",
     "is_text",
     "logs_request",
+    "map_from",
     "next_chunk",
+    "provision_request",
     "take_received",
     "without_none",
 ]
@@ -155,6 +157,20 @@ def logs_request(
     return without_none(
         name=name, cursor=cursor, limit_bytes=limit_bytes, wait_ms=wait_ms, request_id=request_id, since_ms=since_ms
     )
+
+
+def provision_request(name: str, count: int | None, windows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    request: dict[str, Any] = {"name": name}
+    if count is not None:
+        request["provisioned"] = count
+    return {**request, "windows": [dict(window) for window in windows]} if windows else request
+
+
+def map_from(answer: Any) -> dict[str, Any]:
+    """BadAnswer: it is no map."""
+    if not isinstance(answer, dict):
+        raise BadAnswer(f"the answer is {type(answer).__name__}, not a map")
+    return answer
 
 
 def next_chunk(data: bytes, sha256: str, offset: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import trio
 from scheduler import __version__, limits
 from scheduler.catalog import FunctionSpec, spec_of
 from scheduler.control import views
+from scheduler.control.concurrency import Concurrency
 from scheduler.control.dispatch import Call, Method
 from scheduler.control.schema import Field, Kind
 from scheduler.engine import histogram_bounds
@@ -112,6 +113,9 @@ class Methods:
         self._no_network = no_network
         self._snapshots = snapshots
         self._log_readers = trio.CapacityLimiter(LOG_READERS_MAX)
+        self.concurrency = Concurrency(
+            registry=registry, catalog=catalog, deployments=deployments, stats=engine.stats, spec=self._spec
+        )
 
     def rows(self) -> tuple[Method, ...]:
         return (
@@ -182,6 +186,7 @@ class Methods:
                 self._logs,
                 waits=True,
             ),
+            *self.concurrency.rows(),
             Method("stats", Right.INVOKE, (), self._stats),
             Method("accounts", Right.INVOKE, (), self._accounts),
             Method("drain", Right.ADMIN, (Field("grace_ms", WHOLE, maximum=900_000),), self._drain_method),

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from scheduler.errors import Unavailable
+from scheduler.functions.provisioned import Provisioned, Window
 from scheduler.store.port import ABSENT, RevisionConflict
 
 if TYPE_CHECKING:
@@ -97,14 +98,20 @@ class EventConfig:
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """All that is attached to one function. Keys of policies, URLs and event settings are qualifiers; `$LATEST` is that of the
-    function itself."""
+    """All that is attached to one function. Keys of policies, URLs, event settings and provisioned concurrency are qualifiers;
+    `$LATEST` is that of the function itself."""
 
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
     aliases: Mapping[str, Alias] = field(default_factory=dict, hash=False)
     policies: Mapping[str, Policy] = field(default_factory=dict, hash=False)
     urls: Mapping[str, Url] = field(default_factory=dict, hash=False)
     events: Mapping[str, EventConfig] = field(default_factory=dict, hash=False)
+    provisioned: Mapping[str, Provisioned] = field(default_factory=dict, hash=False)
+
+    def without_provisioned(self, qualifier: str) -> Attached:
+        """The version or alias is no more."""
+        kept = {key: value for key, value in self.provisioned.items() if key != qualifier}
+        return replace(self, provisioned=kept) if qualifier in self.provisioned else self
 
 
 NOTHING: Final = Attached()
@@ -204,6 +211,7 @@ def encode(attached: Attached) -> bytes:
         },
         "urls": {key: asdict(url) for key, url in attached.urls.items()},
         "events": {key: asdict(config) for key, config in attached.events.items()},
+        "provisioned": {key: asdict(config) for key, config in attached.provisioned.items()},
     }
     return json.dumps(raw, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -220,9 +228,14 @@ def decode(key: str, value: bytes) -> Attached:
             policies=MappingProxyType({name: Policy(**policy) for name, policy in raw["policies"].items()}),
             urls=MappingProxyType({name: _url(url) for name, url in raw["urls"].items()}),
             events=MappingProxyType({name: EventConfig(**config) for name, config in raw["events"].items()}),
+            provisioned=MappingProxyType({name: _provisioned(p) for name, p in raw.get("provisioned", {}).items()}),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Unavailable(f"{key}: the stored value cannot be read ({type(error).__name__}); restore a copy") from error
+
+
+def _provisioned(raw: dict[str, Any]) -> Provisioned:
+    return Provisioned(int(raw["count"]), tuple(Window(**window) for window in raw["windows"]), float(raw["modified_s"]))
 
 
 def _url(raw: dict[str, Any]) -> Url:

@@ -22,13 +22,14 @@ import time
 import uuid
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from scheduler import limits
 from scheduler.errors import BadRequest, NotFound, Throttled, Unavailable
-from scheduler.functions import names
+from scheduler.functions import names, provisioned
 from scheduler.functions.attached import Attachments
 from scheduler.functions.model import (
     FIELDS,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from scheduler.config import Settings
+    from scheduler.functions.provisioned import Provisioned
     from scheduler.store import port
 
 __all__ = ["SANDBOX_KEYS", "Conflict", "Deployed", "FunctionRegistry", "Page", "RevisionMismatch"]
@@ -215,9 +217,24 @@ class FunctionRegistry:
         layers = {merged_path([layer.code for layer in v.layers]) for v in mine if v.layers}
         return frozenset({v.code.path for v in mine} | {layer.code.path for v in mine for layer in v.layers} | layers)
 
-    def reserved_concurrency(self) -> int:
-        """Sum over all functions."""
-        return sum(f.record.latest.config.reserved_concurrency or 0 for f in self._functions.values())
+    def claimed_concurrency(self, tenant: str | None = None) -> int:
+        """What functions hold out of the unreserved pool, of one tenant or of all: what is reserved for one, or else what is
+        provisioned of it."""
+        return sum(
+            self._claimed(name, f.record.latest.config)
+            for name, f in self._functions.items()
+            if tenant in (None, f.record.latest.config.tenant)
+        )
+
+    def _claimed(self, name: str, config: FunctionConfig) -> int:
+        reserved = config.reserved_concurrency
+        return provisioned.total(self.attachments.of(name)) if reserved is None else reserved
+
+    def floors(self, name: str) -> dict[str, int]:
+        """Sandboxes to keep initialised now, by version. NotFound."""
+        self.get(name)
+        versions = [str(number) for number, _ in self._functions[name].record.published]
+        return provisioned.floors(self.attachments.of(name), versions, datetime.fromtimestamp(self._now_s(), UTC))
 
     def __len__(self) -> int:
         return len(self._functions)
@@ -305,6 +322,8 @@ class FunctionRegistry:
                 gone = tuple(pair for pair in function.record.published if pair[0] == int(qualifier))
                 kept = tuple(pair for pair in function.record.published if pair[0] != int(qualifier))
                 await self._write(name, function, replace(function.record, published=kept), None)
+                async with self.attachments.change(name) as change:
+                    change.now = change.now.without_provisioned(qualifier)
             if qualifier is None:
                 await self.attachments.forget(name)
             for _, record in gone:
@@ -314,6 +333,37 @@ class FunctionRegistry:
                 except Unavailable:
                     break
             return removed
+
+    async def provision(self, name: str, qualifier: str, config: Provisioned | None) -> None:
+        """Keeps so many sandboxes of a version or alias initialised; None takes that away. NotFound, BadRequest."""
+        async with self._mutation(name):
+            self.get(name, qualifier)
+            async with self.attachments.change(name) as change:
+                others = {key: value for key, value in change.now.provisioned.items() if key != qualifier}
+                if config is None:
+                    if qualifier not in change.now.provisioned:
+                        raise NotFound(f"No Provisioned Concurrency Config found for this function: {name}:{qualifier}")
+                    change.now = replace(change.now, provisioned=others)
+                    return
+                provisioned.check_place(change.now, qualifier)
+                self._check_provisioned(name, config.most, provisioned.total(change.now, without=qualifier))
+                change.now = replace(change.now, provisioned={**others, qualifier: config})
+
+    def _check_provisioned(self, name: str, wanted: int, others: int) -> None:
+        config = self._functions[name].record.latest.config
+        reserved = config.reserved_concurrency
+        if reserved is not None:
+            if others + wanted > reserved:
+                raise BadRequest(
+                    "Requested Provisioned Concurrency should not be greater than the reservedConcurrentExecution for "
+                    f"function: {others + wanted} would be provisioned of {name}, {reserved} are reserved for it",
+                    resource="concurrency",
+                    account=f"function:{name}",
+                )
+            return
+        before = self._claimed(name, config)
+        if others + wanted > before:
+            self._check_pool("provisioned", config, others + wanted, before)
 
     # ---- how -----------------------------------------------------------------------------------------------------------
 
@@ -455,26 +505,36 @@ class FunctionRegistry:
 
     def _check_reservation(self, config: FunctionConfig, old: FunctionConfig | None) -> None:
         """Lambda's rule: what is reserved comes out of the pool at once, and the pool keeps its minimum."""
-        before = (old.reserved_concurrency if old is not None else None) or 0
-        wanted = config.reserved_concurrency or 0
-        if wanted <= before:  # giving back is always allowed, even where a lower setting made the pool too small
-            return
-        left = self.settings.concurrency_max - (self.reserved_concurrency() - before + wanted)
+        floor = provisioned.total(self.attachments.of(config.name))
+        before = self._claimed(config.name, old) if old is not None else 0
+        reserved = config.reserved_concurrency
+        same = old is not None and old.reserved_concurrency == reserved
+        if reserved is not None and reserved < floor and not same:
+            raise BadRequest(
+                f"reserved_concurrency: {reserved} should not be lower than function's total provisioned concurrency [{floor}]",
+                resource="concurrency",
+                account=f"function:{config.name}",
+            )
+        wanted = floor if reserved is None else reserved
+        if wanted > before:  # giving back is always allowed, even where a lower setting made the pool too small
+            self._check_pool("reserved_concurrency", config, wanted, before)
+
+    def _check_pool(self, key: str, config: FunctionConfig, wanted: int, before: int) -> None:
+        """The unreserved pool keeps its minimum when a function that holds `before` of it holds `wanted`."""
+        left = self.settings.concurrency_max - (self.claimed_concurrency() - before + wanted)
         if left < self.settings.unreserved_concurrency_min:
             raise BadRequest(
                 "Specified ReservedConcurrentExecutions for function decreases account's UnreservedConcurrentExecution below "
-                f"its minimum value of [{self.settings.unreserved_concurrency_min}]. reserved_concurrency: {wanted} would "
+                f"its minimum value of [{self.settings.unreserved_concurrency_min}]. {key}: {wanted} would "
                 f"leave {left} of {self.settings.concurrency_max}",
                 resource="concurrency",
                 account="node",
             )
         tenant = self.settings.tenant(config.tenant)
-        same = (f.record.latest.config for f in self._functions.values())
-        reserved = sum(c.reserved_concurrency or 0 for c in same if c.tenant == config.tenant) - before + wanted
-        if reserved > tenant.concurrency_max:
+        held = self.claimed_concurrency(config.tenant) - before + wanted
+        if held > tenant.concurrency_max:
             raise BadRequest(
-                f"reserved_concurrency: {wanted} makes {reserved} for tenant {tenant.name}, whose concurrency_max is "
-                f"{tenant.concurrency_max}",
+                f"{key}: {wanted} makes {held} for tenant {tenant.name}, whose concurrency_max is {tenant.concurrency_max}",
                 resource="concurrency",
                 account=f"tenant:{tenant.name}",
             )

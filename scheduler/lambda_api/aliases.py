@@ -85,6 +85,7 @@ class AliasOperations:
                     policies=_without(now.policies, alias),
                     urls=_without(now.urls, alias),
                     events=_without(now.events, alias),
+                    provisioned=_without(now.provisioned, alias),
                 )
             await rooms.deployments.apply(rooms.spec(name))
         return Answer()

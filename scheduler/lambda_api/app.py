@@ -22,6 +22,7 @@ from scheduler.lambda_api.layers import LayerOperations
 from scheduler.lambda_api.links import CODE_PATH, Links
 from scheduler.lambda_api.operations import OPERATIONS, Operation, Router, Support
 from scheduler.lambda_api.policies import PolicyOperations
+from scheduler.lambda_api.provisioned import ProvisionedOperations
 from scheduler.lambda_api.rooms import ApiCall, Principal, Rooms
 from scheduler.lambda_api.settings import SettingOperations
 from scheduler.lambda_api.shapes import read
@@ -78,6 +79,7 @@ class Api:
             **SettingOperations(rooms).handlers(),
             **UrlOperations(rooms).handlers(),
             **PolicyOperations(rooms).handlers(),
+            **ProvisionedOperations(rooms).handlers(),
         }
         built = {row.name for row in OPERATIONS if row.support in (Support.FULL, Support.PARTIAL)}
         if built != set(self._handlers):

@@ -243,7 +243,7 @@ class FunctionOperations:
             "CodeSizeUnzipped": limits.CODE_UNZIPPED_BYTES_MAX,
             "CodeSizeZipped": limits.CODE_ZIPPED_BYTES_MAX,
             "ConcurrentExecutions": total,
-            "UnreservedConcurrentExecutions": max(0, total - registry.reserved_concurrency()),
+            "UnreservedConcurrentExecutions": max(0, total - registry.claimed_concurrency()),
         }
         usage = {
             "TotalCodeSize": sum({v.code.path: v.code.size for v in mine}.values()),

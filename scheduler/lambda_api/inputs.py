@@ -164,6 +164,10 @@ _EVENT_CONFIG: Final = (
 )
 EVENT_CONFIG: Final = struct(*_EVENT_CONFIG)
 BY_QUALIFIER: Final = struct(NAME, QUALIFIER)
+_QUALIFIER: Final = text(1, limits.ALIAS_CHARS_MAX, pattern=r"(|[a-zA-Z0-9$_-]+)")
+_QUALIFIED: Final = member("Qualifier", _QUALIFIER, place=QUERY, required=True)
+PROVISIONED: Final = struct(NAME, _QUALIFIED)
+PUT_PROVISIONED: Final = struct(NAME, _QUALIFIED, member("ProvisionedConcurrentExecutions", whole(1, 10_000), required=True))
 _PAGE_OF_50: Final = member("MaxItems", whole(1, 50), place=QUERY)
 PAGES_OF_50: Final = struct(NAME, MARKER, _PAGE_OF_50)
 

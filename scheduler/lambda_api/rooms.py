@@ -65,7 +65,8 @@ class Invoker:
 
 @dataclass(frozen=True, slots=True)
 class Rooms:
-    """The parts of the service. runtimes: name to the interpreter of each that is offered."""
+    """The parts of the service. runtimes: name to the interpreter of each that is offered. concurrency: of a function, as
+    the method functions.concurrency shows it."""
 
     settings: Callable[[], Settings]
     registry: FunctionRegistry
@@ -74,6 +75,7 @@ class Rooms:
     deployments: Deployments
     runtimes: Mapping[str, str]
     invoker: Invoker
+    concurrency: Callable[[str], Awaitable[dict[str, Any]]]
 
     def reference(self, call: ApiCall) -> names.Reference:
         """What FunctionName and Qualifier say together. LambdaError, BadRequest."""

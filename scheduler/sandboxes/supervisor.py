@@ -66,9 +66,9 @@ class Order:
 
 
 class Orders(Protocol):
-    """Who knows what a sandbox of a revision runs. None: nobody wants it any more."""
+    """Who knows what a sandbox of a revision runs. provisioned: no call waits for it. None: nobody wants it any more."""
 
-    def __call__(self, function: int, revision: int) -> Order | None: ...
+    def __call__(self, function: int, revision: int, provisioned: bool) -> Order | None: ...
 
 
 class State(Enum):
@@ -91,6 +91,7 @@ class Sandbox:
     fds_ours: bool = False  # the shell's descriptors have not been handed to the engine
     stopping: bool = False  # DYING, but not killed yet
     image: int = 0  # number of the image it is being restored from; 0: of none, or it is ready
+    provisioned: bool = False  # no call waits for it
 
 
 @dataclass(slots=True, eq=False)
@@ -294,11 +295,11 @@ class Supervisor:
 
     # ---- what the core says ----
 
-    def need(self, handle: int, function: int, revision: int) -> None:
-        """The core wants a sandbox."""
+    def need(self, handle: int, function: int, revision: int, *, provisioned: bool = False) -> None:
+        """The core wants a sandbox. provisioned: no call waits for it."""
         assert self._nursery is not None, "need() before run()"
         self._last_need_s = trio.current_time()
-        sandbox = Sandbox(handle, function, revision, self._last_need_s)
+        sandbox = Sandbox(handle, function, revision, self._last_need_s, provisioned=provisioned)
         self._sandboxes[handle] = sandbox
         if not self._start_now(sandbox):
             self._nursery.start_soon(self._make, sandbox)
@@ -379,7 +380,7 @@ class Supervisor:
     def _start_now(self, sandbox: Sandbox) -> bool:
         """False: something has to be waited for, or is wrong; nothing was done."""
         launcher = self._launcher
-        order = self._orders(sandbox.function, sandbox.revision)
+        order = self._orders(sandbox.function, sandbox.revision, sandbox.provisioned)
         if launcher is None or order is None:
             return False
         try:
@@ -405,7 +406,7 @@ class Supervisor:
             self._kill(sandbox)  # given up in the very moment in which its shell came: nobody else knows of the process
 
     async def _start(self, sandbox: Sandbox) -> None:
-        order = self._orders(sandbox.function, sandbox.revision)
+        order = self._orders(sandbox.function, sandbox.revision, sandbox.provisioned)
         if order is None:
             return
         try:
@@ -420,7 +421,7 @@ class Supervisor:
         self._adopt(sandbox, shell)
         # Only now: who waits for a shell of a runtime in trouble keeps nobody else from starting.
         await self._turns.acquire()
-        launcher, order = self._launcher, self._orders(sandbox.function, sandbox.revision)
+        launcher, order = self._launcher, self._orders(sandbox.function, sandbox.revision, sandbox.provisioned)
         if sandbox.state is not State.MAKING or launcher is None:
             self._turns.release()  # killed while it waited for its turn
         elif order is None:

@@ -361,7 +361,7 @@ async def test_reservations_leave_the_pool_its_minimum(registry):
     await registry.update("a", {"reserved_concurrency": 499})
     await registry.update("b", {"reserved_concurrency": 401})
     await registry.update("a", {"reserved_concurrency": None})
-    assert registry.reserved_concurrency() == 401
+    assert registry.claimed_concurrency() == 401
 
 
 async def test_giving_back_is_always_allowed(registry):
@@ -395,7 +395,7 @@ async def test_reservations_made_at_once_do_not_overshoot(registry):
     async with trio.open_nursery() as nursery:
         for number in range(20):
             nursery.start_soon(deploy, number)
-    assert (registry.reserved_concurrency(), len(refused)) == (900, 11)
+    assert (registry.claimed_concurrency(), len(refused)) == (900, 11)
 
 
 async def test_code_in_use(registry):

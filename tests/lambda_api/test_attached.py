@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.e2e.serving import RUNTIME, Served, public_directory
+from tests.e2e.serving import RUNTIME, Served, public_directory, wait_until
 from tests.lambda_api.client import ROLE, connect, package, refusal, run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -188,3 +188,29 @@ def test_what_is_attached_outlives_the_service():
             assert "Tags" not in aws.get_function(FunctionName="kept")
             assert aws.list_aliases(FunctionName="kept")["Aliases"] == []
             aws.close()
+
+
+def test_provisioned_concurrency_from_request_to_ready_and_its_rules(aws, versions):
+    place = {"FunctionName": versions, "Qualifier": "1"}
+    assert refusal(aws.get_provisioned_concurrency_config, **place)[0] == "ProvisionedConcurrencyConfigNotFoundException"
+    made = aws.put_provisioned_concurrency_config(**place, ProvisionedConcurrentExecutions=1)
+    assert made["RequestedProvisionedConcurrentExecutions"] == 1
+    assert made["Status"] in ("IN_PROGRESS", "READY")
+    wait_until(lambda: aws.get_provisioned_concurrency_config(**place)["Status"] == "READY", 10, "it is ready")
+    held = aws.get_provisioned_concurrency_config(**place)
+    assert (held["AllocatedProvisionedConcurrentExecutions"], held["AvailableProvisionedConcurrentExecutions"]) == (1, 1)
+    (listed,) = aws.list_provisioned_concurrency_configs(FunctionName=versions)["ProvisionedConcurrencyConfigs"]
+    assert listed["FunctionArn"] == f"{ARN}{versions}:1"
+    latest = {"FunctionName": versions, "Qualifier": "$LATEST", "ProvisionedConcurrentExecutions": 1}
+    assert refusal(aws.put_provisioned_concurrency_config, **latest)[0] == "InvalidParameterValueException"
+    aws.create_alias(FunctionName=versions, Name="live", FunctionVersion="1")
+    alias = {"FunctionName": versions, "Qualifier": "live", "ProvisionedConcurrentExecutions": 1}
+    assert "already Provisioned version" in refusal(aws.put_provisioned_concurrency_config, **alias)[2]["Error"]["Message"]
+    aws.put_function_concurrency(FunctionName=versions, ReservedConcurrentExecutions=1)
+    over = {**place, "ProvisionedConcurrentExecutions": 2}
+    assert (
+        "should not be greater than the reservedConcurrent"
+        in refusal(aws.put_provisioned_concurrency_config, **over)[2]["Error"]["Message"]
+    )
+    aws.delete_provisioned_concurrency_config(**place)
+    assert aws.list_provisioned_concurrency_configs(FunctionName=versions)["ProvisionedConcurrencyConfigs"] == []
