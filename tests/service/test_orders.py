@@ -45,6 +45,17 @@ def test_start_is_whole_and_each_has_a_log_stream_of_its_own():
     assert other == start
 
 
+def test_one_made_ahead_of_calls_is_told_so_and_no_value_is_changed():
+    tricky = '"AWS_LAMBDA_INITIALIZATION_TYPE":"on-demand"'
+    made = recipe(version(environment={"KEY": tricky}))
+    ahead = json.loads(made.order(NOW, STREAM_ID, provisioned=True).start)
+    assert ahead["initialization_type"] == "provisioned-concurrency"
+    assert ahead["environment"]["AWS_LAMBDA_INITIALIZATION_TYPE"] == "provisioned-concurrency"
+    assert ahead["environment"]["KEY"] == tricky
+    plain = json.loads(made.order(NOW, STREAM_ID).start)
+    assert plain["initialization_type"] == plain["environment"]["AWS_LAMBDA_INITIALIZATION_TYPE"] == "on-demand"
+
+
 def test_secrets_are_in_no_repr():
     made = recipe(version(environment={"KEY": "hunter2"}))
     assert "hunter2" not in repr(made)
