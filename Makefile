@@ -28,7 +28,7 @@ SEED    ?= 1
 EVENTS  ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check ctest fuzz fuzz-smoke asan tsan sim e2e bench bench-core bench-rpc clean native-strict
+.PHONY: help run build test check ctest leaks fuzz fuzz-smoke asan tsan sim e2e bench bench-core bench-rpc clean native-strict
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +65,9 @@ check: build native-strict ## linters, types, strict warnings
 
 ctest: $(CTESTS) ## C unit tests under sanitizers
 	@set -e; for t in $^; do echo "$$t"; $$t; done
+
+leaks: build ## 10,000 sandboxes made and destroyed, then everything counted
+	@SCHEDULER_TEST_SANDBOXES=10000 $(VENV)/bin/pytest -q tests/sandboxes/test_leaks.py
 
 fuzz: $(FUZZ) $(CANARY) ## build the fuzz targets (LIBFUZZER=1 CC=clang SAN=fuzzer,address,undefined for long runs)
 
