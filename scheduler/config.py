@@ -419,7 +419,7 @@ class Settings:
 
     # ---- bounds of the node ----
     functions_max: int = row(Kind.INT, 1_024, "functions and published versions together", 1, 65_536)
-    sandboxes_max: int = row(Kind.INT, 512, "sandboxes of all functions", 1, 1_048_576)
+    sandboxes_max: int = row(Kind.INT, 1_024, "sandboxes of all functions", 1, 1_048_576)
     calls_max: int = row(Kind.INT, 65_536, "calls held at once, queued and running", 16, 16_777_216)
     connections_max: int = row(Kind.INT, 12_000, "clients connected at once", 1, 1_000_000)
     concurrency_max: int = row(Kind.INT, limits.CONCURRENCY_DEFAULT, "calls that run at once", 1, 1_048_576, reload=True)

@@ -1,4 +1,5 @@
-"""Takes the time that its event says: {"cpu_us": N} of its own CPU time, {"wall_us": N} of busy waiting, {"sleep_ms": N}."""
+"""Takes the time that its event says: {"cpu_us": N} of its own CPU time, {"wall_us": N} of busy waiting, {"sleep_ms": N};
+or memory, {"eat_mb": N}."""
 
 import time
 
@@ -14,4 +15,7 @@ def handler(event, context):  # noqa: ANN001, ANN201 - a user's handler has no a
             pass
     if sleep_ms := event.get("sleep_ms"):
         time.sleep(sleep_ms / 1000)
+    if eat_mb := event.get("eat_mb"):
+        held = [b"x" * (1 << 20) for _ in range(eat_mb)]
+        return len(held)
     return event
