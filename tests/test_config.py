@@ -63,7 +63,7 @@ def test_defaults_need_nothing():
     assert settings.socket == settings.state_dir / "scheduler.sock"
     assert settings.metrics == Address("127.0.0.1", 9464)
     assert (settings.tcp, settings.isolation, settings.queue_timeout_ms) == (None, "auto", 1000)
-    assert (settings.functions_max, settings.sandboxes_max, settings.calls_max) == (1024, 512, 65536)
+    assert (settings.functions_max, settings.sandboxes_max, settings.calls_max) == (1024, 1024, 65536)
 
 
 def test_precedence(toml):

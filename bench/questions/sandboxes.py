@@ -267,7 +267,7 @@ QUESTION = Question(
     how=(
         "Births: the launcher alone, eight lives at a time, each with full isolation: shell, code and limits, init, one call, "
         "killed, its end awaited. A thousand: that many calls at once of a published function that sleeps; then memory of the "
-        "whole tree, and the service's CPU time for warm calls of another function before and after. Memory: a handler that takes "
+        "whole tree, and the service's CPU time for warm calls of another function before and after. Memory: a handler takes "
         "400 MB in a function of 128 MB, four times a second, while another function is called one call after the other."
     ),
     traps=(
