@@ -326,7 +326,10 @@ class Settings:
     tcp_plaintext: bool = row(Kind.FLAG, False, "serve TCP beyond loopback without TLS: tokens and payloads in the clear")
     http: Address | None = row(Kind.ADDRESS, None, "address of the AWS-compatible HTTP API, e.g. 127.0.0.1:9000", optional=True)
     http_auth: str = row(
-        Kind.CHOICE, "none", "who may use the HTTP API; none: whoever can connect, so loopback only", choices=("none",)
+        Kind.CHOICE,
+        "sigv4",
+        "who may use the HTTP API; sigv4: whose access key signs (scheduler key); none: whoever can connect, loopback only",
+        choices=("sigv4", "none"),
     )
     metrics: Address | None = row(
         Kind.ADDRESS, Address("127.0.0.1", 9464), "address of /metrics, /healthz and /readyz", optional=True
@@ -491,6 +494,13 @@ class Settings:
     def scratch_dir(self) -> Path:
         """Where /tmp of sandboxes are, on disk: nothing there has a name, or outlives its sandbox."""
         return self.state_dir / "scratch"
+    def keyring_file(self) -> Path:
+        """Keys of the service's own."""
+        return self.state_dir / "keyring.json"
+
+    @property
+    def access_key_file(self) -> Path:
+        return self.state_dir / "access-keys.json"
 
     @property
     def log_dir(self) -> Path:

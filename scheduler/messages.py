@@ -72,6 +72,8 @@ __all__ = [
     "function_info",
     "handle_index",
     "http_adopt",
+    "key_put",
+    "key_remove",
     "make_handle",
     "name_put",
     "name_remove",
@@ -199,6 +201,8 @@ class CommandKind(IntEnum):
     STATS = 10
     STOP_LISTENING = 11
     STOP = 12
+    KEY_PUT = 13
+    KEY_REMOVE = 14
 
 
 class CoreEventKind(IntEnum):
@@ -393,6 +397,16 @@ def connection_adopt(fd: int, rights: Right, *, tenant_number: int = 0, tag: int
 def http_adopt(fd: int) -> Command:
     """An HTTP connection goes (back) to the engine; nothing of its next request has been read. Nobody is told."""
     return Command(kind=CommandKind.CONNECTION_ADOPT, flags=ADOPT_HTTP, fds=(fd,), u32s=(int(Right.INVOKE), 0))
+
+
+def key_put(key_id: str, secret: str, rights: Right, *, tenant_number: int = 0) -> Command:
+    """An access key that may sign HTTP requests."""
+    blob = key_id.encode() + b"\0" + secret.encode()
+    return Command(kind=CommandKind.KEY_PUT, u32s=(int(rights), tenant_number), blob=blob)
+
+
+def key_remove(key_id: str) -> Command:
+    return Command(kind=CommandKind.KEY_REMOVE, blob=key_id.encode())
 
 
 def stop_listening() -> Command:
@@ -669,6 +683,7 @@ class EngineConfig:
     payload_total_bytes_max: int | None = None
     spin_us: int | None = None
     stop_grace_ms: int | None = None
+    http_signed: bool | None = None
     log_bytes_max: int | None = None
     log_total_bytes_max: int | None = None
     log_turn_s: int | None = None

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from scheduler import limits
+from scheduler.accesskeys import AccessKeys, AccessKeysBroken
 from scheduler.catalog import Catalog, CatalogFull, accounts_max, spec_of
 from scheduler.config import ConfigError, reloaded, unknown_variables
 from scheduler.console import http
@@ -44,7 +45,9 @@ from scheduler.functions.names import parse as parse_name
 from scheduler.functions.packages import open_code_store
 from scheduler.functions.registry import FunctionRegistry
 from scheduler.functions.uploads import open_uploads
-from scheduler.lambda_api.app import Api, OpenAccess
+from scheduler.keyring import Keyring
+from scheduler.lambda_api.access import OpenAccess, SignedAccess, rights_of
+from scheduler.lambda_api.app import Api
 from scheduler.lambda_api.rooms import Invoker, Rooms
 from scheduler.lambda_api.server import Front
 from scheduler.log import Log
@@ -71,6 +74,8 @@ from scheduler.messages import (
     connection_close,
     core,
     http_adopt,
+    key_put,
+    key_remove,
     stop_listening,
 )
 from scheduler.metrics import Octaves
@@ -98,9 +103,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from scheduler.accesskeys import AccessKey
     from scheduler.config import Address, Settings
     from scheduler.control.access import Connection
-    from scheduler.messages import Event
+    from scheduler.messages import Command, Event
     from scheduler.sandboxes.ledger import Version as ImageVersion
     from scheduler.sandboxes.supervisor import Order
     from scheduler.sandboxes.templates import MakeOrder
@@ -155,6 +161,7 @@ def engine_config(settings: Settings, *, quotas: bool = True) -> EngineConfig:
         log_files_max=settings.log_files_max,
         log_dir=str(settings.log_dir),
         allowed_uids=settings.allowed_uids,
+        http_signed=settings.http_auth == "sigv4",
     )
 
 
@@ -169,6 +176,7 @@ class Service:
         self.metrics_port: int | None = None
         self.tcp_port: int | None = None
         self.http_port: int | None = None
+        self._known_keys: dict[str, AccessKey] = {}  # that the engine knows
         self.start_time_s = time.time()
         self._start_monotonic_s = trio.current_time()
         self._octaves = Octaves(histogram_bounds())
@@ -237,6 +245,7 @@ class Service:
         inner.start_soon(self.templates.run, self.supervisor)
         inner.start_soon(self._watch_lag)
         inner.start_soon(self._watch_tokens)
+        inner.start_soon(self._watch_access_keys)
         inner.start_soon(self._collect_code)
         inner.start_soon(self._keep_floors)
         if settings.metrics is not None:
@@ -266,6 +275,7 @@ class Service:
         stack.enter_context(lock_state(settings.state_dir))
         _raise_descriptor_limit(settings, self.log)
         tokens = TokenFile(settings.token_file) if settings.token_file is not None else None
+        self.access_keys = AccessKeys(settings.access_key_file, Keyring.open(settings.keyring_file))
         self.connections = Connections(tokens)
         # Not in a thread: there is to be none before the launcher is started.
         self.runtimes = find_runtimes(
@@ -328,6 +338,7 @@ class Service:
         if settings.http is not None:
             if settings.http_auth == "none":
                 self.log.warning("http", address=settings.http, text="NO AUTHENTICATION: who can connect may deploy and invoke")
+            self.engine.preload(self._access_key_commands())
             self.http_port = self.engine.listen_http(settings.http.host, settings.http.port)
         if settings.tcp is not None:
             self.tcp_port = await self._listen_tcp(settings.tcp, stack)
@@ -453,7 +464,8 @@ class Service:
             invoker=Invoker(sync=self._caller.ask, event=self._event_from_http, json_problem=json_problem),
             concurrency=self.methods.concurrency.view,
         )
-        self.api = Api(rooms, OpenAccess(), self.log)
+        access = OpenAccess() if self.settings.http_auth == "none" else SignedAccess(self.access_keys.find)
+        self.api = Api(rooms, access, self.log)
         self.http_front = Front(self.api.answer, give_back=lambda fd: self.post(http_adopt(fd)), nursery=nursery)
 
     async def _on_http(self, event: HttpHanded) -> None:
@@ -630,6 +642,34 @@ class Service:
                             spec = spec_of(self.registry, name)
                             await self.deployments.apply(spec)
                             self.log.info("provisioned", function=name, sandboxes=sum(spec.floors.values()))
+
+    def _access_key_commands(self) -> list[Command]:
+        """What the engine is to know of access keys, beside what it knows already."""
+        before, self._known_keys = self._known_keys, {key.id: key for key in self.access_keys.all()}
+        gone = [key_remove(key_id) for key_id in before if key_id not in self._known_keys]
+        return gone + [
+            key_put(key.id, key.secret, rights_of(key), tenant_number=self._tenant_number(key.tenant))
+            for key in self._known_keys.values()
+            if before.get(key.id) != key
+        ]
+
+    def _tenant_number(self, tenant: str | None) -> int:
+        return 0 if tenant is None else self.catalog.tenant_number(tenant)
+
+    async def _watch_access_keys(self) -> None:
+        told = ""
+        while True:
+            await trio.sleep(TOKENS_PERIOD_S)
+            try:
+                if self.access_keys.refresh():
+                    await self.post(*self._access_key_commands())
+                    self.log.info("access keys read", keys=len(self.access_keys))
+            except AccessKeysBroken as error:
+                if error.message != told:
+                    self.log.error("access keys", text=f"{error.message}; the keys read before stay in use")
+                told = error.message
+            else:
+                told = ""
 
     async def _collect_code(self) -> None:
         while True:

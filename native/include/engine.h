@@ -32,6 +32,7 @@ struct sched_config {
                                          came; others are refused */
     uint32_t spin_us;                 /* busy-poll this long before sleeping; 0: never */
     uint32_t stop_grace_ms;           /* a sandbox that nobody waits for is told to end, and given so long; 0: SIGKILL at once */
+    uint32_t http_signed;             /* 1: HTTP requests are run only where an access key has signed them */
     uint32_t log_bytes_max;           /* of one function's journal before it rotates */
     uint32_t log_files_max;           /* rotated journals kept */
     uint64_t log_total_bytes_max;     /* of all journals of all functions; 0: no bound */
@@ -66,7 +67,9 @@ enum sched_command_kind {
                                          flags SCHED_ADOPT_HTTP: speaks HTTP, nothing of it is read ahead; nobody is told */
     SCHED_CMD_STATS = 10,             /* u32s[0] first function, u32s[1] count <= 32; answered by EV_STATS */
     SCHED_CMD_STOP_LISTENING = 11,
-    SCHED_CMD_STOP = 12               /* sched_run returns once this is handled */
+    SCHED_CMD_STOP = 12,              /* sched_run returns once this is handled */
+    SCHED_CMD_KEY_PUT = 13,           /* an access key that may sign HTTP requests; blob: id, NUL, secret; u32s as GRANT */
+    SCHED_CMD_KEY_REMOVE = 14         /* blob: its id */
 };
 
 enum sched_adopt_flag { SCHED_ADOPT_HTTP = 1 };

@@ -107,6 +107,15 @@ static void give_core(struct sched *sched, const struct core_event *given, const
     batch_add(sched, (enum core_event_kind)given->kind)->u = given->u;
 }
 
+static void put_key(struct sched *sched, const struct sched_command *command, const uint8_t *blob, size_t bytes) {
+    const uint8_t *const nul = bytes == 0 ? NULL : memchr(blob, '\0', bytes);
+    const size_t id_bytes = nul == NULL ? 0 : (size_t)(nul - blob);
+    if (nul == NULL || !sigv4_put(&sched->keys, (const char *)blob, id_bytes, nul + 1, bytes - id_bytes - 1,
+                                  command->u32s[0] & SCHED_RIGHT_ALL, command->u32s[1])) {
+        fault(sched, "an access key could not be taken in: there are %u", sched->keys.count);
+    }
+}
+
 static void carry_out(struct sched *sched, const struct sched_command *command, const uint8_t *blob, size_t blob_bytes) {
     struct client *client;
     switch ((enum sched_command_kind)command->kind) {
@@ -158,6 +167,12 @@ static void carry_out(struct sched *sched, const struct sched_command *command, 
     case SCHED_CMD_STOP_LISTENING:
         listen_stop(sched);
         break;
+    case SCHED_CMD_KEY_PUT:
+        put_key(sched, command, blob, blob_bytes);
+        break;
+    case SCHED_CMD_KEY_REMOVE:
+        sigv4_remove(&sched->keys, (const char *)blob, blob_bytes);
+        break;
     case SCHED_CMD_STOP:
         sched->stopping = true;
         sched->stop_by_ns = sched->now_ns + STOP_FLUSH_NS;
@@ -170,6 +185,9 @@ uint32_t run_commands(struct sched *sched) {
     struct posted posted;
     while (done < COMMANDS_A_TURN && mailbox_pop(&sched->commands, &posted)) {
         carry_out(sched, &posted.command, posted.blob, posted.blob_bytes);
+        if (posted.command.kind == SCHED_CMD_KEY_PUT && posted.blob != NULL) {
+            explicit_bzero(posted.blob, posted.blob_bytes);
+        }
         free(posted.blob);
         done++;
     }

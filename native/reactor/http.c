@@ -199,7 +199,7 @@ static bool read_length(struct http_slice value, uint64_t *length) {
 }
 
 struct seen {
-    bool host, length, connection, kind, log, trace;
+    bool host, length, connection, kind, log, trace, authorization, date, digest;
     uint64_t body_bytes;
 };
 
@@ -240,6 +240,15 @@ static bool heed(const struct http_header *header, struct seen *seen, struct htt
     if (equals(name, "x-amz-log-type")) {
         out->log_tail = value.size == 4 && memcmp(value.at, "Tail", 4) == 0;
         return once(&seen->log) && (out->log_tail || (value.size == 4 && memcmp(value.at, "None", 4) == 0));
+    }
+    if (equals(name, "authorization")) {
+        return once(&seen->authorization);
+    }
+    if (equals(name, "x-amz-date")) {
+        return once(&seen->date);
+    }
+    if (equals(name, "x-amz-content-sha256")) {
+        return once(&seen->digest);
     }
     if (equals(name, "x-amzn-trace-id")) {
         out->trace = value;

@@ -472,6 +472,7 @@ void sched_free(struct sched *sched) {
     }
     ticket_free_all(sched);
     names_free(sched);
+    sigv4_free(&sched->keys);
     journal_free(&sched->journal);
     struct posted posted;
     while (sched->commands.items != NULL && mailbox_pop(&sched->commands, &posted)) {

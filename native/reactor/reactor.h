@@ -33,6 +33,7 @@
 #include "mailbox.h"
 #include "pack.h"
 #include "rpc.h"
+#include "sigv4.h"
 #include "shelf.h"
 
 enum {
@@ -277,6 +278,7 @@ struct sched {
     uint32_t ticket_shift;
     uint64_t ticket_multiplier; /* random and odd: nobody can choose msgids that fall into one bucket */
 
+    struct sigv4_keys keys;     /* who may sign HTTP requests */
     struct name *names;
     uint32_t names_mask;
     uint32_t names_used;        /* deleted ones included */

@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "answer.h"
 #include "http.h"
@@ -20,9 +21,24 @@ enum {
 
 /* ---- requests --------------------------------------------------------------------------------------------------------- */
 
-static bool may_invoke(const struct client *client, const struct function_info *info) {
-    return info != NULL && (client->rights & SCHED_RIGHT_INVOKE) != 0 &&
-           (client->tenant == 0 || info->tenant_number == 0 || client->tenant == info->tenant_number);
+static int64_t wall_s(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec;
+}
+
+static bool may_invoke(struct sched *sched, const struct client *client, const struct http_request *request,
+                       const struct function_info *info) {
+    uint32_t rights = client->rights, tenant = client->tenant;
+    if (info == NULL) {
+        return false;
+    }
+    if (sched->config.http_signed != 0) {
+        const struct sigv4_key *const key = sigv4_check(&sched->keys, request, wall_s());
+        rights = key == NULL ? 0 : key->rights;
+        tenant = key == NULL ? 0 : key->tenant;
+    }
+    return (rights & SCHED_RIGHT_INVOKE) != 0 && (tenant == 0 || info->tenant_number == 0 || tenant == info->tenant_number);
 }
 
 /* false: it is the slow side's. */
@@ -31,7 +47,7 @@ static bool take(struct sched *sched, struct client *client, const struct http_r
     struct rpc_slice arn;
     const uint64_t function = names_find(sched, request->function, request->function_bytes, &arn);
     size_t wrong;
-    if (!may_invoke(client, info_of(sched, function)) ||
+    if (!may_invoke(sched, client, request, info_of(sched, function)) ||
         (request->body.size > 0 && !json_valid(request->body.at, request->body.size, &wrong))) {
         return false;
     }

@@ -42,6 +42,7 @@ COMMANDS: Final = {
     "top": ("top", "Watch accounts and functions at work."),
     "bench": ("bench", "Measure one function from this client."),
     "drain": ("drain", "Let running calls finish, then end the service."),
+    "key": ("key", "Access keys for the AWS-compatible HTTP API."),
     "token": ("token", "Make, list and revoke the tokens of the service's token file."),
     "doctor": ("doctor", "Try every protection from inside a sandbox."),
     "completion": ("completion", "Print the script that completes commands and names in a shell."),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -23,34 +23,22 @@ from scheduler.lambda_api.links import CODE_PATH, Links
 from scheduler.lambda_api.operations import OPERATIONS, Operation, Router, Support
 from scheduler.lambda_api.policies import PolicyOperations
 from scheduler.lambda_api.provisioned import ProvisionedOperations
-from scheduler.lambda_api.rooms import ApiCall, Principal, Rooms
+from scheduler.lambda_api.rooms import ApiCall
 from scheduler.lambda_api.settings import SettingOperations
 from scheduler.lambda_api.shapes import read
 from scheduler.lambda_api.urls import UrlOperations
 from scheduler.lambda_api.wire import Answer, Request, gather
-from scheduler.messages import Right
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from scheduler.lambda_api.access import Access
+    from scheduler.lambda_api.rooms import Principal, Rooms
     from scheduler.log import Log
 
-__all__ = ["Access", "Api", "OpenAccess", "Reply"]
+__all__ = ["Api", "Reply"]
 
 LARGE_BYTES: Final = 256 * 1024  # bodies beyond it are read in a thread, so that others' requests go on
-
-
-class Access(Protocol):
-    """Who is asking. Raises LambdaError where nobody can tell, or they may not be here."""
-
-    async def identify(self, request: Request) -> Principal: ...
-
-
-class OpenAccess:
-    """--auth none: whoever can connect may do everything."""
-
-    async def identify(self, request: Request) -> Principal:
-        return Principal("anybody", Right.ALL)
 
 
 class Reply:
@@ -95,7 +83,7 @@ class Api:
                 name = "code"
                 reply = await self._package(request)
             else:
-                principal = await self._access.identify(request)
+                principal, request = self._access.identify(request)
                 operation, in_path = self._router.find(request.method, request.path, request.fields())
                 name = operation.name
                 reply = self._reply(operation, await self._run(principal, operation, in_path, request, host))

@@ -146,6 +146,9 @@ class _Conversation:
             if head is None:
                 return False
             body = await self._body(head)
+            if body is None:
+                return False
+            request, host = self._request(head, body)
         except h11.RemoteProtocolError as error:
             if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 refusal = LambdaError("SerializationException", f"not HTTP/1.1 as it should be: {error}")
@@ -155,9 +158,6 @@ class _Conversation:
             method = head.method if head is not None else b"GET"
             await self._send(Reply(error.kind.status, error.headers(), error.body()), method, close=True)
             return False
-        if body is None:
-            return False
-        request, host = self._request(head, body)
         await self._send(await self._handler(request, host), head.method)
         if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
             return False
@@ -182,6 +182,8 @@ class _Conversation:
 
     async def _body(self, head: h11.Request) -> bytes | None:
         """None: it came too slowly."""
+        if head.http_version not in (b"1.0", b"1.1"):
+            raise LambdaError("SerializationException", f"HTTP/{head.http_version.decode('ascii')} is not spoken here")
         framing = {name for name, _ in head.headers}
         if b"content-length" in framing and b"transfer-encoding" in framing:
             # RFC 9112 lets the one win; whoever is on the way may have let the other.
@@ -214,7 +216,12 @@ class _Conversation:
 
     def _request(self, head: h11.Request, body: bytes) -> tuple[Request, str]:
         path, _, query = head.target.decode("ascii", "replace").partition("?")
-        headers = {name.decode("ascii"): value.decode("latin-1") for name, value in head.headers}
+        headers: dict[str, str] = {}
+        for raw, value in head.headers:
+            name = raw.decode("ascii")
+            if name in headers and (name.startswith("x-amz") or name == "authorization"):
+                raise LambdaError("SerializationException", f"{name}: stands twice in the request")
+            headers[name] = value.decode("latin-1")
         host = headers.get("host", "localhost")
         return Request(head.method.decode("ascii"), path, query, headers, body, self._peer), host
 

@@ -32,13 +32,13 @@ def package(text: str = SOURCE, name: str = "app.py") -> bytes:
     return made.getvalue()
 
 
-def connect(port: int):
+def connect(port: int, key_id: str = "a", secret: str = "b"):
     return boto3.client(
         "lambda",
         endpoint_url=f"http://127.0.0.1:{port}",
         region_name="local",
-        aws_access_key_id="a",
-        aws_secret_access_key="b",
+        aws_access_key_id=key_id,
+        aws_secret_access_key=secret,
         # What is wrong is to be told by the service, not by the client.
         config=botocore.config.Config(retries={"max_attempts": 1}, parameter_validation=False),
     )
