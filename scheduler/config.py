@@ -494,6 +494,7 @@ class Settings:
     def scratch_dir(self) -> Path:
         """Where /tmp of sandboxes are, on disk: nothing there has a name, or outlives its sandbox."""
         return self.state_dir / "scratch"
+
     def keyring_file(self) -> Path:
         """Keys of the service's own."""
         return self.state_dir / "keyring.json"
