@@ -495,6 +495,7 @@ class Settings:
         """Where /tmp of sandboxes are, on disk: nothing there has a name, or outlives its sandbox."""
         return self.state_dir / "scratch"
 
+    @property
     def keyring_file(self) -> Path:
         """Keys of the service's own."""
         return self.state_dir / "keyring.json"
