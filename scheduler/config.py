@@ -338,6 +338,10 @@ class Settings:
         Kind.UIDS, (), "users besides root and the service's own that may use the socket", 0, 16
     )
 
+    user: str | None = row(
+        Kind.TEXT, None, "who the service becomes once root has started the launcher; none: it stays root", 1, 64, optional=True
+    )
+
     # ---- identity ----
     region: str = row(Kind.TEXT, "local", "region in ARNs", 1, 32)
     account_id: str = row(Kind.TEXT, "000000000000", "account id in ARNs, twelve digits", 12, 12)
@@ -650,7 +654,8 @@ def _short(value: object) -> str:
 
 def _resolved(settings: Settings, own_socket: bool) -> Settings:
     """Absolute paths: the service may change its directory. The default socket lives in the state directory."""
-    state_dir = settings.state_dir.absolute()
+    # Where the service gives root up, the launcher follows no link to its code.
+    state_dir = settings.state_dir.resolve() if settings.user is not None else settings.state_dir.absolute()
     socket = settings.socket.absolute() if own_socket else state_dir / settings.socket
     return dataclasses.replace(
         settings,

@@ -17,11 +17,13 @@ import secrets
 import signal
 import socket
 import stat
+import sys
 import time
 import traceback
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -80,11 +82,12 @@ from scheduler.messages import (
 )
 from scheduler.metrics import Octaves
 from scheduler.orders import OrderBook
+from scheduler.privileges import become, find_user, give, give_new_directory, unreachable, within_reach
 from scheduler.queueing.caller import Caller
 from scheduler.queueing.dispatcher import AcceptedEvent, read_event
 from scheduler.queueing.dispatcher import Dispatcher as EventDispatcher
 from scheduler.sandboxes.configured import launcher_config
-from scheduler.sandboxes.launcher import LaunchFailed, open_launcher
+from scheduler.sandboxes.launcher import EXECUTABLE, RUNTIME_PACKAGE, SLOTS_MAX, LaunchFailed, open_starter, open_launcher
 from scheduler.sandboxes.pool import ShellPool
 from scheduler.sandboxes.runtimes import find_runtimes
 from scheduler.sandboxes.supervisor import Supervisor
@@ -101,12 +104,13 @@ from scheduler.tokens import TokenFileBroken
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from pathlib import Path
 
     from scheduler.accesskeys import AccessKey
     from scheduler.config import Address, Settings
     from scheduler.control.access import Connection
     from scheduler.messages import Command, Event
+    from scheduler.privileges import User
+    from scheduler.sandboxes.starter import Starter
     from scheduler.sandboxes.ledger import Version as ImageVersion
     from scheduler.sandboxes.supervisor import Order
     from scheduler.sandboxes.templates import MakeOrder
@@ -124,6 +128,8 @@ KILL_WAIT_S = 2.0  # after the grace: sandboxes are ended, their callers told
 LAG_PERIOD_S = 1.0
 TOKENS_PERIOD_S = 1.0
 COLLECT_PERIOD_S = 600.0
+RUNTIMES_FILE = "runtimes.json"  # in the state directory
+OUR_PROGRAMS = (EXECUTABLE, RUNTIME_PACKAGE)  # what of ours the launcher runs as root
 EXIT_DONE, EXIT_BROKEN, EXIT_REFUSED = 0, 1, 3
 
 
@@ -279,11 +285,14 @@ class Service:
         self.connections = Connections(tokens)
         # Not in a thread: there is to be none before the launcher is started.
         self.runtimes = find_runtimes(
-            memory=settings.state_dir / "runtimes.json",
+            memory=settings.state_dir / RUNTIMES_FILE,
             prefer_public=settings.isolation == "process" and os.geteuid() == 0,
         )
-        self._make_supervisor()
+        user = self._wanted_user()
+        self._make_supervisor(self._open_starter(user, stack))
         await inner.start(self.supervisor.run)
+        if user is not None:
+            self._become(user)
         store = await stack.enter_async_context(open_store(settings.store_path))
         self.event_queue = await SqliteEventQueue.load(
             store, count_max=settings.events_max, bytes_max=settings.events_bytes_max
@@ -368,7 +377,39 @@ class Service:
         )
         return int(listeners[0].socket.getsockname()[1])
 
-    def _make_supervisor(self) -> None:
+    def _wanted_user(self) -> User | None:
+        """Who to become. None: nobody else. BadUser: it cannot be."""
+        settings = self.settings
+        if settings.user is None:
+            if os.geteuid() == 0:
+                self.log.warning(
+                    "root", text="the service stays root, and so a fault in it is root's; give it a user of its own with --user"
+                )
+            return None
+        most = settings.sandbox_uid_base + SLOTS_MAX
+        return find_user(settings.user, euid=os.geteuid(), sandbox_uids=range(settings.sandbox_uid_base, most))
+
+    def _open_starter(self, user: User | None, stack: AsyncExitStack) -> Starter | None:
+        """Who starts launchers when this process no longer can."""
+        if user is None:
+            return None
+        programs = {sys.executable, *(runtime.executable for runtime in self.runtimes.values()), *map(str, OUR_PROGRAMS)}
+        for path in within_reach(programs, user):
+            self.log.warning("root", text=f"{path} can be changed by {user.name}, and what is in it runs as root")
+        starter = open_starter(launcher_config(self.settings, runtimes=len(self.runtimes)), self.runtimes.values())
+        stack.callback(starter.close)
+        return starter
+
+    def _become(self, user: User) -> None:
+        """From here on this process is a normal user. It has one thread yet."""
+        settings = self.settings
+        give_new_directory(settings.socket.parent, user)
+        given = give(settings.state_dir, user, keep=frozenset({RUNTIMES_FILE, settings.scratch_dir.name}))
+        become(user)
+        unreachable(user, (settings.state_dir, *OUR_PROGRAMS, Path(os.__file__)))
+        self.log.info("root given up", user=user.name, uid=user.uid, files_given=given)
+
+    def _make_supervisor(self, starter: Starter | None) -> None:
         settings = self.settings
 
         def report(text: str) -> None:
@@ -389,7 +430,7 @@ class Service:
             post=self.post,
             post_nowait=lambda command: self.engine.post_nowait(command),  # the engine is made later
             orders=self._order,
-            open_launcher=partial(open_launcher, config, self.runtimes.values(), report=report),
+            open_launcher=partial(open_launcher, config, self.runtimes.values(), report=report, starter=starter),
             starting_max=settings.starting_max,
             restore_failed=self.templates.fell_back,
             lost=self.templates.lost,

@@ -6,6 +6,7 @@ only for the message.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from contextlib import contextmanager
@@ -35,8 +36,11 @@ def lock_state(state_dir: Path) -> Iterator[None]:
     """
     state_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
     path = state_dir / "service.lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # The directory may be another user's, and this process root: nothing outside it is written through a link.
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
+        if os.fstat(fd).st_nlink != 1:
+            raise OSError(errno.EMLINK, "has a second name, which may be another file's", str(path))
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/mount.h>
+#include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 #include "wire.h"
 
 /* <sys/mount.h> of newer C libraries and <linux/mount.h> define the same names, so the calls are made by number. */
+enum { OPENAT2 = 437 }; /* newer than some C libraries' headers */
 enum { UMOUNT_DETACH = 2, SHM_MB = 64, SHM_INODES = 1024, ROOT_INODES = 4096, INODES_PER_MB = 256 };
 
 static const uint64_t PRIVATE = 1UL << 18, SLAVE = 1UL << 19; /* MS_ of <sys/mount.h> */
@@ -447,8 +449,38 @@ int fs_enter_root(const struct fs_root *root, const char **failed) {
 
 /* ---- a sandbox's own part ---- */
 
-int fs_detached_code(const char *directory) {
-    int fd = open_clone(directory, 0);
+/* The directory as a place, found without leaving root. */
+static int open_below(const char *root, const char *directory) {
+    const size_t length = strlen(root);
+    if (strncmp(directory, root, length) != 0 || directory[length] != '/') {
+        return -EXDEV;
+    }
+    struct open_how how = {.flags = O_PATH | O_DIRECTORY | O_CLOEXEC, .resolve = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
+    const int top = result(syscall(OPENAT2, AT_FDCWD, root, &how, sizeof how));
+    if (top < 0) {
+        return top;
+    }
+    how.resolve |= RESOLVE_BENEATH;
+    const int fd = result(syscall(OPENAT2, top, directory + length + 1, &how, sizeof how));
+    close(top);
+    return fd;
+}
+
+static int open_code(const char *directory, const char *root) {
+    if (root == NULL) {
+        return open_clone(directory, 0);
+    }
+    const int place = open_below(root, directory);
+    if (place < 0) {
+        return place;
+    }
+    const int fd = result(syscall(SYS_open_tree, place, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+    close(place);
+    return fd;
+}
+
+int fs_detached_code(const char *directory, const char *root) {
+    int fd = open_code(directory, root);
     if (fd < 0) {
         return fd;
     }

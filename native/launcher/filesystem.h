@@ -39,8 +39,9 @@ int fs_make_private(void);
 /* Builds the root and makes it this process' "/". *failed names the path at fault (may point into root). */
 int fs_enter_root(const struct fs_root *root, const char **failed);
 
-/* A detached read-only, nosuid, nodev mount of a directory: descriptor or -errno. */
-int fs_detached_code(const char *directory);
+/* A detached read-only, nosuid, nodev mount of a directory: descriptor or -errno. root: it must lie below that one, without a
+ * symbolic link on the whole way (-EXDEV, -ELOOP); NULL: it may be any. */
+int fs_detached_code(const char *directory, const char *root);
 
 int fs_attach(int mount_fd, const char *target);
 int fs_fresh_proc(void);

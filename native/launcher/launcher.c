@@ -76,12 +76,15 @@ static void handle(struct launcher *launcher, const struct request *request, con
     }
     switch ((enum request_kind)request->kind) {
     case REQUEST_RUNTIME: {
-        const int error = zygote_declare(launcher, request->runtime, text, request->text_bytes, request->strings);
+        const int error = launcher->sealed ? -EPERM : zygote_declare(launcher, request->runtime, text, request->text_bytes, request->strings);
         if (error < 0) {
             launcher_warn("a runtime could not be declared");
         }
         break;
     }
+    case REQUEST_SEAL:
+        launcher->sealed = true;
+        break;
     case REQUEST_SHELL:
         slot_ask_shell(launcher, request);
         break;

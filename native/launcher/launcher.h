@@ -22,6 +22,7 @@
 enum { ZYGOTE_ORDERS_MAX = 8, LAUNCHER_FD_SERVICE = 3 };
 
 struct options {
+    const char *code_root;          /* code and layers lie below it; NULL: anywhere */
     uint32_t slots, slots_wanted;   /* 1 .. PROTOCOL_SLOTS_MAX; fewer than wanted where descriptors are short */
     uint32_t uid_base;              /* slot n runs as uid_base + n */
     uint32_t pids_max;              /* processes and threads of one sandbox */
@@ -103,6 +104,7 @@ struct launcher {
     struct scratch scratch;
     int epoll, signals;
     bool stopping;
+    bool sealed;                    /* runtimes are declared no more */
 };
 
 enum { NO_SLOT = UINT32_MAX };

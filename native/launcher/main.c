@@ -26,6 +26,7 @@
 #include "children.h"
 #include "filesystem.h"
 #include "launcher.h"
+#include "starter.h"
 #include "tempdir.h"
 #include "wire.h"
 
@@ -37,6 +38,7 @@ struct settings {
     struct options options;
     bool process_isolation;
     const char *cgroup_root;
+    uint32_t service_pid; /* where a starter starts the launcher, not the service; else 0 */
 };
 
 /* ---- the command line ---- */
@@ -54,6 +56,7 @@ static const struct number_option number_options[] = {
     {"--shell-scratch-mb", offsetof(struct settings, options.shell_scratch_mb), 1, 1U << 20},
     {"--scratch-mb-max", offsetof(struct settings, options.scratch.mb_max), 0, INT32_MAX},
     {"--scratch-ahead", offsetof(struct settings, options.scratch.ahead), 0, 256},
+    {"--service-pid", offsetof(struct settings, service_pid), 1, 1U << 22},
     {"--patience-ms", offsetof(struct settings, options.patience_ms), 100, 600000},
 };
 
@@ -64,7 +67,9 @@ static void usage(const char *about, const char *value) {
             "       [--network-range A.B.C.D/N] [--network-servers A.B.C.D,...] [--network-allowed A.B.C.D/N,...]\n"
             "       [--isolation auto|process] [--cpu-per-memory proportional|weight_only] [--cgroup-root DIR] [--temp-root DIR]\n"
             "       [--scratch auto|encrypted|tmpfs] [--scratch-root DIR] [--scratch-mb-max N] [--scratch-ahead N]\n"
+            "       [--code-root DIR] [--service-pid N]\n"
             "       with a SOCK_SEQPACKET socket as descriptor 3\n"
+            "       scheduler-launcher --starter   with such a socket\n"
             "       scheduler-launcher --layout\n",
             about, value);
     exit(2);
@@ -142,6 +147,8 @@ static void parse(struct settings *settings, int count, char **arguments) {
             continue;
         } else if (strcmp(name, "--scratch-root") == 0 && value[0] == '/') {
             settings->options.scratch.root = value;
+        } else if (strcmp(name, "--code-root") == 0 && value[0] == '/') {
+            settings->options.code_root = value;
         } else if (strcmp(name, "--temp-root") == 0 && value[0] == '/') {
             settings->options.temp_root = value;
         } else {
@@ -177,7 +184,7 @@ static const struct {
 } constants[] = {
     NAMED(PROTOCOL_VERSION), NAMED(PROTOCOL_TEXT_BYTES_MAX), NAMED(PROTOCOL_STRINGS_MAX), NAMED(PROTOCOL_RUNTIMES_MAX),
     NAMED(PROTOCOL_SLOTS_MAX), NAMED(REQUEST_RUNTIME), NAMED(REQUEST_SHELL), NAMED(REQUEST_SPECIALISE), NAMED(REQUEST_KILL),
-    NAMED(REQUEST_REST), NAMED(REQUEST_PING), NAMED(REQUEST_LOADED), NAMED(NOTICE_READY), NAMED(NOTICE_REFUSED), NAMED(NOTICE_SHELL),
+    NAMED(REQUEST_REST), NAMED(REQUEST_PING), NAMED(REQUEST_LOADED), NAMED(REQUEST_SEAL), NAMED(NOTICE_READY), NAMED(NOTICE_REFUSED), NAMED(NOTICE_SHELL),
     NAMED(NOTICE_SHELL_FAILED), NAMED(NOTICE_SPECIALISED), NAMED(NOTICE_SPECIALISE_FAILED), NAMED(NOTICE_EXITED),
     NAMED(NOTICE_WARNING), NAMED(NOTICE_PONG), NAMED(NOTICE_NETWORK), NAMED(REQUEST_NETWORK), NAMED(REQUEST_OUTBOUND),
     NAMED(CAUSE_EXIT), NAMED(CAUSE_SIGNAL),
@@ -347,20 +354,26 @@ int main(int count, char **arguments) {
         return 0;
     }
     (void)network_parse_range(&settings.options.network, NETWORK_RANGE);
-    parse(&settings, count, arguments);
+    const bool starter = count == 2 && strcmp(arguments[1], "--starter") == 0;
+    if (!starter) {
+        parse(&settings, count, arguments);
+    }
     if (fcntl(LAUNCHER_FD_SERVICE, F_GETFD) < 0) {
         usage("descriptor 3", "is not open");
     }
     fcntl(LAUNCHER_FD_SERVICE, F_SETFD, FD_CLOEXEC);
     (void)syscall(SYS_close_range, LAUNCHER_FD_SERVICE + 1, ~0U, 0);
     ignore_terminal();
-    raise_descriptors(&settings.options);
     (void)clearenv();
     own_keyring();
+    if (starter) {
+        return starter_run();
+    }
+    raise_descriptors(&settings.options);
     network_restore();
     isolate(&settings);
-    const int supervised[] = {getppid(), getpid()};
-    cgroups_open(&groups, settings.cgroup_root, supervised, 2);
+    const int supervised[] = {getppid(), getpid(), (int)settings.service_pid};
+    cgroups_open(&groups, settings.cgroup_root, supervised, settings.service_pid == 0 ? 2 : 3);
     if (settings.options.isolation == ISOLATION_PROCESS) {
         const int error = tempdirs_open(settings.options.temp_root, groups.name);
         if (error < 0) {

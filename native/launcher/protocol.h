@@ -36,7 +36,9 @@ enum request_kind {
     REQUEST_REST = 5,       /* runtime: end its process; the next shell starts another. Not heeded while shells are under way */
     REQUEST_PING = 6,       /* answered by PONG at once: whoever does not answer is stuck */
     REQUEST_LOADED = 7,     /* shell: its function's init is over, from now on it has the CPU that its memory is worth */
-    REQUEST_NETWORK = 8     /* token: make ready for sandboxes with a network, if that was not done; answered by NETWORK */
+    REQUEST_NETWORK = 8,    /* token: make ready for sandboxes with a network, if that was not done; answered by NETWORK */
+    /* From here on no runtime is declared: who asks afterwards has dropped root (starter.h), and a runtime is a program run as root. */
+    REQUEST_SEAL = 9
 };
 
 enum request_flag {

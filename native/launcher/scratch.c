@@ -451,12 +451,22 @@ static uint64_t half_of_the_disk_mb(const char *root) {
     return statvfs(root, &status) < 0 ? 0 : (uint64_t)status.f_bavail * status.f_frsize / 2 >> 20;
 }
 
+/* Where it lies may be another user's by now (the service has dropped root): what is not our own directory is not touched. */
 static int make_directory(const char *root) {
     struct stat status;
     if (mkdir(root, 0700) < 0 && errno != EEXIST) {
         return -errno;
     }
-    return stat(root, &status) < 0 ? -errno : !S_ISDIR(status.st_mode) ? -ENOTDIR : chmod(root, 0700) < 0 ? -errno : 0;
+    int fd = open(root, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0) {
+        return -errno;
+    }
+    const int error = fstat(fd, &status) < 0 ? -errno
+                      : status.st_uid != geteuid() ? -EPERM
+                      : fchmod(fd, 0700) < 0       ? -errno
+                                                   : 0;
+    wire_close(&fd);
+    return error;
 }
 
 /* The first volume, made while everybody waits. */

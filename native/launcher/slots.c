@@ -457,7 +457,7 @@ static int send_with_scratch(struct launcher *launcher, uint32_t index, struct h
 static int add_mounts(const struct launcher *launcher, struct held_order *held, const char *const *paths, const char **step) {
     for (unsigned i = 0; i < 2 && launcher->options.isolation != ISOLATION_PROCESS && paths[i][0] != '\0'; i++) {
         *step = i == 0 ? "code directory" : "layers directory";
-        const int mount = fs_detached_code(paths[i]);
+        const int mount = fs_detached_code(paths[i], launcher->options.code_root);
         if (mount < 0) {
             return mount;
         }

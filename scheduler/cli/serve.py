@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import shlex
 import socket
 from pathlib import Path
@@ -166,6 +167,7 @@ def _banner(settings: Settings, service: Service) -> None:
         rows["tcp"] += "  IN THE CLEAR: whoever is on the way reads tokens, payloads and answers"
     rows |= {
         "state": str(settings.state_dir),
+        "user": _user(),
         "isolation": _isolation(service),
         "/tmp": _scratch(service),
         "runtimes": ", ".join(service.runtimes) or "none",
@@ -183,6 +185,16 @@ ISOLATION: Final = {
     "USER": "namespaces below the user's own",
     "PROCESS": "NONE BUT SEPARATE PROCESSES: run only code you trust",
 }
+
+
+def _user() -> str:
+    """Who the service is by now."""
+    uid = os.geteuid()
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = str(uid)
+    return f"{name}; a fault in the service would be root's: --user NAME gives it one of its own" if uid == 0 else name
 
 
 def _isolation(service: Service) -> str:

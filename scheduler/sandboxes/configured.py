@@ -26,6 +26,7 @@ def launcher_config(settings: Settings, *, runtimes: int) -> LauncherConfig:
         slots=min(SLOTS_MAX, settings.sandboxes_max + settings.shells_max * runtimes + MAKERS),
         uid_base=settings.sandbox_uid_base,
         cgroup_root=str(settings.cgroup_root) if settings.cgroup_root is not None else None,
+        code_root=str(settings.code_dir) if settings.user is not None else None,
         cpu_per_memory=settings.cpu_per_memory,
         network_range=settings.sandbox_network_range,
         network_servers=settings.sandbox_name_servers or name_servers(),

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from scheduler.sandboxes.failure import LaunchFailed
+from scheduler.sandboxes.starter import Starter
 from scheduler.sandboxes.runtimes import is_public
 from scheduler.sandboxes.spawn import close_all, pid_of, reap, start
 from scheduler.sandboxes.wire import (
@@ -62,6 +63,7 @@ __all__ = [
     "Limit",
     "Shell",
     "Specialisation",
+    "open_starter",
     "open_launcher",
 ]
 
@@ -144,7 +146,8 @@ class LauncherConfig:
     "weight_only". scratch: where /tmp is: "auto" (on disk, encrypted, where that can be had and while there is room; else in
     memory), "encrypted" (or no start), "tmpfs" (in memory). scratch_dir: where that is on disk; None: in memory.
     scratch_mb_max: sizes of all of them together, 0: half of what the disk has free. scratch_ahead: how many are kept ready of
-    each size in use. command: what to execute."""
+    each size in use. code_root: code and layers must lie below that directory, a path without symbolic links; None:
+    anywhere. command: what to execute."""
 
     isolation: str = "auto"
     slots: int = 1000
@@ -162,6 +165,7 @@ class LauncherConfig:
     scratch_dir: str | None = None
     scratch_mb_max: int = 0
     scratch_ahead: int = 4
+    code_root: str | None = None
     command: tuple[str, ...] = (str(EXECUTABLE),)
 
     def __post_init__(self) -> None:
@@ -203,6 +207,8 @@ class LauncherConfig:
             options["--scratch-root"] = os.path.abspath(self.scratch_dir)
             options["--scratch-mb-max"] = str(self.scratch_mb_max)
             options["--scratch-ahead"] = str(self.scratch_ahead)
+        if self.code_root is not None:
+            options["--code-root"] = self.code_root
         return [*self.command, *itertools.chain.from_iterable(options.items())]
 
     @property
@@ -243,6 +249,7 @@ class Launcher:
     ) -> None:
         self.pid = pid
         self._pidfd = pidfd
+        self._starter: Starter | None = None  # who may send it signals, where this process may not
         self._inner_pidfd = -1  # of the launcher proper, below its supervisor
         self._socket = trio.socket.from_stdlib_socket(sock)
         self._raw = sock
@@ -539,8 +546,19 @@ class Launcher:
     def _end_inner(self) -> None:
         """SIGKILL to the launcher proper, with which every sandbox ends; its supervisor cleans up."""
         fd = self._inner_pidfd if self._inner_pidfd >= 0 else self._pidfd
+        if self._starter is not None:
+            with suppress(LaunchFailed):  # without a starter the launcher has ended with us, or will
+                self._starter.end_inner()
+            return
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(fd, signal.SIGKILL)
+
+    def _end_supervisor(self) -> None:
+        if self._starter is not None:
+            with suppress(LaunchFailed):
+                self._starter.end_supervisor()
+            return
+        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     async def _died(self) -> None:
         with trio.move_on_after(STOP_TIMEOUT_S) as patience:
@@ -570,7 +588,7 @@ class Launcher:
             with trio.move_on_after(STOP_TIMEOUT_S) as patience:
                 await self._wait_process()
         if patience.cancelled_caught:
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            self._end_supervisor()
             await self._wait_process()
         close_all(fd for fd in (self._pidfd, self._inner_pidfd) if fd >= 0)
         self._exits_in.close()
@@ -607,21 +625,40 @@ def _to_stderr(text: str) -> None:
     sys.stderr.write(f"scheduler: launcher: {text}\n")
 
 
+def _declarations(runtimes: Iterable[Runtime]) -> Iterable[bytes]:
+    for index, runtime in enumerate(runtimes):
+        mounts = itertools.chain.from_iterable((path, path) for path in runtime.paths)
+        yield encode(
+            RequestKind.RUNTIME, runtime=index, strings=(runtime.name, runtime.executable, str(RUNTIME_PACKAGE), *mounts)
+        )
+
+
+def open_starter(config: LauncherConfig, runtimes: Iterable[Runtime]) -> Starter:
+    """Who starts launchers of this config for a process that will have dropped root. LaunchFailed: it could not be started."""
+    return Starter(config.command[0], config.arguments(), _declarations(runtimes))
+
+
 @asynccontextmanager
 async def open_launcher(
-    config: LauncherConfig, runtimes: Iterable[Runtime], *, report: Callable[[str], None] = _to_stderr
+    config: LauncherConfig,
+    runtimes: Iterable[Runtime],
+    *,
+    report: Callable[[str], None] = _to_stderr,
+    starter: Starter | None = None,
 ) -> AsyncIterator[Launcher]:
     """Starts a launcher that knows the runtimes, whose processes start with their first shell; ends it and every sandbox at
     the end of the block.
 
-    report: text that the operator should see. LaunchFailed: this machine, or this user, cannot isolate or limit; its hint says
+    report: text that the operator should see. starter: who starts it instead of this process, and has been told of config and
+    runtimes already; see open_starter(). LaunchFailed: this machine, or this user, cannot isolate or limit; its hint says
     what to do.
     """
     declared = list(runtimes)
     if not 1 <= len(declared) <= RUNTIMES_MAX:
         raise ValueError(f"runtimes are {len(declared)}, must be 1 to {RUNTIMES_MAX}")
-    sock, pid, pidfd = start(config.arguments())
+    sock, pid, pidfd = start(config.arguments()) if starter is None else starter.start()
     launcher = Launcher(sock, pid, pidfd, {runtime.name: index for index, runtime in enumerate(declared)}, report)
+    launcher._starter = starter
     failure: BaseException | None = None
     try:
         await launcher._handshake(config)
@@ -632,10 +669,8 @@ async def open_launcher(
             report(
                 "isolation is 'process': functions are bare processes, not protected from one another nor the machine from them"
             )
-        for index, runtime in enumerate(declared):
-            mounts = itertools.chain.from_iterable((path, path) for path in runtime.paths)
-            strings = (runtime.name, runtime.executable, str(RUNTIME_PACKAGE), *mounts)
-            launcher._post(encode(RequestKind.RUNTIME, runtime=index, strings=strings))
+        for request in _declarations(declared) if starter is None else ():
+            launcher._post(request)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(launcher._listen)
             nursery.start_soon(launcher._send_outgoing)

@@ -160,7 +160,7 @@ class _Memory:
         self._kept: dict[str, Any] = {}
         self._changed = False
         with contextlib.suppress(OSError, ValueError):
-            found = json.loads(path.read_bytes()) if path is not None else {}
+            found = json.loads(_own(path)) if path is not None else {}
             if isinstance(found, dict) and found.get("format") == MEMORY_FORMAT and isinstance(found.get("said"), dict):
                 self._kept = found["said"]
 
@@ -194,6 +194,16 @@ class _Memory:
         with contextlib.suppress(OSError):
             beside.write_text(json.dumps({"format": MEMORY_FORMAT, "said": self._kept}))
             beside.replace(self._path)
+
+
+def _own(path: Path) -> bytes:
+    """A file that this user alone can have written: what is in it may be executed as this user. OSError: it is not."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with open(fd, "rb") as file:
+        status = os.fstat(fd)
+        if status.st_uid != os.geteuid() or status.st_mode & 0o022 or status.st_nlink != 1:
+            raise PermissionError(f"{path} may have been written by others")
+        return file.read()
 
 
 def _stamp(path: str) -> list[int]:

@@ -94,6 +94,7 @@ class RequestKind(Enum):
     PING = 6
     LOADED = 7
     NETWORK = 8
+    SEAL = 9
 
 
 class NoticeKind(Enum):

@@ -66,6 +66,24 @@ def test_a_memory_that_cannot_be_used_is_written_anew(memory: Path, content: str
     assert json.loads(memory.read_text())["said"][EXECUTABLE]["version"] == list(sys.version_info[:3])
 
 
+def test_what_others_may_have_written_is_not_believed(memory: Path) -> None:
+    """Root executes what is named there."""
+    find_runtimes(memory=memory)
+    lie(memory)
+    assert find_runtimes(memory=memory)[OWN].version[2] == 99
+    memory.chmod(0o664)
+    assert find_runtimes(memory=memory)[OWN].version == sys.version_info[:3]
+    lie(memory)
+    memory.chmod(0o600)
+    os.link(memory, memory.parent / "second name")
+    assert find_runtimes(memory=memory)[OWN].version == sys.version_info[:3]
+    if os.geteuid() == 0:
+        lie(memory)
+        (memory.parent / "second name").unlink(missing_ok=True)
+        os.chown(memory, 7, 7)
+        assert find_runtimes(memory=memory)[OWN].version == sys.version_info[:3]
+
+
 def test_a_memory_that_cannot_be_written_costs_time_only(memory: Path) -> None:
     assert find_runtimes(memory=memory.parent / "missing" / "runtimes.json")[OWN] == find_runtimes()[OWN]
 
