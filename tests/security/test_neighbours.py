@@ -88,7 +88,10 @@ CHANNELS = {
         ("pid namespace",),
     ),
     "what /proc tells of processes": Channel(
-        "result = os.getpid()", "[n for n in os.listdir('/proc') if n.isdigit() and int(n) > 2]", "[]", ("pid namespace",)
+        "result = os.getpid()",
+        "[n for n in os.listdir('/proc') if n.isdigit() and int(n) not in (1, os.getpid())]",
+        "[]",
+        ("pid namespace",),
     ),
     "keys": Channel(
         "result = call('add_key', b'user', b'mine', b'secret', 6, -3)",
