@@ -87,7 +87,7 @@ from scheduler.queueing.caller import Caller
 from scheduler.queueing.dispatcher import AcceptedEvent, read_event
 from scheduler.queueing.dispatcher import Dispatcher as EventDispatcher
 from scheduler.sandboxes.configured import launcher_config
-from scheduler.sandboxes.launcher import EXECUTABLE, RUNTIME_PACKAGE, SLOTS_MAX, LaunchFailed, open_starter, open_launcher
+from scheduler.sandboxes.launcher import EXECUTABLE, RUNTIME_PACKAGE, SLOTS_MAX, LaunchFailed, open_launcher, open_starter
 from scheduler.sandboxes.pool import ShellPool
 from scheduler.sandboxes.runtimes import find_runtimes
 from scheduler.sandboxes.supervisor import Supervisor
@@ -110,8 +110,8 @@ if TYPE_CHECKING:
     from scheduler.control.access import Connection
     from scheduler.messages import Command, Event
     from scheduler.privileges import User
-    from scheduler.sandboxes.starter import Starter
     from scheduler.sandboxes.ledger import Version as ImageVersion
+    from scheduler.sandboxes.starter import Starter
     from scheduler.sandboxes.supervisor import Order
     from scheduler.sandboxes.templates import MakeOrder
 

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from scheduler.sandboxes.failure import LaunchFailed
-from scheduler.sandboxes.starter import Starter
 from scheduler.sandboxes.runtimes import is_public
 from scheduler.sandboxes.spawn import close_all, pid_of, reap, start
+from scheduler.sandboxes.starter import Starter
 from scheduler.sandboxes.wire import (
     ENFORCED,
     FDS_MAX,
@@ -63,8 +63,8 @@ __all__ = [
     "Limit",
     "Shell",
     "Specialisation",
-    "open_starter",
     "open_launcher",
+    "open_starter",
 ]
 
 EXECUTABLE: Final = Path(__file__).resolve().parent.parent / "_native" / "scheduler-launcher"

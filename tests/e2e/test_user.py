@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from scheduler.errors import SchedulerError
-from scheduler.sandboxes.launcher import EXECUTABLE, LauncherConfig, LaunchFailed, Specialisation, open_starter, open_launcher
+from scheduler.sandboxes.launcher import EXECUTABLE, LauncherConfig, LaunchFailed, Specialisation, open_launcher, open_starter
 from tests.e2e.serving import ROOT, CannotServe, Served, alive, descendants, public_directory, wait_until
 from tests.sandboxes.driver import IS_ROOT, own_runtime, public_runtime, write_function
 
@@ -68,7 +68,7 @@ def test_it_is_a_normal_user_and_works(directory):
         assert set(status["Uid"].split()) == {str(uid)} != {"0"}
         assert {status[name] for name in ("CapPrm", "CapEff", "CapInh", "CapAmb")} == {"0" * 16}
         assert status["NoNewPrivs"] == "1"
-        roots = {"runtimes.json", "sources", "echo.py"}  # what root believes; and this test's own
+        roots = {"runtimes.json", "scratch", "sources", "echo.py"}  # what root believes; and this test's own
         owners = {path.stat().st_uid for path in served.state_dir.rglob("*") if path.name not in roots}
         assert owners == {uid}
         assert served.stop() == 0

@@ -105,7 +105,7 @@ PROTECTIONS: dict[str, tuple[Edit | Disarm, ...]] = {
         Disarm("enter_groups"),
         Edit("zygote_module.c", "arguments.flags |= CLONE_INTO_CGROUP;", ""),
     ),
-    "size of /tmp": (Disarm("scratch_size"),),
+    "size of /tmp": (Edit("steps.c", ": fs_resize_scratch(newborn->special.ephemeral_storage_mb);", ": 0;"),),
     "rules of the host": (
         Edit("network_rules.c", "elsewhere(&rules);\n    refuse(&rules);", "elsewhere(&rules);\n    pass(&rules);"),
         Edit("network_rules.c", "SOURCE, NFT_CMP_NEQ, router);\n    drop", "SOURCE, NFT_CMP_NEQ, router);\n    pass"),
