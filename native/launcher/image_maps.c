@@ -174,6 +174,8 @@ int maps_read(char *room, size_t bytes, struct area *areas, unsigned max) {
 
 /* ---- who writes where ---- */
 
+enum { ENTERED_BYTES = 64 << 10 }; /* more than the C library's data without initial values */
+
 static bool is_entered(const char *path) {
     static const char *const names[] = {"/libc.so", "/libc-2.", "/ld-linux", "/ld-2.", "/ld-musl", "/libpthread"};
     const char *const name = strrchr(path, '/');
@@ -194,10 +196,10 @@ void maps_mark_entered(struct area *areas, unsigned count, uint64_t own) {
         struct area *const area = &areas[i];
         const bool same = ours != NULL && ours->kind == MAPS_FILE && ours->device == area->device && ours->inode == area->inode;
         if (area->kind == MAPS_FILE && (same || is_entered(area->path))) {
-            area->entered = true;
-            /* Its data without initial values, which has no file behind it. */
+            area->entered = area->end;
+            /* Its data without initial values, which has no file behind it, and may have been joined with what follows. */
             if (i + 1 < count && areas[i + 1].kind == MAPS_ANON && areas[i + 1].start == area->end) {
-                areas[i + 1].entered = true;
+                areas[i + 1].entered = areas[i + 1].start + ENTERED_BYTES;
             }
         }
     }

@@ -25,7 +25,7 @@ struct area {
     bool droppable;     /* the kernel may take the contents away */
     bool unreserved;
     bool written;       /* has pages of its own */
-    bool entered;       /* written by a newborn before it is thawed, or may be */
+    uint64_t entered;   /* below this address a newborn writes before it is thawed, or may; 0: nowhere */
     const char *path;   /* in the caller's text, NUL-terminated; "" for none */
     const char *why;
 };

@@ -22,8 +22,7 @@ enum {
     AREAS_MAX = 8192,
     TEXT_BYTES = 16 << 20,     /* of smaps: 700 bytes an area */
     PAGES_MAX = 4 << 20,       /* of a zygote: 16 GB */
-    GAP_PAGES = 2,             /* unchanged pages between changed ones are cheaper to take along than a mapping of their own */
-    COPY_PAGES = 8,            /* so few are cheaper copied than mapped */
+    GAP_PAGES = 6,             /* unchanged pages between changed ones are cheaper to take along than a mapping of their own */
     SLACK_BYTES = 1 << 20      /* what the maker may grow by between being measured and being written */
 };
 
@@ -238,12 +237,12 @@ static bool add_file(struct work *work, const struct area *area, uint32_t *index
     return add_string(work, area->path, &work->files[*index].path);
 }
 
-/* A run of pages to be written: mapped from the image, or if short and writable copied. */
+/* A run of pages to be written: mapped from the image, and so shared until written to; the stack, which grows, is copied. */
 static bool add_run(struct work *work, const struct area *area, uint64_t start, uint64_t end, bool copied) {
     const uint64_t at = work->data_bytes;
     work->data_bytes += end - start;
     work->pages += (unsigned)((end - start) / IMAGE_PAGE);
-    const bool copy = (area->protection & PROT_WRITE) != 0 && (copied || (end - start) / IMAGE_PAGE <= COPY_PAGES);
+    const bool copy = (area->protection & PROT_WRITE) != 0 && copied;
     return add_op(work, copy ? IMAGE_COPY : IMAGE_PAGES, start, end, area->protection, at, 0);
 }
 
@@ -269,7 +268,7 @@ static uint64_t known_key(struct work *work, uint64_t page) {
 /* A newborn writes there before it is thawed, so that what the zygote had there is not what is found. */
 static bool is_entered(const struct work *work, const struct area *area, uint64_t page) {
     enum { BELOW = 16 << 10, ABOVE = 4 << 10 };
-    return (area->entered && (area->protection & PROT_WRITE) != 0) || (page + IMAGE_PAGE > work->thread - BELOW && page < work->thread + ABOVE);
+    return (page < area->entered && (area->protection & PROT_WRITE) != 0) || (page + IMAGE_PAGE > work->thread - BELOW && page < work->thread + ABOVE);
 }
 
 /* The pages of [start, end) of the area. common: a newborn has there what the zygote had. */

@@ -120,12 +120,14 @@ def ready_frame(init_ns: int, snapshot: str | None, why_not: str | None) -> byte
 
 
 def renew() -> None:
-    """Everything in this process that must not be as in its siblings and that the fork hooks, which have run, do not know."""
+    """Everything in this process that must not be as in its siblings and that the fork hooks, which have run, do not know.
+
+    OpenSSL draws anew by itself, since the pid is another one than its maker's; to make it do so here would cost each sandbox
+    600 KB.
+    """
     loaded = sys.modules
     if (random := loaded.get("random")) is not None:
         random.seed()
-    if (ssl := loaded.get("ssl")) is not None:
-        ssl.RAND_add(os.urandom(32), 32.0)
     if (uuid := loaded.get("uuid")) is not None:
         # The C library's generator has a clock sequence of its own, in its siblings the same. Python's draws one each time.
         vars(uuid).update(_generate_time_safe=None, _node=int.from_bytes(os.urandom(6), "big") | 1 << 40, _last_timestamp=None)

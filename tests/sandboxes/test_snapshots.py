@@ -342,7 +342,7 @@ async def test_forged_images_end_at_most_their_own_sandbox(tmp_path):
         for _ in range(40):
             forged = bytearray(data)
             for _ in range(draw.choice((1, 1, 3, 30))):
-                at = draw.randrange(16 + 16, HEADER_BYTES + tables)
+                at = draw.choice((draw.randrange(32, HEADER_BYTES), draw.randrange(HEADER_BYTES, HEADER_BYTES + tables)))
                 forged[at : at + 4] = draw.choice(
                     (draw.randbytes(4), b"\0\0\0\0", b"\xff\xff\xff\xff", data[at + 40 : at + 44])
                 )
