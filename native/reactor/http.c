@@ -227,8 +227,8 @@ static bool heed(const struct http_header *header, struct seen *seen, struct htt
     if (equals(name, "content-length")) {
         return once(&seen->length) && read_length(value, &seen->body_bytes);
     }
-    if (equals(name, "host")) {
-        return once(&seen->host);
+    if (equals(name, "host")) { /* a function URL has a host of its own, and any path */
+        return once(&seen->host) && memmem(value.at, value.size, ".lambda-url.", 12) == NULL;
     }
     if (equals(name, "connection")) {
         out->close = equals(value, "close");

@@ -26,6 +26,7 @@ from scheduler.lambda_api.provisioned import ProvisionedOperations
 from scheduler.lambda_api.rooms import ApiCall
 from scheduler.lambda_api.settings import SettingOperations
 from scheduler.lambda_api.shapes import read
+from scheduler.lambda_api.url_calls import HOST, UrlCalls
 from scheduler.lambda_api.urls import UrlOperations
 from scheduler.lambda_api.wire import Answer, Request, gather
 
@@ -57,6 +58,7 @@ class Api:
         self._access = access
         self._log = log
         self._router = Router()
+        self._urls = UrlCalls(rooms, access)
         self._links = Links(rooms)
         layers = LayerOperations(rooms, self._links)
         self._handlers: Mapping[str, Callable[[ApiCall], Awaitable[Answer]]] = {
@@ -79,7 +81,12 @@ class Api:
         request_id = str(uuid.uuid4())
         name = "unknown"
         try:
-            if request.path.startswith(CODE_PATH) and request.method == "GET":
+            url = HOST.fullmatch(host)
+            if url is not None:
+                name = "url"
+                reached = await self._urls.answer(url[1], request, request_id)
+                reply = Reply(reached.status, reached.headers, reached.body)
+            elif request.path.startswith(CODE_PATH) and request.method == "GET":
                 name = "code"
                 reply = await self._package(request)
             else:
@@ -117,7 +124,7 @@ class Api:
         shape = operation.shape
         assert shape is not None, operation.name
         query = request.fields()
-        if len(request.body) > LARGE_BYTES and operation.name != "Invoke":
+        if len(request.body) > LARGE_BYTES and not operation.name.startswith("Invoke"):
             given = await trio.to_thread.run_sync(gather, shape, request, in_path, query)
             values = await trio.to_thread.run_sync(read, shape, given)
         else:
@@ -126,7 +133,8 @@ class Api:
 
     def _reply(self, operation: Operation, answer: Answer) -> Reply:
         status = answer.status or operation.status
-        headers = [("Content-Type", "application/json"), *answer.headers]
+        typed = any(name == "Content-Type" for name, _ in answer.headers)
+        headers = [*(() if typed else (("Content-Type", "application/json"),)), *answer.headers]
         if answer.body is None:
             return Reply(status, headers, b"")
         body = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body, ensure_ascii=False).encode()

@@ -126,6 +126,15 @@ INVOKE: Final = struct(
     member("DurableExecutionName", text(1, 64, pattern="[a-zA-Z0-9-_]+"), place=HEADER, wire="X-Amz-Durable-Execution-Name"),
     member("Payload", blob(), place=PAYLOAD),
 )
+STREAM: Final = struct(
+    *(
+        member("InvocationType", text(choices=("RequestResponse", "DryRun")), place=HEADER, wire="X-Amz-Invocation-Type")
+        if row.name == "InvocationType"
+        else row
+        for row in INVOKE.members
+        if row.name != "DurableExecutionName"
+    )
+)
 INVOKE_ASYNC: Final = struct(NAME, member("InvokeArgs", blob(), required=True, place=PAYLOAD))
 
 # ---- aliases ----

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any, Final
 
 from scheduler import limits
 from scheduler.functions.names import LATEST
 from scheduler.lambda_api.errors import LambdaError
+from scheduler.lambda_api.eventstream import stream
 from scheduler.lambda_api.rooms import refuse
 from scheduler.lambda_api.wire import Answer
 
@@ -35,13 +37,13 @@ class InvokeOperations:
         self._rooms = rooms
 
     def handlers(self) -> dict[str, Callable[[ApiCall], Awaitable[Answer]]]:
-        return {"Invoke": self._invoke, "InvokeAsync": self._invoke_async}
+        return {"Invoke": self._invoke, "InvokeAsync": self._invoke_async, "InvokeWithResponseStream": self._stream}
 
     async def _invoke(self, call: ApiCall) -> Answer:
         for refused in ("TenantId", "DurableExecutionName"):
             if refused in call.values:
                 raise refuse(f"{refused}: the function is not configured for it")
-        version = self._rooms.find(call)
+        version = self._rooms.find_to_invoke(call)
         kind = call.get("InvocationType", "RequestResponse")
         payload = self._checked(
             call.get("Payload", b""), limits.EVENT_BYTES_MAX if kind == "Event" else limits.PAYLOAD_BYTES_MAX
@@ -63,8 +65,25 @@ class InvokeOperations:
         error, result = await self._rooms.invoker.sync(name, payload, options)
         return _answer(error, result, version.version)
 
+    async def _stream(self, call: ApiCall) -> Answer:
+        """The whole result as chunks: this service's functions answer at once."""
+        answer = await self._invoke(call)
+        if answer.status == 204 or not isinstance(answer.body, bytes):
+            return answer
+        headers = dict(answer.headers)
+        complete: dict[str, str] = {}
+        if "X-Amz-Log-Result" in headers:
+            complete["LogResult"] = headers.pop("X-Amz-Log-Result")
+        body = answer.body
+        if headers.pop("X-Amz-Function-Error", None) is not None:
+            complete |= {"ErrorCode": _error_type(body), "ErrorDetails": body.decode("utf-8", "replace")}
+            body = b""
+        headers["Content-Type"] = "application/vnd.amazon.eventstream"
+        headers["X-Amzn-Remapped-Content-Type"] = "application/json"
+        return Answer(b"".join(stream(body, json.dumps(complete).encode())), 200, tuple(headers.items()))
+
     async def _invoke_async(self, call: ApiCall) -> Answer:
-        self._rooms.find(call)
+        self._rooms.find_to_invoke(call)
         payload = self._checked(call.get("InvokeArgs", b""), limits.EVENT_BYTES_MAX)
         request_id = await self._rooms.invoker.event(str(self._rooms.reference(call)), payload, None)
         return Answer({"Status": 202}, 202, (("x-amzn-RequestId", request_id),))
@@ -82,6 +101,14 @@ class InvokeOperations:
                 "InvalidRequestContentException", f"Could not parse request body into json: not JSON from byte {at} on"
             )
         return payload
+
+
+def _error_type(body: bytes) -> str:
+    with contextlib.suppress(ValueError):
+        found = json.loads(body)
+        if isinstance(found, dict):
+            return str(found.get("errorType", "Unhandled"))
+    return "Unhandled"
 
 
 def _client_context(encoded: str) -> bytes:

@@ -86,8 +86,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     # ---- invocation ----
     Operation("Invoke", "POST", ONE + "/invocations", 200, F, READ, inputs.INVOKE),
     Operation("InvokeAsync", "POST", "/2014-11-13/functions/{FunctionName}/invoke-async", 202, F, READ, inputs.INVOKE_ASYNC),
-    Operation("InvokeWithResponseStream", "POST",
-              "/2021-11-15/functions/{FunctionName}/response-streaming-invocations", 200, N, READ),
+    Operation("InvokeWithResponseStream", "POST", "/2021-11-15/functions/{FunctionName}/response-streaming-invocations", 200, P,
+              READ, inputs.STREAM, "the whole result comes as chunks; functions cannot stream yet"),
     # ---- aliases ----
     Operation("CreateAlias", "POST", ONE + "/aliases", 201, F, D, inputs.CREATE_ALIAS),
     Operation("GetAlias", "GET", ONE + "/aliases/{Name}", 200, F, READ, inputs.ALIAS),
@@ -136,7 +136,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("DeleteFunctionEventInvokeConfig", "DELETE", EIC, 204, F, D, inputs.BY_QUALIFIER),
     # ---- function URLs ----
     Operation("CreateFunctionUrlConfig", "POST", URL + "/url", 201, P, D, inputs.CREATE_URL,
-              "kept and shown; the URL itself is not answered yet"),
+              "RESPONSE_STREAM is kept, and answered at once"),
     Operation("GetFunctionUrlConfig", "GET", URL + "/url", 200, F, READ, inputs.URL),
     Operation("UpdateFunctionUrlConfig", "PUT", URL + "/url", 200, P, D, inputs.UPDATE_URL,
               "as CreateFunctionUrlConfig"),
@@ -144,7 +144,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("DeleteFunctionUrlConfig", "DELETE", URL + "/url", 204, F, D, inputs.URL),
     # ---- policies ----
     Operation("AddPermission", "POST", ONE + "/policy", 201, P, D, inputs.ADD_PERMISSION,
-              "kept and shown; it decides nothing yet"),
+              "principals are tenants, by name, or everybody"),
     Operation("RemovePermission", "DELETE", ONE + "/policy/{StatementId}", 204, F, D, inputs.REMOVE_PERMISSION),
     Operation("GetPolicy", "GET", ONE + "/policy", 200, F, READ, inputs.BY_QUALIFIER),
     Operation("GetResourcePolicy", "GET", "/2026-07-09/resource-policy/{ResourceArn}", 200, N, READ),

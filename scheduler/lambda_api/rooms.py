@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from scheduler.catalog import spec_of
 from scheduler.errors import NotFound
 from scheduler.functions import names
+from scheduler.functions.policies import allows
 from scheduler.lambda_api.errors import LambdaError
 
 if TYPE_CHECKING:
@@ -88,6 +89,18 @@ class Rooms:
         if call.principal.tenant not in (None, version.config.tenant):
             raise NotFound(f"Function not found: {self.registry.identity.arn(reference.name, reference.effective)}")
         return version
+
+    def find_to_invoke(self, call: ApiCall) -> FunctionVersion:
+        """As find(); a function of another tenant too, where its policy lets this caller's tenant invoke it."""
+        reference = self.reference(call)
+        version = self.registry.get(reference.name, reference.effective)
+        tenant = call.principal.tenant
+        policy = self.registry.attachments.of(reference.name).policies.get(reference.effective)
+        if tenant in (None, version.config.tenant):
+            return version
+        if allows(policy, principal=tenant, action="lambda:InvokeFunction", facts={}):
+            return version
+        raise NotFound(f"Function not found: {self.registry.identity.arn(reference.name, reference.effective)}")
 
     def visible(self, call: ApiCall, name: str) -> FunctionVersion:
         """`$LATEST` of a function that this caller may know of. NotFound."""

@@ -221,7 +221,9 @@ class _Conversation:
             name = raw.decode("ascii")
             if name in headers and (name.startswith("x-amz") or name == "authorization"):
                 raise LambdaError("SerializationException", f"{name}: stands twice in the request")
-            headers[name] = value.decode("latin-1")
+            text = value.decode("latin-1")
+            joint = "; " if name == "cookie" else ","
+            headers[name] = f"{headers[name]}{joint}{text}" if name in headers else text
         host = headers.get("host", "localhost")
         return Request(head.method.decode("ascii"), path, query, headers, body, self._peer), host
 

@@ -156,3 +156,14 @@ def test_secrets_are_nowhere_in_the_state(guarded):
     for path in files:
         data = path.read_bytes()
         assert not any(secret in data for secret in secrets), path
+
+
+def test_a_policy_lets_another_tenant_invoke(as_):
+    owner, tenant = as_("all"), as_("tenant")
+    owner.add_permission(FunctionName="echo", StatementId="acme", Action="lambda:InvokeFunction", Principal="acme")
+    try:
+        assert json.loads(tenant.invoke(FunctionName="echo", Payload=b'{"a": 1}')["Payload"].read()) == {"a": 1}
+        assert refusal_of(tenant.get_function, FunctionName="echo") == ("ResourceNotFoundException", 404)
+    finally:
+        owner.remove_permission(FunctionName="echo", StatementId="acme")
+    assert refusal_of(tenant.invoke, FunctionName="echo") == ("ResourceNotFoundException", 404)
