@@ -378,7 +378,7 @@ class Settings:
     sandbox_network_range: str = row(
         Kind.NETWORK,
         "198.18.0.0/16",
-        "addresses of sandboxes with a network; outside them one of its last 512 is seen, which must be free",
+        "addresses of sandboxes with a network; the host sees one of its last 256, which must be free",
         16,
         18,
     )

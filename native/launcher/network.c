@@ -311,7 +311,7 @@ static int on_host(struct network *network, const char **step) {
     unsigned switched_count;
     struct netlink_batch batch;
     const struct network_range range = network->options->range;
-    struct survey survey = {.base = (range.address | ~range.mask) - UPLINKS};
+    struct survey survey = {.base = (range.address | ~range.mask) - UPLINKS + 1};
     *step = "routes of the host";
     int fd = netlink_open(NETLINK_ROUTE);
     int error = fd < 0 ? fd : look(fd, &survey, &batch);
