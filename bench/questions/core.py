@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bench.context import Context
 
 STEPS_PER_S = 1_000_000
+IDLE_RATIO = 1.10
 PROGRAM = ROOT / "build" / "bench" / "bench_core"
 OVERSHOOT = "concurrency limit overshoot in 1e6 random steps"
 SIMULATION = "core simulation, 1,000 functions × 10,000 sandboxes"
@@ -46,6 +47,13 @@ def run(ctx: Context) -> list[Row]:
             raw=found,
         ),
         at_least(SIMULATION, found["steps_per_s"], "steps/s", STEPS_PER_S),
+        at_most(
+            f"a core step beside {found['idle_sandboxes']:,} idle sandboxes",
+            found["idle_step_ratio"],
+            "×",
+            IDLE_RATIO,
+            notes=f"against one without them; {found['sandbox_bytes']} bytes of the core for each",
+        ),
     ]
 
 

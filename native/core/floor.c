@@ -138,8 +138,7 @@ void wear_init(const struct core *core, uint32_t index) {
     sandbox->worn_calls = calls == 0 ? UINT64_MAX : max_u64(1, within_eighth(calls, handle));
 }
 
-/* false: it is to go now. */
-static bool wear(struct core *core, uint32_t index) {
+bool wear(struct core *core, uint32_t index) {
     struct sandbox *sandbox = &core->sandboxes[index];
     struct function *function = &core->functions[sandbox->function];
     if (core->now_ns >= sandbox->end_at_ns ||
@@ -162,11 +161,6 @@ static bool wear(struct core *core, uint32_t index) {
         }
     }
     return true;
-}
-
-bool wear_answered(struct core *core, uint32_t index) {
-    const struct sandbox *sandbox = &core->sandboxes[index];
-    return (sandbox->served < sandbox->worn_calls && core->now_ns < sandbox->worn_at_ns) || wear(core, index);
 }
 
 void wear_replaced(struct core *core, uint32_t index) {
@@ -193,12 +187,6 @@ void wear_replaced(struct core *core, uint32_t index) {
 }
 
 /* ---- the end of an idle one -------------------------------------------------------------------------------------------- */
-
-uint64_t idle_due_ns(const struct core *core, const struct sandbox *sandbox) {
-    const uint64_t window = core->functions[sandbox->function].keep.window_ns;
-    const uint64_t age = sandbox->worn ? sandbox->end_at_ns : sandbox->worn_at_ns;
-    return min_u64(age, saturating_add(sandbox->idle_since_ns, window));
-}
 
 void idle_timer_fired(struct core *core, uint32_t index) {
     struct sandbox *sandbox = &core->sandboxes[index];
@@ -227,6 +215,19 @@ void idle_timer_fired(struct core *core, uint32_t index) {
 const char *floor_check(const struct core *core) {
     uint32_t listed = 0;
     uint32_t floors = 0;
+    uint32_t all_worn = 0;
+    uint32_t all_replacing = 0;
+    for (uint32_t s = 0; s < core->config.sandboxes_max; s++) {
+        const struct sandbox *sandbox = &core->sandboxes[s];
+        if (sandbox->state == CORE_SB_FREE) {
+            continue;
+        }
+        all_worn += sandbox->worn;
+        all_replacing += sandbox->replaces && sandbox->state == CORE_SB_STARTING;
+        if (sandbox->worn && sandbox->state != CORE_SB_IDLE && sandbox->state != CORE_SB_BUSY) {
+            return "floor: one that ends is worn";
+        }
+    }
     for (uint32_t i = core->floor_head; i != NONE; i = core->functions[i].floor_next) {
         if (!core->functions[i].floor_listed || ++listed > core->config.functions_max) {
             return "floor: list of those with provisioned sandboxes";
@@ -240,19 +241,21 @@ const char *floor_check(const struct core *core) {
         floors += function->floor_listed;
         uint32_t worn = 0;
         uint32_t replacing = 0;
-        for (uint32_t s = 0; s < core->config.sandboxes_max; s++) {
+        all_worn -= function->worn;
+        all_replacing -= function->replacing;
+        for (uint32_t s = 0; s < core->config.sandboxes_max && function->worn + function->replacing > 0; s++) {
             const struct sandbox *sandbox = &core->sandboxes[s];
             if (sandbox->function == i && sandbox->state != CORE_SB_FREE) {
                 worn += sandbox->worn;
                 replacing += sandbox->replaces && sandbox->state == CORE_SB_STARTING;
-                if (sandbox->worn && sandbox->state != CORE_SB_IDLE && sandbox->state != CORE_SB_BUSY) {
-                    return "floor: one that ends is worn";
-                }
             }
         }
         if (worn != function->worn || replacing != function->replacing || (function->floor > 0 && !function->floor_listed)) {
             return "floor: counts of a function";
         }
+    }
+    if (all_worn != 0 || all_replacing != 0) {
+        return "floor: worn ones of nobody";
     }
     return listed == floors ? NULL : "floor: a function off the list";
 }

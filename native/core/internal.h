@@ -86,8 +86,6 @@ struct sandbox {
     uint64_t served;        /* calls answered */
     uint64_t worn_calls;    /* worn after so many, */
     uint64_t worn_at_ns;    /* or from then on */
-    uint64_t end_at_ns;     /* replaced or not, it serves no longer */
-    uint64_t evicted_for;   /* DYING: handle of the function that wants its memory, 0: none */
     uint64_t cpu_ns;        /* kernel's total */
     uint64_t cpu_estimated_ns; /* charged from run times since the kernel was last asked */
     uint64_t cpu_unclaimed_ns; /* measured since the last answer */
@@ -95,6 +93,8 @@ struct sandbox {
     uint64_t busy_from_ns;  /* BUSY: since when */
     uint64_t busy_ns;       /* BUSY before that, since the kernel was last asked */
     uint64_t memory_peak_bytes;
+    uint64_t end_at_ns;     /* replaced or not, it serves no longer */
+    uint64_t evicted_for;   /* DYING: handle of the function that wants its memory, 0: none */
 };
 
 /* The gaps between a function's calls: see keep.c. */
@@ -103,12 +103,12 @@ enum { KEEP_FINE = 60, KEEP_COARSE = 240, KEEP_BINS = KEEP_FINE + KEEP_COARSE, K
 struct keep {
     uint64_t window_ns;     /* an idle sandbox is kept so long */
     uint64_t uses_from_ns;
-    uint64_t gone_ns[KEEP_GONE]; /* since when those were idle that were ended for it, the latest before gone_next */
-    uint32_t gone;
-    uint32_t gone_next;
     uint32_t uses;          /* of idle sandboxes; halved every ten minutes */
     uint32_t samples;
     uint32_t beyond;        /* gaps longer than all bins */
+    uint32_t gone;
+    uint32_t gone_next;
+    uint64_t gone_ns[KEEP_GONE]; /* since when those were idle that were ended for it, the latest before gone_next */
     uint16_t bins[KEEP_BINS];
 };
 
@@ -153,9 +153,9 @@ struct function {
     uint32_t stuck;         /* of these: for so long that no lack of processors explains it */
     uint32_t cpu_share;     /* of the time its sandboxes are busy, how much they spend on a CPU: of CPU_SHARE_ONE, moving average */
     bool cpu_known;
+    uint32_t floor;         /* sandboxes provisioned */
     uint64_t start_ns;      /* moving average of a sandbox's start */
     struct keep keep;
-    uint32_t floor;         /* sandboxes provisioned */
     uint32_t floor_next;    /* on the list core.floor_head */
     bool floor_listed;
     uint8_t floor_failure;  /* enum core_floor_failure */
@@ -323,7 +323,8 @@ void keep_gap(const struct core *core, struct keep *keep, uint64_t gap_ns);
 void keep_gone(struct keep *keep, uint64_t idle_since_ns);
 /* A sandbox is started for a call: the one that was ended last would have served it. */
 void keep_missed(const struct core *core, struct keep *keep);
-void keep_used(const struct core *core, struct keep *keep);
+/* Ten minutes are over since uses were halved. */
+void keep_used_halve(const struct core *core, struct keep *keep);
 /* A function was refused `wanted` sandboxes: evicts until as much is on its way. false: no more can be. */
 bool keep_make_room(struct core *core, uint32_t function, const struct refusal *why, uint32_t wanted);
 /* An evicted one is reaped. */
@@ -341,13 +342,34 @@ void floor_failed(struct core *core, uint32_t function);
 void floors_fill(struct core *core);
 void function_timer_fired(struct core *core, uint32_t function);
 void wear_init(const struct core *core, uint32_t sandbox);
-/* After an answer. false: its time is over, it is to go. */
-bool wear_answered(struct core *core, uint32_t sandbox);
+/* Of one that has served for long enough, after an answer. false: its time is over, it is to go. */
+bool wear(struct core *core, uint32_t sandbox);
 /* The sandbox is ready: if it was made for a worn one, that one goes. */
 void wear_replaced(struct core *core, uint32_t sandbox);
-uint64_t idle_due_ns(const struct core *core, const struct sandbox *sandbox);
 void idle_timer_fired(struct core *core, uint32_t sandbox);
 const char *floor_check(const struct core *core);
+
+/* What every call passes is short and here. */
+enum { KEEP_USES_MAX = 1 << 16 };
+static const uint64_t KEEP_HALVE_NS = 600ULL * 1000 * 1000 * 1000;
+
+static inline void keep_used(const struct core *core, struct keep *keep) {
+    if (core->now_ns - keep->uses_from_ns >= KEEP_HALVE_NS) {
+        keep_used_halve(core, keep);
+    }
+    keep->uses += keep->uses < KEEP_USES_MAX;
+}
+
+static inline bool wear_answered(struct core *core, uint32_t index) {
+    const struct sandbox *sandbox = &core->sandboxes[index];
+    return (sandbox->served < sandbox->worn_calls && core->now_ns < sandbox->worn_at_ns) || wear(core, index);
+}
+
+static inline uint64_t idle_due_ns(const struct core *core, const struct sandbox *sandbox) {
+    const uint64_t window = core->functions[sandbox->function].keep.window_ns;
+    const uint64_t age = sandbox->worn ? sandbox->end_at_ns : sandbox->worn_at_ns;
+    return min_u64(age, saturating_add(sandbox->idle_since_ns, window));
+}
 
 enum { CPU_SHARE_ONE = 1024 };
 

@@ -87,21 +87,15 @@ void keep_missed(const struct core *core, struct keep *keep) {
 
 /* ---- worth ------------------------------------------------------------------------------------------------------------- */
 
-enum { USES_MAX = 1 << 16 };
-static const uint64_t USES_HALVE_NS = 600ULL * 1000 * 1000 * 1000;
-
 static uint32_t uses_now(const struct core *core, const struct keep *keep) {
-    const uint64_t halvings = (core->now_ns - keep->uses_from_ns) / USES_HALVE_NS;
+    const uint64_t halvings = (core->now_ns - keep->uses_from_ns) / KEEP_HALVE_NS;
     return halvings < 32 ? keep->uses >> halvings : 0;
 }
 
-void keep_used(const struct core *core, struct keep *keep) {
+void keep_used_halve(const struct core *core, struct keep *keep) {
     const uint64_t age = core->now_ns - keep->uses_from_ns;
-    if (age >= USES_HALVE_NS) {
-        keep->uses = uses_now(core, keep);
-        keep->uses_from_ns += age / USES_HALVE_NS * USES_HALVE_NS;
-    }
-    keep->uses += keep->uses < USES_MAX;
+    keep->uses = uses_now(core, keep);
+    keep->uses_from_ns += age / KEEP_HALVE_NS * KEEP_HALVE_NS;
 }
 
 /* Of the idle sandbox that its function would miss least. A start of 15 minutes, every use counted, in 128 MB: below 2^50. */
@@ -202,8 +196,14 @@ const char *keep_check(const struct core *core) {
             return "keep: the list of idle sandboxes holds another";
         }
     }
+    uint32_t room_of_all = 0;
     for (uint32_t s = 0; s < core->config.sandboxes_max; s++) {
-        evicting += core->sandboxes[s].state == CORE_SB_DYING && core->sandboxes[s].evicted_for != 0;
+        const struct sandbox *sandbox = &core->sandboxes[s];
+        if (sandbox->state == CORE_SB_DYING && sandbox->evicted_for != 0) {
+            const struct function *function = &core->functions[(uint32_t)sandbox->evicted_for];
+            evicting++;
+            room_of_all += function->used && function->generation == (uint32_t)(sandbox->evicted_for >> 32);
+        }
     }
     for (uint32_t i = 0; i < core->config.functions_max; i++) {
         const struct function *function = &core->functions[i];
@@ -225,7 +225,8 @@ const char *keep_check(const struct core *core) {
         }
         uint32_t room = 0;
         uint64_t room_mb = 0;
-        for (uint32_t s = 0; s < core->config.sandboxes_max; s++) {
+        room_of_all -= function->room;
+        for (uint32_t s = 0; s < core->config.sandboxes_max && function->room > 0; s++) {
             const struct sandbox *sandbox = &core->sandboxes[s];
             if (sandbox->state == CORE_SB_DYING && sandbox->evicted_for == function_handle(core, i)) {
                 room++;
@@ -235,6 +236,9 @@ const char *keep_check(const struct core *core) {
         if (room != function->room || room_mb != function->room_mb) {
             return "keep: room that is being made does not add up";
         }
+    }
+    if (room_of_all != 0) {
+        return "keep: room for nobody";
     }
     return listed != idle ? "keep: idle sandboxes off their list" : evicting != core->evicting ? "keep: evicted count" : NULL;
 }

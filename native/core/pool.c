@@ -244,7 +244,7 @@ void sandbox_send(struct core *core, uint32_t index, uint32_t c) {
         SCHED_ASSERT(sandbox->charged && sandbox->backlog == 0);
         SCHED_ASSERT(!sandbox->overrun);
         sandbox->busy_from_ns = core->now_ns;
-        if (!sandbox->first) {
+        if (!sandbox->first && core->now_ns - sandbox->idle_since_ns >= core->config.idle_grain_ns) {
             keep_gap(core, &function->keep, core->now_ns - sandbox->idle_since_ns);
         }
         keep_used(core, &function->keep);

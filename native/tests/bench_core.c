@@ -390,6 +390,58 @@ static struct figures speed(uint64_t steps, size_t batch) {
     return figures;
 }
 
+enum { BUSY_FUNCTIONS = 8, IDLE_SANDBOXES = 1000, IDLE_ROUNDS = 20 };
+
+static double ns_a_step(struct world *world, uint64_t steps) {
+    const uint64_t begin_steps = world->steps, begin_ns = wall_ns();
+    run(world, steps, 1);
+    return (double)(wall_ns() - begin_ns) / (double)(world->steps - begin_steps);
+}
+
+/* What a step costs beside a thousand sandboxes that only wait, over what it costs without them: the best of many pairs, since
+ * the machine is not ours alone. */
+static double idle_cost(uint64_t steps) {
+    struct world *worlds[2];
+    for (unsigned i = 0; i < 2; i++) {
+        worlds[i] = world_new(BUSY_FUNCTIONS + i * IDLE_SANDBOXES / 10, 10, 70, CORE_NO_LIMIT, CORE_NO_LIMIT, CORE_NO_LIMIT);
+        for (uint32_t f = BUSY_FUNCTIONS; f < worlds[i]->functions; f++) {
+            unschedule(worlds[i], (int32_t)f);
+        }
+        run(worlds[i], steps / 10, 1);
+    }
+    double best[2] = {1e9, 1e9};
+    for (unsigned round = 0; round < IDLE_ROUNDS; round++) {
+        for (unsigned k = 0; k < 2; k++) {
+            const unsigned i = (round + k) % 2; /* whoever comes second finds the clock up */
+            const double took = ns_a_step(worlds[i], steps / IDLE_ROUNDS);
+            best[i] = took < best[i] ? took : best[i];
+        }
+    }
+    struct core_totals totals;
+    core_totals(worlds[1]->core, &totals);
+    SCHED_ASSERT(totals.sandboxes >= IDLE_SANDBOXES);
+    world_free(worlds[0]);
+    world_free(worlds[1]);
+    return best[1] / best[0];
+}
+
+/* What one more sandbox costs the core, its timer included: by two cores that differ in nothing else. */
+static uint64_t sandbox_bytes(void) {
+    uint64_t bytes[2];
+    for (unsigned i = 0; i < 2; i++) {
+        struct core_config config;
+        core_config_default(&config);
+        config.sandboxes_max = 1 + i;
+        struct core *core = core_new(&config);
+        SCHED_ASSERT(core != NULL);
+        struct core_totals totals;
+        core_totals(core, &totals);
+        bytes[i] = totals.memory_bytes;
+        core_free(core);
+    }
+    return bytes[1] - bytes[0];
+}
+
 struct limits {
     uint64_t steps, refused, deaths;
     int64_t overshoot, node_peak;
@@ -444,11 +496,12 @@ int main(int argc, char **argv) {
     const struct figures one = speed(steps, batch == 0 ? 1 : batch);
     const struct figures many = batch == 0 ? speed(steps / 8, 16) : one;
     const struct limits limits = limited(steps / 2 < 1000000 ? steps / 2 : 1000000);
+    const double idle = idle_cost(steps / 4);
     if (json) {
-        printf("{\"steps_per_s\": %.0f, \"events_per_s\": %.0f, \"calls_per_s\": %.0f, \"batch16_steps_per_s\": %.0f, "
+        printf("{\"idle_step_ratio\": %.4f, \"idle_sandboxes\": %d, \"sandbox_bytes\": %llu, \"steps_per_s\": %.0f, \"events_per_s\": %.0f, \"calls_per_s\": %.0f, \"batch16_steps_per_s\": %.0f, "
                "\"batch16_events_per_s\": %.0f, \"batch16_calls_per_s\": %.0f, \"functions\": 1000, \"sandboxes\": %llu, "
                "\"memory_bytes\": %llu, \"limit_steps\": %llu, \"limit_refused\": %llu, \"limit_overshoot\": %lld}\n",
-               one.steps_per_s, one.events_per_s, one.calls_per_s, many.steps_per_s, many.events_per_s, many.calls_per_s,
+               idle, IDLE_SANDBOXES, (unsigned long long)sandbox_bytes(), one.steps_per_s, one.events_per_s, one.calls_per_s, many.steps_per_s, many.events_per_s, many.calls_per_s,
                (unsigned long long)one.sandboxes, (unsigned long long)one.memory_bytes, (unsigned long long)limits.steps,
                (unsigned long long)limits.refused, (long long)limits.overshoot);
     } else {
@@ -457,6 +510,8 @@ int main(int argc, char **argv) {
         printf("  one event a step   %10.0f steps/s  %10.0f calls/s   (%.2f s of virtual time in %.2f s)\n", one.steps_per_s,
                one.calls_per_s, (double)one.virtual_ns / 1e9, (double)one.wall_ns / 1e9);
         printf("  16 events a step   %10.0f events/s %10.0f calls/s\n", many.events_per_s, many.calls_per_s);
+        printf("a step beside %d idle sandboxes: %.3f of one without; %llu bytes for each of them\n", IDLE_SANDBOXES, idle,
+               (unsigned long long)sandbox_bytes());
         printf("concurrency limits, %llu steps: overshoot %lld, %llu refused, node's peak %lld of 400\n",
                (unsigned long long)limits.steps, (long long)limits.overshoot, (unsigned long long)limits.refused,
                (long long)limits.node_peak);
