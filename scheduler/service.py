@@ -431,7 +431,6 @@ class Service:
             post_nowait=lambda command: self.engine.post_nowait(command),  # the engine is made later
             orders=self._order,
             open_launcher=partial(open_launcher, config, self.runtimes.values(), report=report, starter=starter),
-            starting_max=settings.starting_max,
             restore_failed=self.templates.fell_back,
             lost=self.templates.lost,
             report=report,

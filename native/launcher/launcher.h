@@ -55,6 +55,7 @@ struct slot {
     bool killed;                    /* by us */
     bool oom;                       /* it ran out of memory, so it has to end as a whole */
     bool born;                      /* has done stage 1 before its zygote answered */
+    bool quiet;                     /* nobody waits for SPECIALISED */
     bool told;                      /* the service has the shell: it must hear EXITED */
     int32_t error;                  /* of the step that failed */
     char step[PROTOCOL_STEP_BYTES];

@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 enum {
-    PROTOCOL_VERSION = 5,
+    PROTOCOL_VERSION = 6,
     PROTOCOL_TEXT_BYTES_MAX = 16384, /* of one request: a runtime's list of mounts is the longest */
     PROTOCOL_STRINGS_MAX = 160,
     PROTOCOL_STEP_BYTES = 48,        /* a step's name, NUL-terminated */
@@ -42,7 +42,8 @@ enum request_kind {
 };
 
 enum request_flag {
-    REQUEST_OUTBOUND = 1    /* SPECIALISE: the sandbox gets a network */
+    REQUEST_OUTBOUND = 1,   /* SPECIALISE: the sandbox gets a network */
+    REQUEST_QUIET = 2       /* SPECIALISE: only a failure is answered: whoever asks hears of success from the sandbox itself */
 };
 
 struct request {

@@ -315,7 +315,9 @@ static void hear(struct launcher *launcher, uint32_t index, const struct stage_a
     } else if (slot->state == SLOT_SPECIALISING && answer->stage == 2) {
         const struct notice notice = {.kind = NOTICE_SPECIALISED, .shell = shell_id(launcher, index)};
         enter(launcher, slot, SLOT_LIVE);
-        (void)launcher_tell(&notice, NULL, 0);
+        if (!slot->quiet) {
+            (void)launcher_tell(&notice, NULL, 0);
+        }
     }
 }
 
@@ -581,6 +583,7 @@ void slot_ask_specialise(struct launcher *launcher, const struct request *reques
         fail_specialise(launcher, index, -error, step);
         return;
     }
+    slot->quiet = (request->flags & REQUEST_QUIET) != 0;
     enter(launcher, slot, SLOT_SPECIALISING);
 }
 

@@ -484,7 +484,7 @@ static void on_ready(struct sched *sched, struct channel *channel, const uint8_t
     usage(sched, channel); /* what starting cost, so that no call is charged for it */
     const struct sched_event ready = {.kind = SCHED_EV_READY, .sandbox = channel->sandbox, .function = channel->function,
                                       .value = init_ns, .flags = channel->tier};
-    emit(sched, &ready, fell_back ? body + READY_BYTES + 1 : NULL, fell_back ? bytes - READY_BYTES - 1 : 0);
+    emit_unhurried(sched, &ready, fell_back ? body + READY_BYTES + 1 : NULL, fell_back ? bytes - READY_BYTES - 1 : 0);
 }
 
 static void on_frame(struct sched *sched, struct channel *channel, const struct header *head, const uint8_t *body,

@@ -156,7 +156,7 @@ static uint64_t sweep_due(const struct sched *sched) {
     if (sched->hushed_channels != NO_INDEX) {
         return sched->now_ns + HUSH_NS;
     }
-    uint64_t due = sched->accepting ? UINT64_MAX : sched->accept_again_ns;
+    uint64_t due = min_of(sched->bell_ns, sched->accepting ? UINT64_MAX : sched->accept_again_ns);
     if (journal_busy(&sched->journal) || sched->used_channels != NO_INDEX) {
         due = min_of(due, sched->sweep_ns + SWEEP_NS);
     }
@@ -284,8 +284,9 @@ static void end_turn(struct sched *sched) {
         flush_all(sched);
     }
     push_waiting(sched);
-    if (sched->told) {
+    if (sched->told || sched->bell_ns <= sched->now_ns) {
         sched->told = false;
+        sched->bell_ns = UINT64_MAX;
         mailbox_ring(&sched->events);
     }
 }
@@ -441,7 +442,7 @@ struct sched *sched_new(const struct sched_config *config, char *error, size_t e
     memset(sched, 0, sizeof *sched);
     sched->config = *config;
     sched->epfd = sched->unix_fd = sched->tcp_fd = sched->http_fd = sched->timer_fd = -1;
-    sched->timer_ns = UINT64_MAX;
+    sched->timer_ns = sched->bell_ns = UINT64_MAX;
     sched->commands.eventfd = sched->events.eventfd = -1;
     sched->client_free = sched->dirty_clients = sched->resuming_clients = sched->wanting_head = sched->wanting_tail = sched->dead_clients = NO_INDEX;
     sched->dirty_channels = sched->dead_channels = sched->used_channels = sched->swept_channels = NO_INDEX;

@@ -306,6 +306,7 @@ struct sched {
     uint64_t timer_ns;          /* what it is set for; UINT64_MAX: nothing */
     uint64_t commands_done;
     bool told;                  /* events were pushed, the bell not rung yet */
+    uint64_t bell_ns;           /* events were pushed that can wait until then; UINT64_MAX: none */
     bool stepping;              /* actions are being done: no event may be given, no step taken */
     _Atomic uint64_t event_bytes; /* blobs given and not freed yet: the slow side takes away from it */
     struct chunk_pool chunks;
@@ -332,6 +333,7 @@ uint32_t run_commands(struct sched *sched);
 /* rings.c */
 void push_waiting(struct sched *sched);
 void emit(struct sched *sched, const struct sched_event *event, const uint8_t *blob, size_t blob_bytes);
+void emit_unhurried(struct sched *sched, const struct sched_event *event, const uint8_t *blob, size_t blob_bytes);
 /* For a blob made in place; emit_blob() gives it away. */
 uint8_t *blob_new(struct sched *sched, size_t bytes);
 void emit_blob(struct sched *sched, const struct sched_event *event, uint8_t *blob, size_t bytes);

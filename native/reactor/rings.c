@@ -13,6 +13,8 @@
 
 enum { BLOB_BYTES_MAX = 64 << 20 };
 
+static const uint64_t UNHURRIED_NS = 2 * 1000 * 1000; /* about what a cold call takes from READY to its answer */
+
 /* ---- events to the slow side ------------------------------------------------------------------------------------------ */
 
 void push_waiting(struct sched *sched) {
@@ -76,6 +78,17 @@ void emit(struct sched *sched, const struct sched_event *event, const uint8_t *b
         memcpy(copy, blob, blob_bytes);
     }
     emit_blob(sched, event, copy, blob_bytes);
+}
+
+/* As emit(), for what a call is not to be held up by: the service would be woken beside the sandbox that is about to run it. The
+ * bell is rung with the next event, or when a moment has passed. */
+void emit_unhurried(struct sched *sched, const struct sched_event *event, const uint8_t *blob, size_t blob_bytes) {
+    const bool told = sched->told;
+    emit(sched, event, blob, blob_bytes);
+    sched->told = told;
+    if (sched->bell_ns == UINT64_MAX) {
+        sched->bell_ns = sched->now_ns + UNHURRIED_NS;
+    }
 }
 
 bool slow_side_behind(const struct sched *sched) {

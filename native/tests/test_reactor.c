@@ -1,4 +1,6 @@
 /* The reactor turn by turn: what a client and a sandbox see of each other, and what becomes of either's bad manners. */
+#include <poll.h>
+
 #include "rig.h"
 
 static void invoke_is_answered(void) {
@@ -453,6 +455,29 @@ static void journal_lines_are_lambdas(void) {
     }
 }
 
+/* The call that waited for READY is on its way before the service is woken to hear of it; which it is, a moment later. */
+static void the_service_is_not_woken_beside_a_cold_call(void) {
+    struct rig rig;
+    rig_init(&rig);
+    rig_turn(&rig);
+    rig_invoke(&rig, 7, "1", 1);
+    struct rig_sandbox *sandbox = rig_started_sandbox(&rig);
+    rig_turn(&rig);
+    rig_ready(sandbox);
+    SCHED_ASSERT(sched_turn(rig.sched, 0) >= 0);
+    struct pollfd bell = {.fd = sched_events_fd(rig.sched), .events = POLLIN};
+    uint8_t body[256];
+    SCHED_ASSERT(rig_take_frame(sandbox, body, sizeof body).kind == 1 && rig_take_frame(sandbox, body, sizeof body).kind == 2);
+    SCHED_ASSERT(poll(&bell, 1, 0) == 0);
+    for (int i = 0; i < 20 && poll(&bell, 1, 0) == 0; i++) {
+        SCHED_ASSERT(sched_turn(rig.sched, 1000) >= 0); /* its own timer ends the wait */
+    }
+    SCHED_ASSERT(poll(&bell, 1, 0) == 1);
+    rig_events(&rig);
+    SCHED_ASSERT(rig.events[SCHED_EV_READY] == 1);
+    rig_free(&rig);
+}
+
 int main(void) {
     RUN(invoke_is_answered);
     RUN(large_payloads_pass_in_pieces);
@@ -471,5 +496,6 @@ int main(void) {
     RUN(an_idle_sandbox_is_told_to_stop_and_any_other_killed);
     RUN(what_c_code_printed_stands_before_its_end_line);
     RUN(journal_lines_are_lambdas);
+    RUN(the_service_is_not_woken_beside_a_cold_call);
     return 0;
 }

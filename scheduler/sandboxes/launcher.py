@@ -35,6 +35,7 @@ from scheduler.sandboxes.wire import (
     NOTICE_BYTES,
     PROTOCOL_VERSION,
     REQUEST_OUTBOUND,
+    REQUEST_QUIET,
     RUNTIMES_MAX,
     SLOTS_MAX,
     Cause,
@@ -222,13 +223,13 @@ class _Waiting:
     abandoned: bool = False
     shell: Shell | None = None
     failure: LaunchFailed | None = None
-    heard: Callable[[LaunchFailed | None], None] | None = None
+    failed: Callable[[LaunchFailed], None] | None = None
 
     def finish(self, *, shell: Shell | None = None, failure: LaunchFailed | None = None) -> None:
         self.shell, self.failure = shell, failure
         self.done.set()
-        if self.heard is not None:
-            self.heard(failure)
+        if self.failed is not None and failure is not None:
+            self.failed(failure)
 
 
 class Launcher:
@@ -314,15 +315,16 @@ class Launcher:
         self,
         shell: Shell,
         spec: Specialisation,
-        heard: Callable[[LaunchFailed | None], None],
+        failed: Callable[[LaunchFailed], None],
         *,
         image: int | None = None,
     ) -> None:
-        """As specialise(), without waiting: `heard` is told how it went, once, later. Whoever writes to the shell's channel
-        meanwhile is read when it is specialised, or never. LaunchFailed: the launcher is dead, and `heard` is not told."""
-        request = _specialise(shell, spec)
+        """As specialise(), without waiting, for those who hear of success from the sandbox itself: what is written to its
+        channel meanwhile is read when it is specialised, or never. `failed` is told of a failure, once, later; loaded() ends
+        that. LaunchFailed: the launcher is dead, and `failed` is not told."""
+        request = _specialise(shell, spec, REQUEST_QUIET)
         self._post(request, image)
-        self._specialising[shell.id] = _Waiting(heard=heard)
+        self._specialising[shell.id] = _Waiting(failed=failed)
 
     async def network(self) -> None:
         """Makes what sandboxes with a network need, unless it is there: devices and rules of this machine, until the launcher
@@ -342,6 +344,7 @@ class Launcher:
     def loaded(self, shell_id: int) -> None:
         """The function's init is over: from now on its sandbox has the CPU that its memory is worth. An id that is dead
         already, or a dead launcher, is no error."""
+        self._specialising.pop(shell_id, None)
         if not self._dead.is_set():
             self._post(encode(RequestKind.LOADED, shell=shell_id))
 
@@ -481,6 +484,7 @@ class Launcher:
         cause = Cause(notice.cause)
         step = f"{notice.step}: {os.strerror(notice.error)}" if cause is Cause.LAUNCH_FAILED else None
         exited = Exited(notice.shell, cause, notice.status, notice.cpu_ns, notice.memory_peak_bytes, step)
+        self._specialising.pop(notice.shell, None)  # had it failed, that was told before
         self._exits_in.send_nowait(exited)
 
     def _on_warning(self, notice: Notice, fds: list[int]) -> None:
@@ -610,13 +614,13 @@ def _rights(fd: int | None) -> list[tuple[int, int, bytes]]:
     return [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", fd))]
 
 
-def _specialise(shell: Shell, spec: Specialisation) -> bytes:
+def _specialise(shell: Shell, spec: Specialisation, flags: int = 0) -> bytes:
     return encode(
         RequestKind.SPECIALISE,
         shell=shell.id,
         memory_mb=spec.memory_mb,
         ephemeral_storage_mb=spec.ephemeral_storage_mb,
-        flags=REQUEST_OUTBOUND if spec.outbound else 0,
+        flags=flags | (REQUEST_OUTBOUND if spec.outbound else 0),
         strings=(spec.code_dir, spec.layers_dir or ""),
     )
 

@@ -10,11 +10,11 @@ before the launcher's work is done. Where that fails the process is dead and Exi
 
 States of a sandbox, and what each message does to it:
 
-              specialised   READY     launch failed   KILLED, GONE        launcher: exited
+              handed over   READY     launch failed   KILLED, GONE        launcher: exited
     WAITING   -             -         REAPED, gone    cancelled: REAPED   -                  no shell yet; if one is on its
                                                                                              way by then: kill, DYING
-    MAKING    STARTING      RUNNING   DYING           kill, DYING         REAPED, gone       shell taken, being specialised
-    STARTING  -             RUNNING   -               kill, DYING         REAPED, gone       the function is being loaded
+    MAKING    STARTING      -         -               kill, DYING         REAPED, gone       shell taken
+    STARTING  -             RUNNING   DYING           kill, DYING         REAPED, gone       specialised, then loaded
     RUNNING   -             -         -               kill, DYING         REAPED, gone
     DYING     -             -         -               nothing             REAPED, gone
 
@@ -135,9 +135,9 @@ class SupervisorStats:
 
 class Supervisor:
     """post: hands commands to the engine; post_nowait: one, if the engine takes it at once. orders: see Orders. open_launcher:
-    makes a launcher, again after one died. starting_max: how many are specialised at once. restore_failed: told of each sandbox
-    that did not live through its restore (function, revision, image, how it ended). lost: told when a launcher has died, and
-    with it all processes that sandboxes are forked from. report: text for the log."""
+    makes a launcher, again after one died. restore_failed: told of each sandbox that did not live through its restore
+    (function, revision, image, how it ended). lost: told when a launcher has died, and with it all processes that sandboxes
+    are forked from. report: text for the log."""
 
     def __init__(
         self,
@@ -147,7 +147,6 @@ class Supervisor:
         post_nowait: Callable[[Command], bool],
         orders: Orders,
         open_launcher: Callable[[], AbstractAsyncContextManager[Launcher]],
-        starting_max: int,
         restore_failed: Callable[[int, int, int, str], None],
         lost: Callable[[], None],
         report: Callable[[str], None],
@@ -164,7 +163,6 @@ class Supervisor:
         self._sandboxes: dict[int, Sandbox] = {}
         self._reaped = trio.Event()  # one more is gone
         self._by_shell: dict[int, Sandbox] = {}
-        self._turns = trio.Semaphore(starting_max)  # one is held from the wish to specialise until its answer
         self._launcher: Launcher | None = None
         self._nursery: trio.Nursery | None = None
         self._restarts = 0
@@ -307,7 +305,7 @@ class Supervisor:
     def loaded(self, handle: int) -> int:
         """The function's init went well, or its restore. The number of the image it was to be restored from; 0: of none."""
         sandbox = self._sandboxes.get(handle)
-        if sandbox is None or sandbox.state not in (State.MAKING, State.STARTING):
+        if sandbox is None or sandbox.state is not State.STARTING:
             return 0
         sandbox.state = State.RUNNING
         if self._launcher is not None and sandbox.shell is not None:
@@ -383,13 +381,8 @@ class Supervisor:
         order = self._orders(sandbox.function, sandbox.revision, sandbox.provisioned)
         if launcher is None or order is None:
             return False
-        try:
-            self._turns.acquire_nowait()
-        except trio.WouldBlock:
-            return False
         shell = self._pool.take_nowait(order.runtime)
         if shell is None:
-            self._turns.release()
             return False
         self._adopt(sandbox, shell)
         self._hand_over(launcher, sandbox, shell, order)
@@ -419,16 +412,14 @@ class Supervisor:
             shell.close()  # it died with its launcher while it was handed over
             return
         self._adopt(sandbox, shell)
-        # Only now: who waits for a shell of a runtime in trouble keeps nobody else from starting.
-        await self._turns.acquire()
-        launcher, order = self._launcher, self._orders(sandbox.function, sandbox.revision, sandbox.provisioned)
-        if sandbox.state is not State.MAKING or launcher is None:
-            self._turns.release()  # killed while it waited for its turn
-        elif order is None:
-            self._turns.release()
+        if sandbox.scope.cancel_called:
+            return  # given up while its shell came: _make() ends it
+        # Anew: it was waited for, and an image may have come or gone.
+        order = self._orders(sandbox.function, sandbox.revision, sandbox.provisioned)
+        if order is None:
             self._kill(sandbox)  # the function went
         else:
-            self._hand_over(launcher, sandbox, shell, order)
+            self._hand_over(self._launcher, sandbox, shell, order)
 
     def _adopt(self, sandbox: Sandbox, shell: Shell) -> None:
         sandbox.shell = shell
@@ -437,37 +428,29 @@ class Supervisor:
         self._by_shell[shell.id] = sandbox
 
     def _hand_over(self, launcher: Launcher, sandbox: Sandbox, shell: Shell, order: Order) -> None:
-        """The shell to the launcher and the engine; the turn that is held ends with the launcher's answer."""
+        """The shell to the launcher and the engine."""
 
-        def heard(failure: LaunchFailed | None) -> None:
-            self._turns.release()
-            self._specialised(sandbox, order, failure)
+        def failed(failure: LaunchFailed) -> None:
+            # Its process is dead already and its end is on the way.
+            if sandbox.state is State.STARTING:
+                sandbox.state = State.DYING
+                self._launch_failures += 1
+                self._report(f"function {order.function}:{order.version} cannot start: {failure}")
 
         try:
             image = order.image.fd if order.image is not None else None
-            launcher.specialise_soon(shell, order.specialisation, heard, image=image)
+            launcher.specialise_soon(shell, order.specialisation, failed, image=image)
         except LaunchFailed:
-            self._turns.release()  # the launcher has just died: all that it had started is reaped
-            return
+            return  # the launcher has just died: all that it had started is reaped
         sandbox.image = order.image.number if order.image is not None else 0
         self.times.add(trio.current_time() - sandbox.need_s)
         fds = (shell.channel_fd, shell.output_fd, shell.progress_fd, shell.pidfd, shell.cpu_fd, shell.memory_fd)
         start = sandbox_start(sandbox.handle, start=order.start, tier=Tier.SNAPSHOT if sandbox.image else Tier.SHELL, fds=fds)
         sandbox.fds_ours = False
+        sandbox.state = State.STARTING
         if not self._post_nowait(start):
             assert self._nursery is not None
             self._nursery.start_soon(self._post, start)
-
-    def _specialised(self, sandbox: Sandbox, order: Order, failure: LaunchFailed | None) -> None:
-        if sandbox.state is not State.MAKING:
-            return  # it is ready already, or was killed meanwhile
-        if failure is None:
-            sandbox.state = State.STARTING
-            return
-        # Its process is dead already and its end is on the way.
-        sandbox.state = State.DYING
-        self._launch_failures += 1
-        self._report(f"function {order.function}:{order.version} cannot start: {failure}")
 
     # ---- a sandbox's end ----
 

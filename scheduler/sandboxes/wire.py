@@ -24,6 +24,7 @@ __all__ = [
     "NOTICE_BYTES",
     "PROTOCOL_VERSION",
     "REQUEST_OUTBOUND",
+    "REQUEST_QUIET",
     "RUNTIMES_MAX",
     "SLOTS_MAX",
     "TEXT_BYTES_MAX",
@@ -39,8 +40,9 @@ __all__ = [
 
 FDS_MAX: Final = 12
 FLAG_SCRATCH: Final = 16  # of READY: /tmp can be on disk, encrypted
-PROTOCOL_VERSION: Final = 5
+PROTOCOL_VERSION: Final = 6
 REQUEST_OUTBOUND: Final = 1
+REQUEST_QUIET: Final = 2
 TEXT_BYTES_MAX: Final = 16384
 RUNTIMES_MAX: Final = 16
 SLOTS_MAX: Final = 4096

@@ -91,6 +91,7 @@ def test_constants_are_those_of_c() -> None:
     for name in ("VERSION", "TEXT_BYTES_MAX", "RUNTIMES_MAX", "SLOTS_MAX"):
         ours[f"PROTOCOL_{name}"] = getattr(wire, "PROTOCOL_VERSION" if name == "VERSION" else name)
     ours["REQUEST_OUTBOUND"] = wire.REQUEST_OUTBOUND
+    ours["REQUEST_QUIET"] = wire.REQUEST_QUIET
     ours["FLAG_SCRATCH"] = wire.FLAG_SCRATCH
     del theirs["PROTOCOL_STRINGS_MAX"]  # Python counts bytes, which bind first
     assert theirs == ours

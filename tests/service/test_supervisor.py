@@ -34,21 +34,22 @@ class FakeLauncher:
         self.world.fds.append(fd)
         return Shell(self.world.shells, runtime, 1, fd, -1, -1, -1, -1, -1)
 
-    def specialise_soon(self, shell, spec, heard, *, image=None):
+    def specialise_soon(self, shell, spec, failed, *, image=None):
         self.world.images.append(image)
-        self.world.nursery.start_soon(self._specialise, shell, heard)
+        self.world.nursery.start_soon(self._specialise, shell, failed)
 
-    async def _specialise(self, shell, heard):
+    async def _specialise(self, shell, failed):
         if self.world.specialise_fails:
             self.send.send_nowait(Exited(shell.id, Cause.LAUNCH_FAILED, 0, 0, 0, "mount: EPERM"))
-            heard(LaunchFailed("mount", 1))
+            failed(LaunchFailed("mount", 1))
             return
         self.world.specialising.add(shell.id)
         self.world.specialised += 1
         with trio.move_on_after(self.world.specialise_s) as patience:
             await self.dead.wait()
         self.world.specialising.remove(shell.id)
-        heard(None if patience.cancelled_caught else LaunchFailed("launcher"))
+        if not patience.cancelled_caught:
+            failed(LaunchFailed("launcher"))
 
     def loaded(self, shell_id):
         self.loads.append(shell_id)
@@ -87,7 +88,6 @@ class World:
             post_nowait=self.post_nowait,
             orders=lambda function, revision, provisioned: self.orders.get(function),
             open_launcher=self.open_launcher,
-            starting_max=4,
             restore_failed=lambda *how: self.restores_failed.append(how),
             lost=self.lose,
             report=self.reports.append,
@@ -173,12 +173,11 @@ async def test_killed_before_it_has_a_process(world, autojump_clock):
 async def test_killed_in_the_moment_it_is_asked_for(world, autojump_clock):
     """Its task has not run yet, and a shell is there: nothing is taken for it."""
     await trio.sleep(1)
-    for _ in range(4):
-        world.supervisor._turns.acquire_nowait()  # so that it cannot start at once
+    shelf = world.pool._shelves["py"]
+    shell = shelf.ready.popleft()  # so that it cannot start at once
     world.supervisor.need(7, 1, 1)
     world.supervisor.killed(7, Why.REMOVED)
-    for _ in range(4):
-        world.supervisor._turns.release()
+    shelf.deliver(shell)
     await trio.sleep(1)
     assert world.reaped() == [(7, CoreCause.LAUNCH_FAILED)]
     assert (world.started(), world.launchers[0].killed) == ([], [])
@@ -217,9 +216,9 @@ async def test_start_is_handed_over_at_once_and_waits_in_the_channel(world, auto
     world.supervisor.need(7, 1, 1)
     assert world.started() == [7]
     (sandbox,) = world.supervisor.sandboxes()
-    assert sandbox.state is State.MAKING
+    assert sandbox.state is State.STARTING
     world.supervisor.loaded(7)
-    assert sandbox.state is State.RUNNING, "whoever is ready was specialised, whenever we hear of it"
+    assert sandbox.state is State.RUNNING, "whoever is ready was specialised; nobody else says so"
     await trio.sleep(20)
     assert sandbox.state is State.RUNNING
     assert (world.supervisor.stats().making, world.reaped()) == (0, [])
@@ -315,21 +314,6 @@ async def test_a_full_ring_loses_no_start(world, autojump_clock):
     assert world.started() == [7]
 
 
-async def test_turns_are_given_back_whatever_becomes_of_them(world, autojump_clock):
-    """starting_max is 4: were a turn lost, the tenth would wait for ever."""
-    for handle in range(10):
-        world.specialise_fails = handle % 3 == 0
-        world.supervisor.need(handle, 1, 1)
-        if handle % 3 == 1:
-            world.supervisor.killed(handle, Why.REMOVED)
-        await trio.sleep(1)
-    world.specialise_fails = False
-    for handle in range(20, 24):
-        world.supervisor.need(handle, 1, 1)
-    await trio.sleep(1)
-    assert sorted(world.started()[-4:]) == [20, 21, 22, 23]
-
-
 async def test_a_runtime_without_shells_holds_up_no_other(autojump_clock, nursery):
     world = World(nursery)
     world.pool = ShellPool(["none", "py"], ahead=1, most=4, report=world.reports.append)
@@ -341,7 +325,6 @@ async def test_a_runtime_without_shells_holds_up_no_other(autojump_clock, nurser
         post_nowait=world.post_nowait,
         orders=lambda function, revision, provisioned: world.orders.get(function),
         open_launcher=world.open_launcher,
-        starting_max=2,
         restore_failed=lambda *how: None,
         lost=lambda: None,
         report=world.reports.append,
@@ -358,21 +341,6 @@ async def test_a_runtime_without_shells_holds_up_no_other(autojump_clock, nurser
     await trio.sleep(1)
     assert world.supervisor.sandboxes() == []
     nursery.cancel_scope.cancel()
-
-
-async def test_starts_at_once_are_bounded_and_one_killed_meanwhile_is_not_made(world, autojump_clock):
-    world.specialise_s = 10
-    for handle in range(8):
-        world.supervisor.need(handle, 1, 1)
-    await trio.sleep(5)
-    assert len(world.specialising) == 4
-    waiting = next(s for s in world.supervisor.sandboxes() if s.shell.id not in world.specialising)
-    assert waiting.state is State.MAKING
-    world.supervisor.killed(waiting.handle, Why.REMOVED)
-    await trio.sleep(60)
-    assert sorted(world.started()) == [handle for handle in range(8) if handle != waiting.handle]
-    assert world.specialised == 7
-    assert [handle for handle, _ in world.reaped()] == [waiting.handle]
 
 
 async def test_killed_twice_and_gone_too_is_killed_once(world, autojump_clock):
