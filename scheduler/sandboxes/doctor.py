@@ -9,9 +9,7 @@ beside a running service if need be, and takes a few seconds. What is tried is i
 from __future__ import annotations
 
 import ctypes
-import enum
 import os
-import platform
 import re
 import secrets
 import socket
@@ -24,15 +22,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from scheduler.sandboxes import attempts, maker
+from scheduler.sandboxes import attempts, machine, maker
 from scheduler.sandboxes.configured import launcher_config
 from scheduler.sandboxes.examinee import Examinee, exit_of, function_directory, start_body
+from scheduler.sandboxes.findings import Finding, Group, Verdict, is_safe
 from scheduler.sandboxes.launcher import Cause, Isolation, LauncherConfig, LaunchFailed, Limit, Specialisation, open_launcher
 from scheduler.sandboxes.resolvers import name_servers
 from scheduler.sandboxes.runtimes import default_runtime, find_runtimes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from scheduler.config import Settings
     from scheduler.sandboxes.launcher import Exited, Launcher
@@ -51,48 +50,6 @@ SLOTS: Final = 8
 DISK: Final = "/var/tmp"  # seldom in memory, which /tmp may be
 SIZE_OF_TMP: Final = "size of /tmp"
 MIB: Final = 1 << 20
-SO_PASSRIGHTS: Final = 83
-
-
-class Verdict(enum.Enum):
-    """OK: tried, and it held. WEAKER: something else stands in for it, or part of it is missing. CANNOT: not here, or it did
-    not hold."""
-
-    OK = "ok"
-    WEAKER = "weaker"
-    CANNOT = "cannot"
-
-
-class Group(enum.Enum):
-    """What a finding is about. FEATURES are of no consequence for safety."""
-
-    MACHINE = "this machine"
-    SIGHT = "what a sandbox sees"
-    RIGHTS = "what a sandbox may do"
-    BOUNDS = "what a sandbox may use"
-    FEATURES = "what functions can have"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """name: what is looked at. detail: what was found. fix: what to do, "" if nothing or unknown. enforced_by: the means, "" if
-    nothing does it."""
-
-    group: Group
-    name: str
-    verdict: Verdict
-    detail: str
-    fix: str = ""
-    enforced_by: str = ""
-
-    @property
-    def ok(self) -> bool:
-        return self.verdict is Verdict.OK
-
-
-def is_safe(findings: Sequence[Finding]) -> bool:
-    """Nothing that protects is missing. What is weaker is told, and no reason not to start."""
-    return not any(finding.verdict is Verdict.CANNOT and finding.group is not Group.FEATURES for finding in findings)
 
 
 # ---- what is tried, in the order of the answer ----
@@ -467,85 +424,6 @@ def _own_addresses() -> list[str]:
     return sorted({address for address in found if not address.startswith("127.")})
 
 
-# ---- what needs no sandbox ----
-
-
-def _users(config: LauncherConfig) -> Finding:
-    """Nobody else may be one of the users that sandboxes run as."""
-    name = "users of sandboxes"
-    if os.geteuid() != 0:
-        detail = f"every sandbox runs as uid {os.geteuid()} and shares that user's quotas with the others"
-        fix = "run as root, then each sandbox has a uid of its own"
-        return Finding(Group.MACHINE, name, Verdict.WEAKER, detail, fix, "uid")
-    low, high = config.uid_base, config.uid_base + config.slots - 1
-    taken: list[str] = []
-    for file, first, count in (("/etc/passwd", 2, None), ("/etc/subuid", 1, 2)):
-        try:
-            lines = Path(file).read_text().splitlines()
-        except OSError:
-            continue
-        for line in lines:
-            fields = line.split(":")
-            try:
-                begin = int(fields[first])
-                end = begin + (int(fields[count]) if count else 1) - 1
-            except (IndexError, ValueError):
-                continue
-            if begin <= high and low <= end:
-                taken.append(f"{fields[0]} in {file}")
-    if taken:
-        fix = "set sandbox_uid_base to a range that nobody has"
-        detail = f"{low} to {high} overlap with {', '.join(taken[:3])}"
-        return Finding(Group.MACHINE, name, Verdict.CANNOT, detail, fix)
-    detail = f"{low} to {high}, which nobody has in /etc/passwd and /etc/subuid"
-    return Finding(Group.MACHINE, name, Verdict.OK, detail, "", "uid")
-
-
-def _runtimes(found: Mapping[str, Runtime]) -> Finding:
-    listed = ", ".join(f"{name} ({'.'.join(map(str, runtime.version))})" for name, runtime in found.items())
-    if not found:
-        return Finding(Group.MACHINE, "runtimes", Verdict.CANNOT, "none", "install Python 3.11, 3.12 or 3.13")
-    return Finding(Group.MACHINE, "runtimes", Verdict.OK, listed)
-
-
-def _kernel() -> Finding:
-    """The doors between a sandbox and the service that only a newer kernel shuts."""
-    release = platform.release()
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        try:
-            ours.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
-        except OSError:
-            detail = f"Linux {release}: a sandbox can send the service descriptors, whose closing takes a moment of its loop"
-            fix = "Linux 6.16 or newer refuses them; here the filter keeps sockets from lingering instead"
-            return Finding(Group.MACHINE, "kernel", Verdict.WEAKER, detail, fix, "system call filter")
-    return Finding(Group.MACHINE, "kernel", Verdict.OK, f"Linux {release}: descriptors sent to the service are refused", "", "")
-
-
-def _controllers(launcher: Launcher) -> Finding:
-    names = [limit.name.lower().replace("_", " ") for limit in Limit if limit in launcher.limits]
-    missing = [limit.name.lower().replace("_", " ") for limit in Limit if limit not in launcher.limits]
-    detail = f"version {launcher.cgroup_version}: {', '.join(names)}" if names else "none can be used"
-    if missing:
-        why = launcher.why_limited or "the kernel or the container offers no such controller"
-        detail += f"; not {', '.join(missing)} ({why})"
-        fix = "run as root or as a systemd unit with Delegate=yes"
-        return Finding(Group.MACHINE, "control groups", Verdict.WEAKER, detail, fix, "")
-    return Finding(Group.MACHINE, "control groups", Verdict.OK, detail, "", "")
-
-
-def _swap() -> Finding:
-    """What is in memory comes to a disk by swap alone."""
-    try:
-        swaps = Path("/proc/swaps").read_text().splitlines()[1:]
-    except OSError:
-        swaps = []
-    if swaps:
-        detail = f"a sandbox's memory, and what its /tmp has there, may come to {swaps[0].split()[0]}"
-        return Finding(Group.MACHINE, "swap", Verdict.WEAKER, detail, "encrypt the swap, or swapoff -a")
-    return Finding(Group.MACHINE, "swap", Verdict.OK, "there is none: what is in memory comes to no disk")
-
-
 # ---- all of it ----
 
 
@@ -571,7 +449,7 @@ async def _examine(config: LauncherConfig, runtime: Runtime) -> list[Finding]:
     with function_directory() as code_dir, _disk_of(config) as scratch_dir:
         trying = replace(config, scratch_dir=scratch_dir, scratch_ahead=0)
         async with open_launcher(trying, [runtime], report=reports.append) as launcher:
-            findings.append(_controllers(launcher))
+            findings.append(machine.controllers(launcher))
             try:
                 with trio.fail_after(PROBE_TIMEOUT_S):
                     await _Examination(launcher, runtime.name, code_dir, config, findings.append, reports).run()
@@ -588,16 +466,21 @@ async def diagnose(config: LauncherConfig | None = None, runtimes: Sequence[Runt
     """Findings in the order of groups. config: how the service would start the launcher; runtimes: which it would offer."""
     wanted = config or LauncherConfig(network_servers=name_servers())
     found = {runtime.name: runtime for runtime in runtimes} if runtimes is not None else find_runtimes()
-    findings = [_runtimes(found), _kernel(), _users(wanted), _swap()]
+    findings = [machine.runtimes_found(found), machine.kernel(), machine.sandbox_users(wanted), machine.swap_space()]
     if found:
         runtime = found.get(default_runtime()) or next(iter(found.values()))
-        trying = replace(wanted, slots=SLOTS, pids_max=PROBE_PIDS_MAX, require_limits=False)
+        # The function that is tried lies elsewhere than the service's code.
+        trying = replace(wanted, slots=SLOTS, pids_max=PROBE_PIDS_MAX, require_limits=False, code_root=None)
         try:
             findings += await _examine(trying, runtime)
         except LaunchFailed as error:
             findings.append(Finding(Group.SIGHT, "isolation", Verdict.CANNOT, str(error), error.hint))
         except OSError as error:
             findings.append(Finding(Group.SIGHT, "isolation", Verdict.CANNOT, f"could not be tried: {error}"))
+    return _in_order(findings)
+
+
+def _in_order(findings: list[Finding]) -> list[Finding]:
     order = list(Group)
     return sorted(findings, key=lambda finding: order.index(finding.group))
 
@@ -605,4 +488,6 @@ async def diagnose(config: LauncherConfig | None = None, runtimes: Sequence[Runt
 async def diagnose_service(settings: Settings) -> list[Finding]:
     """Of a service with these settings, on this machine, as this user."""
     runtimes = find_runtimes(prefer_public=settings.isolation == "process" and os.geteuid() == 0)
-    return await diagnose(launcher_config(settings, runtimes=len(runtimes)), list(runtimes.values()))
+    config = launcher_config(settings, runtimes=len(runtimes))
+    findings = await diagnose(config, list(runtimes.values()))
+    return _in_order([await machine.service_user(settings, config), *findings])

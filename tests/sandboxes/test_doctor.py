@@ -5,14 +5,17 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import pwd
 import subprocess
 import sys
 
 import pytest
 
+from scheduler.config import load
 from scheduler.sandboxes import attempts
-from scheduler.sandboxes.doctor import Finding, Group, Verdict, diagnose, is_safe
+from scheduler.sandboxes.doctor import Finding, Group, Verdict, diagnose, diagnose_service, is_safe
 from scheduler.sandboxes.launcher import LauncherConfig
+from scheduler.sandboxes.machine import service_user
 from tests.sandboxes import networks
 from tests.sandboxes.driver import IS_ROOT, public_runtime
 from tests.sandboxes.networks import NOTHING_LEFT, PRIVATE, PUBLIC
@@ -174,3 +177,28 @@ print(privileges())
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     for what in ("CapEff", "become root", "leave its root", "make a device", "name the host", "send raw packets"):
         assert what in done.stdout
+
+
+# ---- the service's own user ----
+
+
+@root
+async def test_a_service_that_stays_root_is_told_and_one_with_a_user_is_tried() -> None:
+    config = LauncherConfig()
+    found = await service_user(load({}), config)
+    assert found.verdict is Verdict.WEAKER
+    assert "--user" in found.fix
+    found = await service_user(load({"user": "nobody"}), config)
+    assert found.verdict is Verdict.OK, found
+    assert str(pwd.getpwnam("nobody").pw_uid) in found.detail
+    found = await service_user(load({"user": "no-such-user"}), config)
+    assert found.verdict is Verdict.CANNOT
+    assert "no-such-user" in found.detail
+
+
+@root
+async def test_it_examines_a_service_with_a_user_of_its_own() -> None:
+    """Its launcher takes code from the service's directory alone, which the doctor's function does not lie in."""
+    found = by_name(await diagnose_service(load({"user": "nobody"})))
+    assert found["host files"].ok
+    assert found["user of the service"].ok
