@@ -133,7 +133,7 @@ def files(count):
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """`code`: an expression over PRELUDE's names; HOST_FILE is a file of the host that everybody may read, HOST_PORT a port of
-    its loopback, HOST_NAME an abstract socket of it. `refused`: what its text must match. `as_user`: the same without root,
+    its loopback, HOST_SOCKET and HOST_NAME sockets of it, by path and abstract. `refused`: what its text must match. `as_user`: the same without root,
     where that differs; None: that mode does not promise it."""
 
     code: str
@@ -177,6 +177,9 @@ ATTEMPTS: dict[str, Attempt] = {
     # ---- the host's files ----
     "a file of the host": Attempt("held('/../' * 9 + HOST_FILE)", "ENOENT", ("root",)),
     "the host's passwords": Attempt("opened('/../etc/shadow', os.O_PATH)", "ENOENT", ("root",)),
+    "the control socket": Attempt(
+        "attempt(lambda: socket.socket(socket.AF_UNIX).connect('/../' * 9 + HOST_SOCKET))", "ENOENT", ("root",)
+    ),
     "the host's devices": Attempt("opened('/../sys/kernel', os.O_PATH)", "ENOENT", ("root",)),
     "writing to the code": Attempt("opened('/var/task/app.py', os.O_WRONLY)", "EROFS", ("read-only mounts",)),
     "a file beside the code": Attempt(

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,12 +48,26 @@ def host(directory: Path) -> Iterator[dict[str, str]]:
     secret = directory / "secret"
     secret.write_text("of the host")
     secret.chmod(0o644)
-    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket(socket.AF_UNIX) as abstract:
+    with (
+        ExitStack() as stack,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.socket(socket.AF_UNIX) as abstract,
+    ):
         name = f"scheduler-test-{os.getpid()}"
         abstract.bind("\0" + name)
         abstract.listen()
-        port = str(listener.getsockname()[1])
-        yield {"HOST_FILE": repr(str(secret)), "HOST_PORT": port, "HOST_NAME": repr(name)}
+        control = stack.enter_context(socket.socket(socket.AF_UNIX))
+        control.bind(str(directory / "control"))
+        control.listen()
+        os.chmod(directory / "control", 0o666)
+        for way in (directory, *list(directory.parents)[:-2]):
+            os.chmod(way, way.stat().st_mode | 0o001)
+        yield {
+            "HOST_FILE": repr(str(secret)),
+            "HOST_PORT": str(listener.getsockname()[1]),
+            "HOST_SOCKET": repr(str(directory / "control")),
+            "HOST_NAME": repr(name),
+        }
 
 
 async def answers(sandbox: Running, names: Iterable[str], outside: dict[str, str]) -> dict[str, str]:
