@@ -133,8 +133,8 @@ def files(count):
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """`code`: an expression over PRELUDE's names; HOST_FILE is a file of the host that everybody may read, HOST_PORT a port of
-    its loopback, HOST_SOCKET and HOST_NAME sockets of it, by path and abstract. `refused`: what its text must match. `as_user`: the same without root,
-    where that differs; None: that mode does not promise it."""
+    its loopback, HOST_SOCKET and HOST_NAME sockets of it, by path and abstract. `refused`: what its text must match. `as_user`:
+    the same without root, where that differs; None: that mode does not promise it."""
 
     code: str
     refused: str
