@@ -35,12 +35,18 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "bench" / "native"
 BUILT = ROOT / "build" / "bench"
 FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O2", "-g", "-Wall", "-Wextra", "-Werror")
+LAUNCHER = "../../native/launcher"
+INCLUDES = [f"-I{ROOT / 'native' / room}" for room in ("core", "launcher")]
 PROGRAMS = {
     "load": ("load.c", "load_options.c", "load_report.c", "common.c", "histogram.c", "wire.c"),
     "null_server": ("null_server.c", "common.c", "wire.c"),
     "relay": ("relay.c", "common.c", "histogram.c"),
     "echo_worker": ("echo_worker.c", "common.c"),
     "histogram_probe": ("histogram_probe.c", "histogram.c"),
+    "volumes": (
+        "volumes.c",
+        *(f"{LAUNCHER}/{name}.c" for name in ("scratch_volume", "filesystem", "tempdir", "wire", "cgroup")),
+    ),
 }
 
 
@@ -48,11 +54,11 @@ def build(name: str) -> Path:
     """The program's path; compiled if a source is newer. subprocess.CalledProcessError when it does not compile."""
     target = BUILT / name
     sources = [SOURCES / source for source in PROGRAMS[name]]
-    newest = max(path.stat().st_mtime for path in SOURCES.glob("*.[ch]"))
+    newest = max(path.stat().st_mtime for path in (*SOURCES.glob("*.[ch]"), *sources))
     if not target.exists() or target.stat().st_mtime < newest:
         BUILT.mkdir(parents=True, exist_ok=True)
         fresh = target.with_suffix(f".{os.getpid()}")
-        subprocess.run([os.environ.get("CC", "gcc"), *FLAGS, "-o", fresh, *sources, "-lm"], check=True)
+        subprocess.run([os.environ.get("CC", "gcc"), *FLAGS, *INCLUDES, "-o", fresh, *sources, "-lm"], check=True)
         fresh.replace(target)
     return target
 
