@@ -221,6 +221,11 @@ class Catalog:
         """Those that some version of a function needs."""
         return {entry.serving.config.runtime for known in self._functions.values() for entry in known.versions.values()}
 
+    def scratch_sizes(self) -> set[int]:
+        """MB of /tmp that they ask for."""
+        configs = (entry.serving.config for known in self._functions.values() for entry in known.versions.values())
+        return {config.ephemeral_storage_mb for config in configs}
+
     # ---- node ----
 
     def start(self) -> list[Command]:

@@ -460,10 +460,12 @@ class Service:
                 continue
             self.engine.preload(commands)
         self._use_runtimes(self.catalog.runtimes())
+        self.supervisor.expect(self.catalog.scratch_sizes())
 
     def _deployed(self, runtimes: set[str]) -> None:
         """A function came, changed or went."""
         self._use_runtimes(runtimes)
+        self.supervisor.expect(self.catalog.scratch_sizes())
         self.templates.keep((handle, version.revision) for handle, version in self.catalog.launches() if version.has_image)
 
     def _use_runtimes(self, deployed: set[str]) -> None:

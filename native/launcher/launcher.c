@@ -100,6 +100,9 @@ static void handle(struct launcher *launcher, const struct request *request, con
     case REQUEST_REST:
         zygote_rest(launcher, request->runtime);
         break;
+    case REQUEST_EXPECT:
+        scratch_expect(launcher, request->ephemeral_storage_mb);
+        break;
     case REQUEST_NETWORK: {
         struct notice notice = {.kind = NOTICE_NETWORK, .token = request->token};
         const char *step = "";

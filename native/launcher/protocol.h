@@ -38,7 +38,8 @@ enum request_kind {
     REQUEST_LOADED = 7,     /* shell: its function's init is over, from now on it has the CPU that its memory is worth */
     REQUEST_NETWORK = 8,    /* token: make ready for sandboxes with a network, if that was not done; answered by NETWORK */
     /* From here on no runtime is declared: who asks afterwards has dropped root (starter.h), and a runtime is a program run as root. */
-    REQUEST_SEAL = 9
+    REQUEST_SEAL = 9,
+    REQUEST_EXPECT = 10     /* ephemeral_storage_mb: sandboxes with a /tmp of that size will come, so that one is made ready */
 };
 
 enum request_flag {

@@ -26,6 +26,7 @@ enum {
     NAP_US = 1000,
     WARN_EVERY_MS = 10000,
     LOOK_MS = 500,
+    EXPECT_MB_MAX = 1 << 20,
     SURPLUS_MS = 1000,
     UNUSED_MS = 300000,
     VOLUMES_SPARE = 128,
@@ -261,6 +262,16 @@ static void serve_waiting(struct launcher *launcher) {
             return;
         }
         slot_scratch_comes(launcher, slot, verdict, -1, error, "storage for /tmp");
+    }
+}
+
+void scratch_expect(struct launcher *launcher, uint32_t size_mb) {
+    if (!launcher->scratch.able || size_mb < 1 || size_mb > EXPECT_MB_MAX) {
+        return;
+    }
+    const struct census census = count(launcher, size_mb);
+    if (census.ready + census.making + census.used == 0 && has_room(launcher, size_mb)) {
+        (void)make_volume(launcher, size_mb, census.first_free);
     }
 }
 
@@ -525,6 +536,9 @@ int scratch_open(struct launcher *launcher) {
         scratch->volumes[i] = (struct scratch_volume){.slot = NO_SLOT, .mount = -1};
     }
     const int error = options->root == NULL ? -ENOENT : make_directory(options->root);
+    if (launcher->options.isolation == ISOLATION_PROCESS && options->mode == SCRATCH_AUTO) {
+        return 0; /* bare processes share /tmp, which their own warning says */
+    }
     if (launcher->options.isolation != ISOLATION_ROOT) {
         give_up(launcher, EPERM, "not root");
     } else if (error < 0) {

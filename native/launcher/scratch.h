@@ -70,6 +70,9 @@ int scratch_open(struct launcher *launcher);
 /* Lets all keepers drop what they have, for a few seconds. Every sandbox is dead. */
 void scratch_close(struct launcher *launcher);
 
+/* A function of that size was deployed: one is made, if there is none and there is room. */
+void scratch_expect(struct launcher *launcher, uint32_t size_mb);
+
 enum scratch_verdict { SCRATCH_HERE, SCRATCH_IN_MEMORY, SCRATCH_WAIT, SCRATCH_REFUSED };
 
 /* A volume for the slot: HERE: *mount is its mount, the caller's. WAIT: slot_scratch_comes() will be called. IN_MEMORY: it has none.

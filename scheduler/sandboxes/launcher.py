@@ -348,6 +348,11 @@ class Launcher:
         if not self._dead.is_set():
             self._post(encode(RequestKind.LOADED, shell=shell_id))
 
+    def expect(self, ephemeral_storage_mb: int) -> None:
+        """Sandboxes with a /tmp of that size will come: one is made ready, if there is room. A dead launcher is no error."""
+        if self.encrypts_scratch and not self._dead.is_set():
+            self._post(encode(RequestKind.EXPECT, ephemeral_storage_mb=ephemeral_storage_mb))
+
     def rest(self, runtime: str) -> None:
         """Ends the runtime's process, whose sandboxes live on; the next shell() starts it again. Not heeded while shells of it
         are being made. A dead launcher is no error. ValueError: no such runtime was declared."""

@@ -168,6 +168,7 @@ class Supervisor:
         self._restarts = 0
         self._last_need_s = -CALM_AFTER_S
         self._launch_failures = 0
+        self._expected: set[int] = set()
         self.times = SandboxTimes()
 
     # ---- looking in ----
@@ -183,6 +184,13 @@ class Supervisor:
     @property
     def count(self) -> int:
         return len(self._sandboxes)
+
+    def expect(self, sizes_mb: set[int]) -> None:
+        """Of /tmp, all that functions ask for: of each that is new one is made ready, and again by each launcher."""
+        if self._launcher is not None:
+            for size_mb in sorted(sizes_mb - self._expected):
+                self._launcher.expect(size_mb)
+        self._expected = sizes_mb
 
     def alive(self, function: int) -> bool:
         """The function has sandboxes, or will have."""
@@ -241,6 +249,8 @@ class Supervisor:
             try:
                 async with self._open_launcher() as launcher:
                     self._launcher = launcher
+                    for size_mb in sorted(self._expected):
+                        launcher.expect(size_mb)
                     if first:
                         task_status.started()
                         first = False

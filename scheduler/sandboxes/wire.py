@@ -97,6 +97,7 @@ class RequestKind(Enum):
     LOADED = 7
     NETWORK = 8
     SEAL = 9
+    EXPECT = 10
 
 
 class NoticeKind(Enum):

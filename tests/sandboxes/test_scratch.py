@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import platform
+import re
 import signal
 import struct
 import subprocess
@@ -195,6 +197,31 @@ async def test_programs_run_from_tmp_and_what_they_are_is_not_root(tmp_path: Pat
         await sandbox.end()
 
 
+@needs_root
+async def test_its_file_system_takes_no_orders_from_it(tmp_path: Path) -> None:
+    """Keys of its own, policies, trimming, shutting down: whoever owns a file may ask for some of these."""
+    async with encrypting(tmp_path) as made:
+        sandbox = await of_size(made, SMALL_MB)
+        answers = await sandbox.run("""
+            import errno, fcntl, os
+            os.mkdir("/tmp/own")
+            fd = os.open("/tmp/own", os.O_RDONLY)
+            orders = {
+                "add a key": 0xC0506617, "remove a key": 0xC0406618, "set a policy": 0x800C6613, "ask for the policy": 0xC0096616,
+                "shut down": 0x8004587D, "trim": 0xC0185879, "change flags": 0x40086602, "grow": 0x40086610, "move blocks": 0xC028660F,
+            }
+            result = {}
+            for name, number in orders.items():
+                try:
+                    fcntl.ioctl(fd, number, bytearray(256))
+                    result[name] = "done"
+                except OSError as error:
+                    result[name] = errno.errorcode[error.errno]
+        """)
+        assert set(answers.values()) <= {"ENOTTY", "EPERM"}, answers
+        await sandbox.end()
+
+
 # ---- nothing in plain text ----
 
 PLANT = """
@@ -367,6 +394,31 @@ async def test_what_is_missing_is_said_loudly(tmp_path: Path, hidden: str | None
     finally:
         with suppress(FileNotFoundError):
             os.rmdir(settings.scratch_dir or "")
+
+
+@needs_root
+async def test_what_is_in_memory_does_not_come_to_a_disk_by_swap(tmp_path: Path) -> None:
+    if tuple(int(part) for part in re.findall(r"\d+", platform.release())[:2]) < (6, 4):
+        pytest.skip("noswap came with Linux 6.4")
+    async with launched(tmp_path, LauncherConfig(slots=2)) as made:
+        sandbox = await of_size(made, 700)
+        flags = await sandbox.run("result = {l.split()[1]: l.split()[3] for l in open('/proc/mounts')}")
+        assert "noswap" in flags["/tmp"].split(",")
+        assert "noswap" in flags["/dev/shm"].split(",")
+
+
+@pytest.mark.parametrize("scratch", ["auto", "encrypted"])
+async def test_bare_processes_have_none(tmp_path: Path, scratch: str) -> None:
+    settings = config(tmp_path, isolation="process", scratch=scratch, temp_root=str(tmp_path))
+    warnings: list[str] = []
+    if scratch == "encrypted":
+        with pytest.raises(LaunchFailed, match="encrypted /tmp"):
+            async with launched(tmp_path, settings, warnings=warnings):
+                pytest.fail("it must not start")
+        return
+    async with launched(tmp_path, settings, warnings=warnings) as made:
+        assert not made.launcher.encrypts_scratch
+    assert not any("/tmp cannot" in text for text in warnings), "it has a directory, not memory"
 
 
 async def test_settings_have_bounds(tmp_path: Path) -> None:
