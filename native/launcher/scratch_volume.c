@@ -459,6 +459,7 @@ bool volume_reuse(struct volume *volume) {
 
 void volume_drop(struct volume_place *place, struct volume *volume) {
     enum { WITHOUT_FLUSH = 2 };
+    wire_close(&volume->file); /* the device has it too, and lets go of it last */
     if (volume->root >= 0) {
         uint32_t how = WITHOUT_FLUSH;
         int root = open_root(volume);
@@ -467,6 +468,5 @@ void volume_drop(struct volume_place *place, struct volume *volume) {
         wire_close(&volume->root);
         unmount(place, volume->number);
     }
-    wire_close(&volume->file);
     volume->size_mb = 0;
 }

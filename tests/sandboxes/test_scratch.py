@@ -27,6 +27,7 @@ import trio
 
 from scheduler.sandboxes.launcher import EXECUTABLE, Cause, LauncherConfig, LaunchFailed
 from tests.sandboxes.driver import IS_ROOT, PATIENCE_S, Raised, below, children, gone, launched, text_of, until
+from tests.security.weak import PROTECTIONS, Edit, weaken
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -207,8 +208,9 @@ async def test_its_file_system_takes_no_orders_from_it(tmp_path: Path) -> None:
             os.mkdir("/tmp/own")
             fd = os.open("/tmp/own", os.O_RDONLY)
             orders = {
-                "add a key": 0xC0506617, "remove a key": 0xC0406618, "set a policy": 0x800C6613, "ask for the policy": 0xC0096616,
-                "shut down": 0x8004587D, "trim": 0xC0185879, "change flags": 0x40086602, "grow": 0x40086610, "move blocks": 0xC028660F,
+                "add a key": 0xC0506617, "remove a key": 0xC0406618, "set a policy": 0x800C6613,
+                "ask for the policy": 0xC0096616, "shut down": 0x8004587D, "trim": 0xC0185879, "change flags": 0x40086602,
+                "grow": 0x40086610, "move blocks": 0xC028660F,
             }
             result = {}
             for name, number in orders.items():
@@ -261,6 +263,21 @@ async def test_neither_content_nor_names_are_ever_on_the_disk(tmp_path: Path) ->
     assert kinds == ["d", "f", "f", "l"], "all of it is there, without its key"
     assert name not in listed
     assert b"Required key not available" in seen.stderr
+
+
+@pytest.mark.slow
+@needs_root
+async def test_canary_without_the_policy_it_would_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = Edit("scratch_volume.c", "error = set_policy(directory, volume->key_id);", "")
+    monkeypatch.setitem(PROTECTIONS, "encryption", (cut,))
+    command = (str(weaken(("encryption",)).launcher),)
+    name, secret = f"planted-{os.urandom(6).hex()}", os.urandom(12).hex()
+    async with encrypting(tmp_path, command=command) as made:
+        sandbox = await of_size(made, SMALL_MB)
+        await sandbox.run(PLANT.replace("NAME", name).replace("SECRET", secret))
+        data = device_bytes(sandbox)
+        assert name.encode() in data
+        assert secret.encode() in data
 
 
 @needs_root
