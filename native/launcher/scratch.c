@@ -506,6 +506,10 @@ static void probe(struct launcher *launcher) {
         ready(launcher, 0, mount);
         return;
     }
+    /* Whatever it says later is about a volume that is not counted on any more. */
+    kill(keeper->pid, SIGKILL);
+    wire_close(&keeper->fd);
+    keeper->orders = 0;
     scratch->error = answer.error;
     answer.step[sizeof answer.step - 1] = '\0';
     wire_text(scratch->step, sizeof scratch->step, answer.step);

@@ -252,7 +252,7 @@ class Belongings:
 
     descriptors: Counter[str]
     processes: int
-    children_descriptors: int
+    children_descriptors: Counter[str]
     rss_mb: float
 
 
@@ -261,14 +261,29 @@ def rss_mb(pid: int) -> float:
     return int(text.split("VmRSS:")[1].split()[0]) / 1024
 
 
-def descriptors(pid: int) -> Counter[str]:
-    found: Counter[str] = Counter()
+def targets(pid: int) -> Iterator[str]:
     with contextlib.suppress(FileNotFoundError):  # it has ended
         for entry in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                where = os.readlink(f"/proc/{pid}/fd/{entry}")
-                numbered = where.startswith(("socket", "pipe", "anon_inode"))
-                found[where.split(":")[0] if numbered else os.path.basename(where)] += 1
+                yield os.readlink(f"/proc/{pid}/fd/{entry}")
+
+
+def descriptors(pid: int) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for where in targets(pid):
+        numbered = where.startswith(("socket", "pipe", "anon_inode"))
+        found[where.split(":")[0] if numbered else os.path.basename(where)] += 1
+    return found
+
+
+def kept(pid: int) -> Counter[str]:
+    """Of a process below the service. What tells of a place's memory stays with the place, once it was used; what a volume is made
+    of has numbers for names."""
+    found: Counter[str] = Counter()
+    for where in targets(pid):
+        name = where.split(":[")[0] if where.startswith(("socket", "pipe")) else os.path.basename(where)
+        if where != "anon_inode:[eventfd]":
+            found["of a volume" if name.isdigit() or name.startswith("#") else name] += 1
     return found
 
 
@@ -287,7 +302,7 @@ def belongings(served: Served) -> Belongings:
     return Belongings(
         descriptors(served.process.pid),
         len(family),
-        sum(sum(descriptors(pid).values()) for pid in family),
+        sum((kept(pid) for pid in family), Counter()),
         rss_mb(served.process.pid),
     )
 
