@@ -21,12 +21,16 @@ from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgpack
 import trio
 
 from scheduler.client import open_client
 from tests.e2e.serving import RUNTIME, Served, alive, descendants
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ECHO = "MARK = {mark}\ndef handler(event, context):\n    return event\n"
 SOURCES = {
@@ -277,8 +281,8 @@ def descriptors(pid: int) -> Counter[str]:
 
 
 def kept(pid: int) -> Counter[str]:
-    """Of a process below the service. What tells of a place's memory stays with the place, once it was used; what a volume is made
-    of has numbers for names."""
+    """Of a process below the service. What tells of a place's memory stays with the place, once it was used; what a volume is
+    made of has numbers for names."""
     found: Counter[str] = Counter()
     for where in targets(pid):
         name = where.split(":[")[0] if where.startswith(("socket", "pipe")) else os.path.basename(where)
