@@ -63,7 +63,8 @@ static void classify(struct area *area, bool shared) {
         other(area, starts(path, "/dev/zero") || starts(path, "/memfd:") || starts(path, "/SYSV") ? "shared memory"
                                                                                                  : "pages of a file that is gone");
     } else if (starts(path, "/tmp/") || starts(path, "/dev/")) {
-        other(area, "pages of a file that is not the function's code");
+        area->kind = MAPS_FILE; /* if the zygote has it too, it is all right */
+        area->why = "pages of a file that is not the function's code";
     } else {
         area->kind = MAPS_FILE;
     }

@@ -27,7 +27,7 @@ struct area {
     bool written;       /* has pages of its own */
     uint64_t entered;   /* below this address a newborn writes before it is thawed, or may; 0: nowhere */
     const char *path;   /* in the caller's text, NUL-terminated; "" for none */
-    const char *why;
+    const char *why;    /* it cannot be part of an image; NULL: it can. Of a FILE: unless the zygote has it */
 };
 
 /* Splits the text of /proc/self/smaps, which is written to. Their count in ascending order, or -EINVAL, -E2BIG. */

@@ -219,8 +219,15 @@ static bool add_string(struct work *work, const char *text, uint32_t *at) {
     return true;
 }
 
+static bool foreign(struct work *work, const struct area *area) {
+    return unsuitable(work, "%s%s%.120s", area->why, area->path[0] != '\0' ? ": " : "", area->path);
+}
+
 static bool add_file(struct work *work, const struct area *area, uint32_t *index) {
     struct stat status;
+    if (area->why != NULL) {
+        return foreign(work, area);
+    }
     if (stat(area->path, &status) < 0 || status.st_ino != area->inode) {
         return unsuitable(work, "%s is mapped and can no longer be found", area->path);
     }
@@ -382,7 +389,7 @@ static const struct area *known_at(uint64_t address) {
 static bool add_area(struct work *work, const struct area *area) {
     switch (area->kind) {
     case MAPS_OTHER:
-        return unsuitable(work, "%s%s%.120s", area->why, area->path[0] != '\0' ? ": " : "", area->path);
+        return foreign(work, area);
     case MAPS_STACK:
         return add_stack(work, area);
     case MAPS_KERNEL:

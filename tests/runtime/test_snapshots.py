@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import signal
+import sys
+import time
 
 import pytest
 
-from tests.runtime.driver import READY, SNAPSHOT, start_frame
+from scheduler.runtime import snapshots
+from scheduler.runtime.faults import Fault
+from tests.runtime.driver import BOOTSTRAP, READY, SNAPSHOT, start_frame
 
 HELLO = """
 print("init")
@@ -44,3 +50,33 @@ def test_start_with_another_word_for_snapshot_is_refused(sandbox, value):
     box.send(start_frame(box.directory, snapshot=value))
     with pytest.raises(EOFError, match="snapshot is"):
         box.next()
+
+
+def test_hooks_that_take_too_long_are_stopped_whatever_they_catch(monkeypatch):
+    spec = importlib.util.spec_from_file_location(
+        "snapshot_restore_py", BOOTSTRAP.parent / "packages" / "snapshot_restore_py.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    monkeypatch.setitem(sys.modules, "snapshot_restore_py", hooks)
+    monkeypatch.setattr(snapshots, "RESTORE_HOOKS_MAX_S", 0.02)
+    before = signal.getsignal(signal.SIGALRM)
+    tries = []
+
+    def stubborn() -> None:
+        while True:
+            try:
+                tries.append(1)
+                time.sleep(5)
+            except Exception:
+                pass
+
+    hooks.register_after_restore(stubborn)
+    with pytest.raises(Fault, match=r"longer than 0\.02 s") as caught:
+        snapshots.after_restore()
+    assert caught.value.error_type == "SnapStartTimeoutException"
+    assert len(tries) == 1
+    assert signal.getsignal(signal.SIGALRM) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

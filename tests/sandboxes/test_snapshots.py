@@ -11,7 +11,16 @@ import pytest
 import trio
 
 from scheduler.sandboxes.launcher import LauncherConfig, LaunchFailed
-from tests.sandboxes.driver import FUNCTION, children, launched, runtimes, text_of, write_function
+from tests.sandboxes.driver import (
+    FUNCTION,
+    children,
+    launched,
+    public_directory,
+    public_runtime,
+    runtimes,
+    text_of,
+    write_function,
+)
 from tests.sandboxes.images import Image, make, new_file, restore, restored, sealed
 
 if TYPE_CHECKING:
@@ -245,6 +254,46 @@ async def test_hooks_run_in_lambdas_order_and_their_errors_are_init_errors(tmp_p
         write_function(tmp_path, "import snapshot_restore_py as s\ns.register_before_snapshot(lambda: 1 / 0)" + FUNCTION)
         with pytest.raises(AssertionError, match="ZeroDivisionError"):
             await make(here)
+
+
+async def test_bare_processes_have_images_too():
+    """Isolation by process: no namespaces, the same thaw."""
+    runtime = public_runtime()
+    if runtime is None:
+        pytest.skip("no interpreter here that every user may read")
+    with public_directory() as directory:
+        async with launched(directory, LauncherConfig(slots=4, isolation="process"), [runtime]) as here:
+            write_function(directory, VALUE)
+            image = await make(here)
+            assert image.reason is None
+            async with restored(here, image.fd) as made:
+                assert (made.why_not, made.log) == (None, "")
+                assert await made.run("import app; result = app.VALUE") == 5
+            write_function(directory, "import tempfile\nopen(tempfile.gettempdir() + '/left', 'w').close()" + FUNCTION)
+            unsuitable = await make(here)
+            assert unsuitable.reason is not None
+            assert unsuitable.reason.endswith(": left")
+            image.close()
+            unsuitable.close()
+
+
+@pytest.mark.root
+async def test_restored_sandboxes_share_what_they_do_not_write_to(tmp_path):
+    """Twenty with 30 MB of objects from init: each adds about 2 MB. The bound leaves room for interpreters to come."""
+    async with launched(tmp_path, LauncherConfig(slots=24)) as here:
+        write_function(tmp_path, "data = [str(n) * 20 for n in range(150_000)]" + FUNCTION)
+        image = await make(here)
+        assert image.bytes > 20_000_000
+        made = [await restore(here, image.fd) for _ in range(20)]
+        for one in made:
+            (worker,) = children(one.running.shell.pid)
+            sizes = dict(line.split(":") for line in text_of(f"/proc/{worker}/smaps_rollup").splitlines()[1:])
+            assert int(sizes["Private_Dirty"].split()[0]) + int(sizes["Private_Clean"].split()[0]) < 3_500, sizes
+            assert int(sizes["Pss"].split()[0]) < 5_000, sizes
+        assert await made[7].run("import app; result = len(app.data)") == 150_000
+        for one in made:
+            await one.end()
+        image.close()
 
 
 # ---- images that do not fit ----
