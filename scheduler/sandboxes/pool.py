@@ -3,8 +3,10 @@
 Law of this file: it counts, decides how many shells to keep, and refills; it never specialises one, and knows no function.
 The launcher makes shells, scheduler/sandboxes/supervisor.py uses them up. The decision (Demand) is pure and reads no clock.
 
-How many: as many as will be asked for while one is being born, doubled, and never fewer than `ahead`. Births of a runtime run
-one after the other, since one zygote makes them, and two at once on a busy machine only hurt the calls that run.
+How many: as many as will be asked for while one is being born, doubled, and never fewer than `ahead`; and where many were asked
+for at once and had to wait, as many as would have spared them that, for the next time: bursts come back. Those are born when
+the burst is over, or they would take the processors from its calls. Births of a runtime run one after the other, since one
+zygote makes them, and two at once on a busy machine only hurt the calls that run.
 
 Only runtimes in use (use()) are kept warm. Any other starts when it is asked for, and REST_AFTER_S after its last use its
 shells and its process are ended.
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["Demand", "PoolStats", "ShellPool", "ShellSource"]
 
 DEMAND_HALF_LIFE_S = 10.0
+BURST_HALF_LIFE_S = 120.0
+BURST_OVER_S = 1.0  # nobody had to wait for so long
+BURST_MIN = 4
 BIRTH_GUESS_S = 0.010
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 5.0
@@ -52,15 +57,19 @@ class ShellSource(Protocol):
 
 @dataclass(slots=True)
 class Demand:
-    """How many shells of a runtime are asked for, an average that halves every DEMAND_HALF_LIFE_S; how long a birth takes."""
+    """How many shells of a runtime are asked for, an average that halves every DEMAND_HALF_LIFE_S; how long a birth takes; how
+    many the largest burst of late would have needed ready, which halves every BURST_HALF_LIFE_S."""
 
     rate_per_s: float = 0.0
     birth_s: float = BIRTH_GUESS_S
     at_s: float = 0.0
+    burst: float = 0.0
+    short_s: float = -math.inf  # when somebody last had to wait
 
     def _decay(self, now_s: float) -> None:
         elapsed = max(0.0, now_s - self.at_s)
         self.rate_per_s *= 0.5 ** (elapsed / DEMAND_HALF_LIFE_S)
+        self.burst *= 0.5 ** (elapsed / BURST_HALF_LIFE_S)
         self.at_s = now_s
 
     def asked(self, now_s: float) -> None:
@@ -68,13 +77,23 @@ class Demand:
         self._decay(now_s)
         self.rate_per_s += math.log(2) / DEMAND_HALF_LIFE_S
 
+    def short(self, now_s: float, *, waiting: int, kept: int) -> None:
+        """So many wait now, for want of more than the `kept` ones, which were taken before."""
+        self._decay(now_s)
+        # One or two that wait are arrivals' ups and downs, which the rate covers.
+        if waiting >= BURST_MIN:
+            self.burst = max(self.burst, kept + waiting)
+        self.short_s = now_s
+
     def born(self, took_s: float) -> None:
         self.birth_s += (took_s - self.birth_s) / 4
 
     def target(self, now_s: float, *, ahead: int, most: int) -> int:
         """Shells to keep, `ahead` .. `most`."""
         self._decay(now_s)
-        return min(most, max(ahead, math.ceil(self.rate_per_s * self.birth_s * SAFETY)))
+        steady = max(ahead, math.ceil(self.rate_per_s * self.birth_s * SAFETY))
+        burst = math.floor(self.burst) if now_s - self.short_s >= BURST_OVER_S else 0
+        return min(most, max(steady, burst))
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +286,8 @@ class ShellPool:
         shelf.asked(trio.current_time())
         waiter = _Waiter()
         shelf.waiters.append(waiter)
+        now_s = trio.current_time()
+        shelf.demand.short(now_s, waiting=len(shelf.waiters), kept=self._target(shelf, now_s))
         try:
             while waiter.shell is None:
                 await waiter.given.wait()

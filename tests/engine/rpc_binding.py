@@ -1,30 +1,20 @@
 """The RPC reader alone under Python: builds native/reactor/rpc.c out of line and wraps its one function.
 
-Declarations are cut from rpc.h itself, so the compiler compares both. As with the core (tests/model/core_binding.py) a build
-lives under the digest of its sources, so that a changed reader is rebuilt and an unchanged one is not.
+Built as tests/native_build.py says.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import importlib.util
 import re
-import sys
-import sysconfig
 from dataclasses import dataclass
 from enum import IntEnum
-from pathlib import Path
 from typing import Any
 
-from cffi import FFI
+from tests.native_build import NATIVE, built
 
 __all__ = ["FRAME_BYTES_MAX", "Kind", "Reader", "Request", "Verdict"]
 
-ROOT = Path(__file__).resolve().parents[2]
-REACTOR = ROOT / "native" / "reactor"
-INVARIANT = ROOT / "native" / "core" / "invariant.h"
-MODULE = "sched_test_rpc"
+REACTOR = NATIVE / "reactor"
 FRAME_BYTES_MAX = 6 * 1024 * 1024 + 64 * 1024
 
 
@@ -35,44 +25,14 @@ def _declarations() -> str:
     return re.sub(r"\[RPC_[A-Z_]+( \+ 1)?\]", "[...]", text)
 
 
-def _build() -> Path:
-    digest = hashlib.sha256(sys.version.encode())
-    for path in (REACTOR / "rpc.c", REACTOR / "rpc.h", INVARIANT):
-        digest.update(path.read_bytes())
-    target = ROOT / "build" / "test_rpc" / digest.hexdigest()[:16]
-    library = target / f"{MODULE}{sysconfig.get_config_var('EXT_SUFFIX')}"
-    target.mkdir(parents=True, exist_ok=True)
-    # Several test processes may start at once: one builds, the others wait.
-    with (target / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not library.exists():
-            builder = FFI()
-            builder.cdef(_declarations())
-            builder.set_source(
-                MODULE,
-                '#include "rpc.h"',
-                sources=[str(REACTOR / "rpc.c")],
-                # For invariant.h; none of that directory's headers shadows one of libc's.
-                include_dirs=[str(REACTOR), str(INVARIANT.parent)],
-                undef_macros=["NDEBUG"],
-                define_macros=[("_GNU_SOURCE", None)],
-                extra_compile_args=["-std=c11", "-O2", "-g"],
-                py_limited_api=False,
-            )
-            builder.compile(tmpdir=str(target), target=library.name)
-    return library
-
-
-def _load() -> Any:
-    spec = importlib.util.spec_from_file_location(MODULE, _build())
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_module = _load()
+# Of the core's directory only invariant.h is read; none of its headers shadows one of libc's.
+_module = built(
+    "sched_test_rpc",
+    header=REACTOR / "rpc.h",
+    declarations=_declarations(),
+    sources=[REACTOR / "rpc.c"],
+    headers=[REACTOR / "rpc.h", NATIVE / "core" / "invariant.h"],
+)
 ffi = _module.ffi
 lib = _module.lib
 

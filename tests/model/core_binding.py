@@ -1,27 +1,19 @@
 """The core alone under Python: builds native/core out of line (API mode) and wraps its one door.
 
 The service's module needs the reactor too; the judges of the core must not wait for it, and want variants with sanitizers.
-Declarations are cut from core.h itself, so the compiler compares both. A build lives in build/test_core/<digest of all
-sources>, hence a changed core is rebuilt and an unchanged one is not.
 
 SCHED_TEST_SANITIZE=address,undefined builds that variant; run the tests then with LD_PRELOAD of the sanitizers' libraries.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import importlib.util
 import os
 import re
-import sys
-import sysconfig
 from dataclasses import dataclass
 from enum import IntEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cffi import FFI
+from tests.native_build import NATIVE, built
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -49,10 +41,6 @@ __all__ = [
     "lib",
 ]
 
-ROOT = Path(__file__).resolve().parents[2]
-NATIVE = ROOT / "native"
-MODULE = "sched_test_core"
-
 
 def _declarations() -> str:
     text = (NATIVE / "include" / "core.h").read_text()
@@ -60,55 +48,14 @@ def _declarations() -> str:
     return str(part)
 
 
-def _sources() -> list[Path]:
-    return sorted((NATIVE / "core").glob("*.c"))
-
-
-def _build(sanitize: str) -> Path:
-    digest = hashlib.sha256(f"{sys.version}{sanitize}".encode())
-    for path in [*_sources(), *sorted((NATIVE / "core").glob("*.h")), NATIVE / "include" / "core.h"]:
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes())
-    target = ROOT / "build" / "test_core" / digest.hexdigest()[:16]
-    library = target / f"{MODULE}{sysconfig.get_config_var('EXT_SUFFIX')}"
-    target.mkdir(parents=True, exist_ok=True)
-    # Several test processes may start at once: one builds, the others wait.
-    with (target / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not library.exists():
-            builder = FFI()
-            builder.cdef(_declarations())
-            builder.set_source(
-                MODULE,
-                '#include "core.h"',
-                sources=[str(path) for path in _sources()],
-                include_dirs=[str(NATIVE / "include")],
-                undef_macros=["NDEBUG"],
-                define_macros=[("_GNU_SOURCE", None)],
-                extra_compile_args=[
-                    "-std=c11",
-                    "-O1" if sanitize else "-O2",
-                    "-g",
-                    *([f"-fsanitize={sanitize}", "-fno-sanitize-recover=all"] if sanitize else []),
-                ],
-                extra_link_args=[f"-fsanitize={sanitize}"] if sanitize else [],
-                py_limited_api=False,
-            )
-            builder.compile(tmpdir=str(target), target=library.name)
-    return library
-
-
-def _load() -> Any:
-    library = _build(os.environ.get("SCHED_TEST_SANITIZE", ""))
-    spec = importlib.util.spec_from_file_location(MODULE, library)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_module = _load()
+_module = built(
+    "sched_test_core",
+    header=NATIVE / "include" / "core.h",
+    declarations=_declarations(),
+    sources=sorted((NATIVE / "core").glob("*.c")),
+    headers=[*sorted((NATIVE / "core").glob("*.h")), NATIVE / "include" / "core.h"],
+    sanitize=os.environ.get("SCHED_TEST_SANITIZE", ""),
+)
 ffi = _module.ffi
 lib = _module.lib
 

@@ -131,6 +131,21 @@ def test_gaps_longer_than_all_bins_leave_the_default() -> None:
     assert window(node) == 10 * MIN
 
 
+def test_where_more_gaps_lie_beyond_the_bins_than_within_the_default_stays() -> None:
+    node = node_of()
+    for _ in range(9):
+        call(node)
+        node.pass_time(100 * S)
+    call(node)
+    assert window(node) == 132 * S
+    for turn in range(10):
+        node.pass_time(5 * HOUR)
+        for sandbox in node.sandboxes(State.DYING):
+            node.reap(sandbox)
+        call(node)
+        assert window(node) == (132 * S if turn < 9 else 10 * MIN)
+
+
 def test_a_window_that_grows_while_a_sandbox_is_idle_keeps_it() -> None:
     node = node_of()
     node.invoke(F)

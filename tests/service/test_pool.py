@@ -87,6 +87,48 @@ async def test_shells_are_there_before_they_are_asked_for(source, autojump_clock
     nursery.cancel_scope.cancel()
 
 
+async def test_a_burst_finds_its_shells_when_it_comes_again(source, autojump_clock, nursery):
+    shells = pool(ahead=2, most=12)
+    nursery.start_soon(shells.refill, source)
+    await trio.sleep(1)
+
+    async def burst():
+        begun, waits = trio.current_time(), []
+
+        async def taker():
+            await shells.take("py")
+            waits.append(trio.current_time() - begun)
+
+        async with trio.open_nursery() as takers:
+            for _ in range(10):
+                takers.start_soon(taker)
+        return sorted(waits)
+
+    first = await burst()
+    assert first[-1] >= 0.08, "eight births, one after the other"
+    born = len(source.made)
+    await trio.sleep(0.5)
+    assert len(source.made) - born <= 2, "while its calls run no more are born than ever"
+    await trio.sleep(20)
+    assert shells.stats()[0].ready >= 8
+    again = await burst()
+    assert again[7] == 0.0
+    await trio.sleep(1200)
+    assert shells.stats()[0].ready == 2, "it did not come again"
+    nursery.cancel_scope.cancel()
+
+
+def test_one_who_waits_is_no_burst():
+    demand = Demand()
+    for second in range(100):
+        demand.short(float(second), waiting=3, kept=2)
+    assert demand.target(200.0, ahead=2, most=32) == 2
+    demand.short(200.0, waiting=50, kept=2)
+    assert demand.target(200.5, ahead=2, most=32) == 2, "not while it lasts"
+    assert demand.target(202.0, ahead=2, most=32) == 32
+    assert demand.target(202.0 + 5 * 120, ahead=2, most=32) == 2
+
+
 async def test_those_who_wait_are_served_in_order(source, autojump_clock, nursery):
     shells = pool(ahead=0)
     nursery.start_soon(shells.refill, source)
