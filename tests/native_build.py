@@ -34,7 +34,7 @@ def built(
     headers: Sequence[Path],
     sanitize: str = "",
 ) -> Any:
-    """The module, imported. header: the one that it shows; headers: all that the sources read. sanitize: what -fsanitize= says."""
+    """The module, imported. header: the one that it shows; headers: all that the sources read. sanitize: for -fsanitize=."""
     library = _library(module, header, declarations, sources, headers, sanitize)
     spec = importlib.util.spec_from_file_location(module, library)
     assert spec is not None

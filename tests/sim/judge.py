@@ -872,6 +872,8 @@ class Judge:
             in_flight = sum(1 for s in function.sandboxes.values() for _, call in s.ring if call is not None)
             expected = (len(function.waiting), in_flight, function.count(State.BUSY, State.DRAINING))
             self._want(found == expected, f"queued, in flight, executing: {found}, not {expected}")
+            gaps, learnt = (stats.keep_samples, stats.keep_ns), (function.keep.samples, function.keep.window_ns)
+            self._want(gaps == learnt, f"gaps and window: {gaps}, not {learnt}")
         for sandbox in self.sandboxes.values():
             function = self.functions[sandbox.function]
             drains = self.core.sandbox_state(sandbox.handle) is State.DRAINING
