@@ -159,18 +159,6 @@ def test_the_command_says_so_too(imaged):
     assert "ready" in next(line for line in ran.stdout.splitlines() if line.startswith("shown"))
 
 
-def launchers(service):
-    """Supervising process, launcher proper, and then what helps it (the one that makes volumes)."""
-    found = []
-    for pid in descendants(service.process.pid):
-        try:
-            if Path(f"/proc/{pid}/comm").read_text().startswith("scheduler-launc"):
-                found.append(pid)
-        except OSError:
-            continue
-    return sorted(found)
-
-
 def zygotes(service):
     """The processes that sandboxes are forked from: in the launcher's pid namespace and no deeper."""
     found = []
@@ -190,7 +178,8 @@ def zygotes(service):
 def test_images_are_made_again_after_the_launcher_was_killed(imaged):
     imaged.deploy("survivor", PLAIN % "x", publish=True)
     assert cold_call(imaged, "survivor")[0] == "snapshot"
-    os.kill(launchers(imaged)[1], signal.SIGKILL)
+    launcher = int(Path(f"/proc/{zygotes(imaged)[0]}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(launcher, signal.SIGKILL)
     while "the launcher died" not in imaged.wait_line("sandboxes", 10)["text"]:
         pass
     has_image(imaged, "survivor", 20)
