@@ -35,6 +35,7 @@ from scheduler.config import ConfigError, reloaded, unknown_variables
 from scheduler.console import http
 from scheduler.console.pages import Pages
 from scheduler.control.access import Connections, TokenFile
+from scheduler.control.api import ApiMethods
 from scheduler.control.dispatch import Dispatcher
 from scheduler.control.methods import Methods
 from scheduler.deployments import Deployments
@@ -103,7 +104,7 @@ from scheduler.tls import listen as listen_tls
 from scheduler.tokens import TokenFileBroken
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from scheduler.accesskeys import AccessKey
     from scheduler.config import Address, Settings
@@ -340,7 +341,11 @@ class Service:
             ),
         )
         self.dispatcher = Dispatcher(
-            methods=self.methods.rows(), connections=self.connections, post=self.engine.post, nursery=inner, log=self.log
+            methods=(*self.methods.rows(), *ApiMethods(self._run_operation, self.uploads, self.registry).rows()),
+            connections=self.connections,
+            post=self.engine.post,
+            nursery=inner,
+            log=self.log,
         )
         self._load()
         self.engine.listen_unix(str(settings.socket))
@@ -512,6 +517,13 @@ class Service:
 
     async def _on_http(self, event: HttpHanded) -> None:
         self.http_front.take(event.fd, event.data)
+
+    async def _run_operation(
+        self, operation: str, values: Mapping[str, Any], *, rights: Right, tenant: str | None, package: Path | None
+    ) -> dict[str, Any]:
+        """An operation of the Lambda API that came by the protocol."""
+        host = "localhost" if self.http_port is None else f"localhost:{self.http_port}"
+        return await self.api.run(operation, values, rights=rights, tenant=tenant, package=package, host=host)
 
     async def _event_from_http(self, function: str, payload: bytes, trace: str | None) -> str:
         if self.draining:

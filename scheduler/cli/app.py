@@ -31,7 +31,9 @@ COMPLETE_ENV: Final = "_SCHEDULER_COMPLETE"  # how the shell's script asks for c
 # The service and its functions first, in the order in which one needs them; then what watches and measures.
 COMMANDS: Final = {
     "serve": ("serve", "Run the service in the foreground."),
+    "init": ("init", "Write a first function into a folder."),
     "deploy": ("deploy", "Create a function, or replace its code and configuration."),
+    "dev": ("dev", "Deploy again at each change, and show the log."),
     "invoke": ("invoke", "Run a function and print its answer."),
     "list": ("functions", "List the functions."),
     "describe": ("functions", "Show one function: configuration, versions, limits, figures."),

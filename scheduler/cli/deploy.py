@@ -21,9 +21,12 @@ from scheduler.cli.common import (
     stderr_console,
 )
 from scheduler.cli.configuration import COMPARED, changes, configuration_options, print_rows, read_environment
+from scheduler.cli.template import deploy_template, read_parameters
 from scheduler.cli.text import size
 from scheduler.errors import NotFound, SchedulerError
 from scheduler.functions.pack import IGNORE_FILE, pack
+from scheduler.templates.folder import read_settings
+from scheduler.templates.sam import is_template
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +52,7 @@ USUAL_REASONS: Final = ("never part of a package", IGNORE_FILE)  # what is left 
         ("one file, with memory and timeout", "scheduler deploy resize.py --memory 512 --timeout 30"),
         ("a zip, with environment variables", "scheduler deploy build.zip --name api --handler api.main --env STAGE=prod"),
         ("make it version 1, 2, ... too", "scheduler deploy ./hello --publish"),
+        ("everything that an AWS SAM template names", "scheduler deploy template.yaml --parameter Stage=dev"),
         ("at most 10 at once, and those 10 always", "scheduler deploy ./hello --reserved-concurrency 10"),
     ),
 )
@@ -61,6 +65,9 @@ USUAL_REASONS: Final = ("never part of a package", IGNORE_FILE)  # what is left 
 )
 @configuration_options
 @click.option("--tenant", metavar="T", help="Who owns the function; fixed once it exists.")
+@click.option(
+    "--parameter", "parameters", multiple=True, metavar="K=V", help="A parameter of the template; repeat it for more."
+)
 @click.option("--publish", is_flag=True, help="Also make this a numbered version that never changes.")
 @shared_options
 @click.pass_context
@@ -74,17 +81,31 @@ def deploy_command(
     pairs: tuple[str, ...],
     no_env: bool,
     publish: bool,
+    parameters: tuple[str, ...],
     **settings: Any,
 ) -> None:
     """Create a function, or replace its code and configuration.
 
-    SRC is a folder, a zip, or one .py file. Calls in flight end on the old code; the next ones run the new. What is not
-    given stays as it is, or takes its default where the function is new.
+    SRC is a folder, a zip, one .py file, or an AWS SAM or CloudFormation template. A folder may say in a function.toml what
+    else would be said here. Calls in flight end on the old code; the next ones run the new. What is not given stays as it
+    is, or takes its default where the function is new.
     """
-    name = name or source.resolve().stem
+    if is_template(source):
+        if any(settings.values()) or name or handler or tenant or pairs or no_env or publish:
+            raise click.UsageError("a template says all that is to be said: of the options --parameter alone goes with it")
+        return deploy_template(context, source, read_parameters(parameters))
+    if parameters:
+        raise click.UsageError(f"--parameter goes with a template, and {source} is none")
+    said = read_settings(source)
+    name = name or said.pop("name", None) or source.resolve().stem
+    handler, tenant = handler or said.pop("handler", None), tenant or said.pop("tenant", None)
+    publish = said.pop("publish", False) or publish
     shared = shared_of(context)
     shared.name = name
     environment = read_environment(pairs, no_env)
+    if environment is None:
+        environment = said.pop("environment", None)
+    settings = {**said, **{key: value for key, value in settings.items() if value is not None}}
     package = _pack(source)
     with connected(context) as client:
         before = _existing(client, name)

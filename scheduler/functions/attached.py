@@ -98,7 +98,7 @@ class EventConfig:
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """All that is attached to one function. Keys of policies, URLs, event settings and provisioned concurrency are qualifiers;
+    """All that is attached to one function. declared: triggers as a deployment file has them, by name, for who connects them. Keys of policies, URLs, event settings and provisioned concurrency are qualifiers;
     `$LATEST` is that of the function itself."""
 
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -106,6 +106,7 @@ class Attached:
     policies: Mapping[str, Policy] = field(default_factory=dict, hash=False)
     urls: Mapping[str, Url] = field(default_factory=dict, hash=False)
     events: Mapping[str, EventConfig] = field(default_factory=dict, hash=False)
+    declared: Mapping[str, Any] = field(default_factory=dict, hash=False)
     provisioned: Mapping[str, Provisioned] = field(default_factory=dict, hash=False)
 
     def without_provisioned(self, qualifier: str) -> Attached:
@@ -211,6 +212,7 @@ def encode(attached: Attached) -> bytes:
         },
         "urls": {key: asdict(url) for key, url in attached.urls.items()},
         "events": {key: asdict(config) for key, config in attached.events.items()},
+        "declared": dict(attached.declared),
         "provisioned": {key: asdict(config) for key, config in attached.provisioned.items()},
     }
     return json.dumps(raw, separators=(",", ":"), ensure_ascii=False).encode()
@@ -228,6 +230,7 @@ def decode(key: str, value: bytes) -> Attached:
             policies=MappingProxyType({name: Policy(**policy) for name, policy in raw["policies"].items()}),
             urls=MappingProxyType({name: _url(url) for name, url in raw["urls"].items()}),
             events=MappingProxyType({name: EventConfig(**config) for name, config in raw["events"].items()}),
+            declared=MappingProxyType(raw.get("declared", {})),
             provisioned=MappingProxyType({name: _provisioned(p) for name, p in raw.get("provisioned", {}).items()}),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -23,7 +23,7 @@ from scheduler.lambda_api.links import CODE_PATH, Links
 from scheduler.lambda_api.operations import OPERATIONS, Operation, Router, Support
 from scheduler.lambda_api.policies import PolicyOperations
 from scheduler.lambda_api.provisioned import ProvisionedOperations
-from scheduler.lambda_api.rooms import ApiCall
+from scheduler.lambda_api.rooms import ApiCall, Principal
 from scheduler.lambda_api.settings import SettingOperations
 from scheduler.lambda_api.shapes import read
 from scheduler.lambda_api.url_calls import HOST, UrlCalls
@@ -32,10 +32,12 @@ from scheduler.lambda_api.wire import Answer, Request, gather
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from pathlib import Path
 
     from scheduler.lambda_api.access import Access
-    from scheduler.lambda_api.rooms import Principal, Rooms
+    from scheduler.lambda_api.rooms import Rooms
     from scheduler.log import Log
+    from scheduler.messages import Right
 
 __all__ = ["Api", "Reply"]
 
@@ -55,6 +57,7 @@ class Reply:
 
 class Api:
     def __init__(self, rooms: Rooms, access: Access, log: Log) -> None:
+        self._rooms = rooms
         self._access = access
         self._log = log
         self._router = Router()
@@ -108,9 +111,44 @@ class Api:
             reply.headers.append(("x-amzn-RequestId", request_id))
         return reply
 
-    async def _run(
-        self, principal: Principal, operation: Operation, in_path: Mapping[str, str], request: Request, host: str
-    ) -> Answer:
+    async def run(
+        self,
+        name: str,
+        values: Mapping[str, Any],
+        *,
+        rights: Right,
+        tenant: str | None,
+        package: Path | None,
+        host: str,
+    ) -> dict[str, Any]:
+        """An operation by its name and members, for who does not come by HTTP. `package` becomes the members' ZipFile."""
+        identity = self._rooms.registry.identity
+        answered: dict[str, Any] = {"region": identity.region, "account_id": identity.account_id}
+        try:
+            operation = next((row for row in OPERATIONS if row.name == name), None)
+            if operation is None:
+                raise LambdaError("UnknownOperationException", f"no operation is called {name[:64]!r}")
+            given = dict(values)
+            if package is not None:
+                zipped = await trio.to_thread.run_sync(package.read_bytes)
+                where = {"CreateFunction": "Code", "PublishLayerVersion": "Content"}.get(name)
+                if where is None:
+                    given["ZipFile"] = zipped
+                else:
+                    given[where] = {"ZipFile": zipped}
+            principal = Principal("the socket's peer", rights, tenant)
+            self._check_right(principal, operation)
+            assert operation.shape is not None, name
+            request = Request("POST", "/", "", {}, given.get("Payload", b""))
+            answer = await self._handlers[name](ApiCall(principal, read(operation.shape, given), request, host))
+            self.results[name, "ok"] += 1
+            return {**answered, "status": answer.status or operation.status, "body": answer.body}
+        except (LambdaError, SchedulerError) as error:
+            known = error if isinstance(error, LambdaError) else translate(error)
+            self.results[name if name in self._handlers else "unknown", known.name] += 1
+            return {**answered, "status": known.kind.status, "error": known.name, "message": known.message, "body": None}
+
+    def _check_right(self, principal: Principal, operation: Operation) -> None:
         if operation.support is Support.NOT_YET:
             raise LambdaError("NotImplementedException", f"{operation.name} is not part of this service yet")
         if operation.support is Support.REFUSED:
@@ -121,6 +159,11 @@ class Api:
                 f"{principal.name} is not authorized to perform: lambda:{operation.name}: it has no right to "
                 f"{(operation.right.name or '?').lower()}",
             )
+
+    async def _run(
+        self, principal: Principal, operation: Operation, in_path: Mapping[str, str], request: Request, host: str
+    ) -> Answer:
+        self._check_right(principal, operation)
         shape = operation.shape
         assert shape is not None, operation.name
         query = request.fields()

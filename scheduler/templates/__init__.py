@@ -1,0 +1,1 @@
+"""Deployment files: AWS SAM and CloudFormation templates, function.toml."""

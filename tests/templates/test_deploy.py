@@ -1,0 +1,137 @@
+"""A template, a folder with settings and a watched folder, from the command line against a whole service."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.serving import CannotServe, Served, public_directory
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "sam"
+
+
+@pytest.fixture(scope="module")
+def served():
+    with public_directory() as directory:
+        service = Served(directory / "state")
+        try:
+            service.start()
+        except CannotServe as error:
+            if "isolat" in str(error) or "namespace" in str(error):
+                pytest.skip(f"this machine cannot isolate: {error}")
+            raise
+        yield service
+        assert service.stop() == 0
+
+
+def scheduler(served, *arguments, code=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "scheduler", "--socket", served.socket, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code, (done.stdout, done.stderr)
+    return done
+
+
+def test_a_template_is_deployed_again_only_where_it_changed(served, tmp_path):
+    shutil.copytree(EXAMPLE, tmp_path / "sam")
+    path = tmp_path / "sam" / "template.yaml"
+    text = path.read_text().replace("python3.11", f"python{sys.version_info.major}.{sys.version_info.minor}")
+    path.write_text(text)
+
+    def deploy():
+        found = json.loads(scheduler(served, "deploy", path, "--json").stdout)["done"]
+        return {(row["kind"], row["name"]): row["what"] for row in found}
+
+    first = deploy()
+    assert set(first.values()) == {"created"}
+    assert set(deploy().values()) == {"unchanged"}
+    answer = json.loads(scheduler(served, "invoke", "greeting-dev:live", '{"name": "you"}').stdout)
+    assert answer["greeting"] == "hello, you"
+    words = tmp_path / "sam" / "words" / "python" / "words.py"
+    words.write_text(words.read_text().replace("hello", "good day"))
+    changed = deploy()
+    assert (
+        changed["layer", "words-dev"]
+        == changed["function", "greeting-dev"]
+        == changed["alias", "greeting-dev:live"]
+        == "updated"
+    )
+    again = json.loads(scheduler(served, "invoke", "greeting-dev:live", '{"name": "you"}').stdout)
+    assert (again["greeting"], again["version"]) == ("good day, you", "2")
+    path.write_text(text.replace("MemorySize: 256", "MemorySize: 512"))
+    assert deploy()["function", "greeting-dev"] == "updated"
+    assert json.loads(scheduler(served, "describe", "greeting-dev", "--json").stdout)["memory_mb"] == 512
+
+
+def test_what_is_wrong_in_a_template_is_told(served, tmp_path):
+    path = tmp_path / "template.yaml"
+    path.write_text((EXAMPLE / "template.yaml").read_text())
+    told = scheduler(served, "deploy", path, code=2)
+    assert "nothing at" in told.stderr
+    assert "Traceback" not in told.stderr
+    mixed = scheduler(served, "deploy", EXAMPLE / "template.yaml", "--memory", "512", code=2)
+    assert "--parameter alone goes with it" in mixed.stderr
+
+
+def test_a_first_function_from_init_to_invoke(served, tmp_path):
+    folder = tmp_path / "first"
+    scheduler(served, "init", folder)
+    assert "there already" in scheduler(served, "init", folder, code=2).stderr
+    scheduler(served, "deploy", folder)
+    described = json.loads(scheduler(served, "describe", "first", "--json").stdout)
+    assert (described["memory_mb"], described["timeout_s"], described["environment"]) == (256, 10, {"STAGE": "dev"})
+    scheduler(served, "deploy", folder, "--memory", "300")
+    assert json.loads(scheduler(served, "describe", "first", "--json").stdout)["memory_mb"] == 300
+    assert json.loads(scheduler(served, "invoke", "first", '{"name": "you"}').stdout)["message"] == "hello, you"
+
+
+def test_a_watched_folder_is_deployed_at_each_change(served, tmp_path):
+    folder = tmp_path / "watched"
+    folder.mkdir()
+    (folder / "app.py").write_text("def handler(e, c):\n    print('one')\n    return 1\n")
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "scheduler", "--socket", served.socket, "dev", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    os.set_blocking(process.stdout.fileno(), False)
+    heard = b""
+
+    def hear(what: bytes) -> None:
+        nonlocal heard
+        deadline = time.monotonic() + 20
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while what not in heard:
+                assert selector.select(max(0.0, deadline - time.monotonic())), (what, heard)
+                heard += process.stdout.read() or b""
+
+    try:
+        hear(b"watching")
+        assert scheduler(served, "invoke", "watched").stdout.strip() == "1"
+        hear(b"one\n")
+        (folder / "app.py").write_text("def handler(e, c:\n")
+        hear(b"not deployed")
+        (folder / "app.py").write_text("def handler(e, c):\n    print('two')\n    return 2\n")
+        hear(b"revision 2")
+        assert scheduler(served, "invoke", "watched").stdout.strip() == "2"
+        hear(b"two\n")
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+        process.stdout.close()
