@@ -98,8 +98,9 @@ class EventConfig:
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """All that is attached to one function. declared: triggers as a deployment file has them, by name, for who connects them. Keys of policies, URLs, event settings and provisioned concurrency are qualifiers;
-    `$LATEST` is that of the function itself."""
+    """All that is attached to one function. declared: triggers as a deployment file has them, by name, for who connects them.
+    Keys of policies, URLs, event settings and provisioned concurrency are qualifiers; `$LATEST` is that of the function
+    itself."""
 
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
     aliases: Mapping[str, Alias] = field(default_factory=dict, hash=False)

@@ -10,6 +10,7 @@ told as passed over. Paths are relative to the template, as `sam` has them.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from typing import TYPE_CHECKING, Any, Final
 
@@ -152,6 +153,8 @@ def _translated(template: dict[str, Any], parameters: Mapping[str, str], region:
         def load(self) -> dict[str, str]:
             return {}
 
+    # It counts what it translates, and complains where nobody takes the counts.
+    logging.getLogger("samtranslator").setLevel(logging.ERROR)
     before = os.environ.get("AWS_DEFAULT_REGION")
     # The translator asks boto3 for a region, and knows AWS's own only.
     os.environ["AWS_DEFAULT_REGION"] = region if region.count("-") == 2 else "us-east-1"

@@ -77,9 +77,8 @@ def test_settings_of_functions(template):
 
 
 def test_inline_code(template):
-    (made,) = read(
-        function(template, 'InlineCode: "def handler(e, c): return 1"\nHandler: index.handler\nRuntime: python3.11')
-    ).functions
+    text = 'InlineCode: "def handler(e, c): return 1"\nHandler: index.handler\nRuntime: python3.11'
+    (made,) = read(function(template, text)).functions
     assert made.source is None
     assert made.inline is not None
     assert "return 1" in made.inline
@@ -102,8 +101,8 @@ INTRINSICS = {
     "!Join ['.', [a, !Ref Stage]]": "a.dev",
     "!Select [1, !Split ['-', 'a-b-c']]": "b",
     "!FindInMap [Sizes, !Ref Stage, Name]": "small",
-    "!If [IsProd, yes-it-is, no]": "no",
-    "!If [IsDev, !Sub '${AWS::Region}', no]": "local",
+    "!If [IsProd, large-one, small-one]": "small-one",
+    "!If [IsDev, !Sub '${AWS::Region}', other]": "local",
     "!Ref AWS::AccountId": "123456789012",
     "!Base64 abc": "YWJj",
 }
@@ -158,9 +157,8 @@ def test_what_cannot_be_deployed_is_told_with_its_place(template, properties, mo
 
 
 def test_parameters_are_checked(template):
-    path = function(
-        template, BASE, more="Parameters:\n  A: {Type: String}\n  B: {Type: String, Default: x, AllowedValues: [x]}\n"
-    )
+    declared = "Parameters:\n  A: {Type: String}\n  B: {Type: String, Default: x, AllowedValues: [x]}\n"
+    path = function(template, BASE, more=declared)
     for given, text in (
         ({}, "parameter A: has no default"),
         ({"A": "1", "B": "y"}, "not one of x"),
