@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from scheduler import limits
-from scheduler.accesskeys import AccessKeys, AccessKeysBroken
 from scheduler.catalog import Catalog, CatalogFull, accounts_max, spec_of
 from scheduler.config import ConfigError, reloaded, unknown_variables
 from scheduler.console import http
@@ -39,7 +38,7 @@ from scheduler.control.api import ApiMethods
 from scheduler.control.dispatch import Dispatcher
 from scheduler.control.methods import Methods
 from scheduler.deployments import Deployments
-from scheduler.engine import Engine, histogram_bounds, json_problem
+from scheduler.engine import Engine, histogram_bounds
 from scheduler.errors import NotFound, SchedulerError, Unavailable
 from scheduler.figures import events_of, scrape
 from scheduler.functions.layers import Layers
@@ -48,11 +47,7 @@ from scheduler.functions.names import parse as parse_name
 from scheduler.functions.packages import open_code_store
 from scheduler.functions.registry import FunctionRegistry
 from scheduler.functions.uploads import open_uploads
-from scheduler.keyring import Keyring
-from scheduler.lambda_api.access import OpenAccess, SignedAccess, rights_of
-from scheduler.lambda_api.app import Api
-from scheduler.lambda_api.rooms import Invoker, Rooms
-from scheduler.lambda_api.server import Front
+from scheduler.gateway import Gateway
 from scheduler.log import Log
 from scheduler.messages import (
     Closed,
@@ -76,17 +71,14 @@ from scheduler.messages import (
     connection_adopt,
     connection_close,
     core,
-    http_adopt,
-    key_put,
-    key_remove,
     stop_listening,
 )
 from scheduler.metrics import Octaves
 from scheduler.orders import OrderBook
 from scheduler.privileges import become, find_user, give, give_new_directory, unreachable, within_reach
 from scheduler.queueing.caller import Caller
-from scheduler.queueing.dispatcher import AcceptedEvent, read_event
 from scheduler.queueing.dispatcher import Dispatcher as EventDispatcher
+from scheduler.queueing.dispatcher import read_event
 from scheduler.sandboxes.configured import launcher_config
 from scheduler.sandboxes.launcher import EXECUTABLE, RUNTIME_PACKAGE, SLOTS_MAX, LaunchFailed, open_launcher, open_starter
 from scheduler.sandboxes.pool import ShellPool
@@ -104,12 +96,11 @@ from scheduler.tls import listen as listen_tls
 from scheduler.tokens import TokenFileBroken
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
-    from scheduler.accesskeys import AccessKey
     from scheduler.config import Address, Settings
     from scheduler.control.access import Connection
-    from scheduler.messages import Command, Event
+    from scheduler.messages import Event
     from scheduler.privileges import User
     from scheduler.sandboxes.ledger import Version as ImageVersion
     from scheduler.sandboxes.starter import Starter
@@ -183,7 +174,6 @@ class Service:
         self.metrics_port: int | None = None
         self.tcp_port: int | None = None
         self.http_port: int | None = None
-        self._known_keys: dict[str, AccessKey] = {}  # that the engine knows
         self.start_time_s = time.time()
         self._start_monotonic_s = trio.current_time()
         self._octaves = Octaves(histogram_bounds())
@@ -252,12 +242,11 @@ class Service:
         inner.start_soon(self.templates.run, self.supervisor)
         inner.start_soon(self._watch_lag)
         inner.start_soon(self._watch_tokens)
-        inner.start_soon(self._watch_access_keys)
         inner.start_soon(self._collect_code)
         inner.start_soon(self._keep_floors)
         if settings.metrics is not None:
             await self._open_console(settings.metrics, inner)
-        self._make_lambda_api(inner)
+        self.gateway.open(inner, self._caller)
         self._accepting = True
         launcher = self.supervisor.launcher
         if launcher is not None and not launcher.limits:
@@ -282,7 +271,7 @@ class Service:
         stack.enter_context(lock_state(settings.state_dir))
         _raise_descriptor_limit(settings, self.log)
         tokens = TokenFile(settings.token_file) if settings.token_file is not None else None
-        self.access_keys = AccessKeys(settings.access_key_file, Keyring.open(settings.keyring_file))
+        self.gateway = Gateway(self)
         self.connections = Connections(tokens)
         # Not in a thread: there is to be none before the launcher is started.
         self.runtimes = find_runtimes(
@@ -341,7 +330,7 @@ class Service:
             ),
         )
         self.dispatcher = Dispatcher(
-            methods=(*self.methods.rows(), *ApiMethods(self._run_operation, self.uploads, self.registry).rows()),
+            methods=(*self.methods.rows(), *ApiMethods(self.gateway.operation, self.uploads, self.registry).rows()),
             connections=self.connections,
             post=self.engine.post,
             nursery=inner,
@@ -352,7 +341,7 @@ class Service:
         if settings.http is not None:
             if settings.http_auth == "none":
                 self.log.warning("http", address=settings.http, text="NO AUTHENTICATION: who can connect may deploy and invoke")
-            self.engine.preload(self._access_key_commands())
+            self.engine.preload(self.gateway.key_commands())
             self.http_port = self.engine.listen_http(settings.http.host, settings.http.port)
         if settings.tcp is not None:
             self.tcp_port = await self._listen_tcp(settings.tcp, stack)
@@ -500,36 +489,6 @@ class Service:
 
         await nursery.start(run)
 
-    def _make_lambda_api(self, nursery: trio.Nursery) -> None:
-        rooms = Rooms(
-            settings=lambda: self.settings,
-            registry=self.registry,
-            code=self.code,
-            layers=self.layers,
-            deployments=self.deployments,
-            runtimes={name: runtime.executable for name, runtime in self.runtimes.items()},
-            invoker=Invoker(sync=self._caller.ask, event=self._event_from_http, json_problem=json_problem),
-            concurrency=self.methods.concurrency.view,
-        )
-        access = OpenAccess() if self.settings.http_auth == "none" else SignedAccess(self.access_keys.find)
-        self.api = Api(rooms, access, self.log)
-        self.http_front = Front(self.api.answer, give_back=lambda fd: self.post(http_adopt(fd)), nursery=nursery)
-
-    async def _on_http(self, event: HttpHanded) -> None:
-        self.http_front.take(event.fd, event.data)
-
-    async def _run_operation(
-        self, operation: str, values: Mapping[str, Any], *, rights: Right, tenant: str | None, package: Path | None
-    ) -> dict[str, Any]:
-        """An operation of the Lambda API that came by the protocol."""
-        host = "localhost" if self.http_port is None else f"localhost:{self.http_port}"
-        return await self.api.run(operation, values, rights=rights, tenant=tenant, package=package, host=host)
-
-    async def _event_from_http(self, function: str, payload: bytes, trace: str | None) -> str:
-        if self.draining:
-            raise Unavailable("the service is shutting down")
-        return await self.events.accept(AcceptedEvent(function, payload, "json", trace=trace, key=None))
-
     async def _wait_ready(self) -> None:
         while not self.supervisor.ready and not self._over.is_set():
             await self.pool.wait_changed()
@@ -602,7 +561,7 @@ class Service:
             FunctionFreed: self._on_function_freed,
             Drained: self._on_drained,
             Fault: self._on_fault,
-            HttpHanded: self._on_http,
+            HttpHanded: self.gateway.connection,
         }
         while True:
             batch: list[Event] = await self.engine.wait_events()
@@ -696,34 +655,6 @@ class Service:
                             spec = spec_of(self.registry, name)
                             await self.deployments.apply(spec)
                             self.log.info("provisioned", function=name, sandboxes=sum(spec.floors.values()))
-
-    def _access_key_commands(self) -> list[Command]:
-        """What the engine is to know of access keys, beside what it knows already."""
-        before, self._known_keys = self._known_keys, {key.id: key for key in self.access_keys.all()}
-        gone = [key_remove(key_id) for key_id in before if key_id not in self._known_keys]
-        return gone + [
-            key_put(key.id, key.secret, rights_of(key), tenant_number=self._tenant_number(key.tenant))
-            for key in self._known_keys.values()
-            if before.get(key.id) != key
-        ]
-
-    def _tenant_number(self, tenant: str | None) -> int:
-        return 0 if tenant is None else self.catalog.tenant_number(tenant)
-
-    async def _watch_access_keys(self) -> None:
-        told = ""
-        while True:
-            await trio.sleep(TOKENS_PERIOD_S)
-            try:
-                if self.access_keys.refresh():
-                    await self.post(*self._access_key_commands())
-                    self.log.info("access keys read", keys=len(self.access_keys))
-            except AccessKeysBroken as error:
-                if error.message != told:
-                    self.log.error("access keys", text=f"{error.message}; the keys read before stay in use")
-                told = error.message
-            else:
-                told = ""
 
     async def _collect_code(self) -> None:
         while True:

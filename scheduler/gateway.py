@@ -1,0 +1,117 @@
+"""The Lambda API in the running service: its access keys, its rooms, and the HTTP connections that the engine hands over.
+
+Law of this file: it joins the rooms that the API needs, as the composition root joins all of them. It decides nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from scheduler.accesskeys import AccessKeys, AccessKeysBroken
+from scheduler.engine import json_problem
+from scheduler.errors import Unavailable
+from scheduler.keyring import Keyring
+from scheduler.lambda_api.access import OpenAccess, SignedAccess, rights_of
+from scheduler.lambda_api.app import Api
+from scheduler.lambda_api.rooms import Invoker, Rooms
+from scheduler.lambda_api.server import Front
+from scheduler.messages import http_adopt, key_put, key_remove
+from scheduler.queueing.dispatcher import AcceptedEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from scheduler.accesskeys import AccessKey
+    from scheduler.messages import Command, HttpHanded, Right
+    from scheduler.queueing.caller import Caller
+    from scheduler.service import Service
+
+__all__ = ["Gateway"]
+
+KEYS_PERIOD_S: Final = 1.0
+
+
+class Gateway:
+    """open() once the service's rooms are there. Before that, the keys alone."""
+
+    def __init__(self, service: Service) -> None:
+        settings = service.settings
+        self._service = service
+        self._keys = AccessKeys(settings.access_key_file, Keyring.open(settings.keyring_file))
+        self._known: dict[str, AccessKey] = {}  # that the engine knows
+        self._api: Api | None = None
+        self._front: Front | None = None
+
+    @property
+    def api(self) -> Api:
+        assert self._api is not None, "the gateway is not open yet"
+        return self._api
+
+    def open(self, nursery: trio.Nursery, caller: Caller) -> None:
+        """Requests are answered from here on. caller: the service's own connection to the engine."""
+        service = self._service
+        rooms = Rooms(
+            settings=lambda: service.settings,
+            registry=service.registry,
+            code=service.code,
+            layers=service.layers,
+            deployments=service.deployments,
+            runtimes={name: runtime.executable for name, runtime in service.runtimes.items()},
+            invoker=Invoker(sync=caller.ask, event=self._event, json_problem=json_problem),
+            concurrency=service.methods.concurrency.view,
+        )
+        open_to_all = service.settings.http_auth == "none"
+        self._api = Api(rooms, OpenAccess() if open_to_all else SignedAccess(self._keys.find), service.log)
+        self._front = Front(self._api.answer, give_back=lambda fd: service.post(http_adopt(fd)), nursery=nursery)
+        nursery.start_soon(self._watch_keys)
+
+    async def connection(self, event: HttpHanded) -> None:
+        """One that the engine hands over."""
+        assert self._front is not None, "the gateway is not open yet"
+        self._front.take(event.fd, event.data)
+
+    async def operation(
+        self, operation: str, values: Mapping[str, Any], *, rights: Right, tenant: str | None, package: Path | None
+    ) -> dict[str, Any]:
+        """An operation that came by the protocol."""
+        port = self._service.http_port
+        host = "localhost" if port is None else f"localhost:{port}"
+        return await self.api.run(operation, values, rights=rights, tenant=tenant, package=package, host=host)
+
+    async def _event(self, function: str, payload: bytes, trace: str | None) -> str:
+        if self._service.draining:
+            raise Unavailable("the service is shutting down")
+        return await self._service.events.accept(AcceptedEvent(function, payload, "json", trace=trace, key=None))
+
+    # ---- access keys ----
+
+    def key_commands(self) -> list[Command]:
+        """What the engine is to know of access keys, beside what it knows already."""
+        before, self._known = self._known, {key.id: key for key in self._keys.all()}
+        gone = [key_remove(key_id) for key_id in before if key_id not in self._known]
+        return gone + [
+            key_put(key.id, key.secret, rights_of(key), tenant_number=self._tenant_number(key.tenant))
+            for key in self._known.values()
+            if before.get(key.id) != key
+        ]
+
+    def _tenant_number(self, tenant: str | None) -> int:
+        return 0 if tenant is None else self._service.catalog.tenant_number(tenant)
+
+    async def _watch_keys(self) -> None:
+        log, told = self._service.log, ""
+        while True:
+            await trio.sleep(KEYS_PERIOD_S)
+            try:
+                if self._keys.refresh():
+                    await self._service.post(*self.key_commands())
+                    log.info("access keys read", keys=len(self._keys))
+            except AccessKeysBroken as error:
+                if error.message != told:
+                    log.error("access keys", text=f"{error.message}; the keys read before stay in use")
+                told = error.message
+            else:
+                told = ""
