@@ -52,6 +52,7 @@ from scheduler.messages import (
     Opened,
     Ready,
     Resource,
+    Rest,
     Right,
     SandboxReaped,
     SandboxRetire,
@@ -241,6 +242,7 @@ _READ: dict[EventKind, Any] = {
     EventKind.GONE: lambda raw: Gone(raw.sandbox),
     EventKind.FREED: lambda raw: Freed(raw.sandbox),
     EventKind.READY: lambda raw: Ready(raw.sandbox, raw.value, Tier(raw.flags), _words(_blob(raw))),
+    EventKind.REST: lambda raw: Rest(raw.sandbox, bool(raw.flags & 1)),
     EventKind.INIT_FAILED: lambda raw: InitFailed(raw.sandbox, _blob(raw)),
     EventKind.METHOD: _method,
     EventKind.OPENED: lambda raw: Opened(

@@ -55,6 +55,7 @@ __all__ = [
     "Outcome",
     "Ready",
     "Resource",
+    "Rest",
     "Right",
     "SandboxReaped",
     "SandboxRetire",
@@ -87,6 +88,7 @@ NO_LIMIT = 0x7FFF_FFFF
 NO_LIMIT_64 = 0x7FFF_FFFF_FFFF_FFFF  # bytes and nanoseconds: two thousand million of them are not "no limit"
 NO_ACCOUNT = 0xFFFF
 ADOPT_HTTP = 1
+START_TELLS_REST = 1
 NODE_ACCOUNT = 0
 
 
@@ -370,9 +372,10 @@ def function_info(
     return Command(kind=CommandKind.FUNCTION_INFO, function=function, blob=blob, u32s=numbers)
 
 
-def sandbox_start(sandbox: int, *, start: bytes, tier: Tier, fds: tuple[int, ...]) -> Command:
-    """fds: channel, output, progress, pidfd, CPU usage or -1, memory peak or -1. start: START's JSON."""
-    return Command(kind=CommandKind.SANDBOX_START, sandbox=sandbox, blob=start, u32s=(int(tier),), fds=fds)
+def sandbox_start(sandbox: int, *, start: bytes, tier: Tier, fds: tuple[int, ...], tells_rest: bool = False) -> Command:
+    """fds: channel, output, progress, pidfd, CPU usage or -1, memory peak or -1. start: START's JSON. tells_rest: by Rest."""
+    flags = START_TELLS_REST if tells_rest else 0
+    return Command(kind=CommandKind.SANDBOX_START, flags=flags, sandbox=sandbox, blob=start, u32s=(int(tier),), fds=fds)
 
 
 def respond(connection: int, msgid: int, body: bytes, *, ok: bool) -> Command:
@@ -435,6 +438,7 @@ class EventKind(IntEnum):
     DRAINED = 12
     FAULT = 13
     HTTP = 14
+    REST = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -474,6 +478,14 @@ class Ready:
     init_ns: int
     tier: Tier
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """rests: it has had no call for a while; else it has one again, or is to stop."""
+
+    sandbox: int
+    rests: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -530,7 +542,7 @@ class HttpHanded:
 
 
 Event = (
-    Need | Killed | Gone | Freed | Ready | InitFailed | MethodCall | Opened | Closed | FunctionFreed | Drained | Fault
+    Need | Killed | Gone | Freed | Ready | Rest | InitFailed | MethodCall | Opened | Closed | FunctionFreed | Drained | Fault
     | HttpHanded
 )  # fmt: skip
 

@@ -15,7 +15,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from scheduler.functions.model import Network
+from scheduler.functions.model import Freeze, Network
 from scheduler.functions.names import LATEST
 from scheduler.sandboxes.launcher import Specialisation
 from scheduler.sandboxes.supervisor import Order
@@ -145,6 +145,7 @@ def make_recipe(
         memory_mb=config.memory_mb,
         ephemeral_storage_mb=config.ephemeral_storage_mb,
         outbound=config.network == Network.OUTBOUND.value,
+        freeze=config.freeze == Freeze.ON.value,
         layers_dir=layers_dir,
     )
     pieces = tuple(json.dumps(start, separators=(",", ":")).encode().removeprefix(b"{").split(mark.encode()))

@@ -257,8 +257,35 @@ def _memory(ctx: Context) -> list[Row]:
     ]
 
 
+# ---- frozen between calls ----
+
+
+def _frozen(ctx: Context) -> list[Row]:
+    took: dict[str, list[float]] = {"on": [], "off": []}
+    with ctx.service() as service:
+        for freeze in took:
+            service.deploy(f"freeze-{freeze}", freeze=freeze)
+            service.client.invoke(f"freeze-{freeze}", b"{}")
+        for _ in range(ctx.pick(60, 15)):
+            time.sleep(0.3)  # told after 100 ms without a call, at the next look, which is 100 ms away at most
+            for freeze, values in took.items():
+                begun = time.perf_counter()
+                service.client.invoke(f"freeze-{freeze}", b"{}")
+                values.append((time.perf_counter() - begun) * 1e6)
+    on, off = Spread.of(took["on"]), Spread.of(took["off"])
+    return [
+        info(
+            "what `freeze = on` adds to a call after a rest: p50",
+            on.median - off.median,
+            "µs",
+            notes=f"{on.median:.0f} µs against {off.median:.0f} µs; p99 {_percentile(took['on'], 0.99):.0f} and "
+            f"{_percentile(took['off'], 0.99):.0f} µs",
+        )
+    ]
+
+
 def run(ctx: Context) -> list[Row]:
-    return _births(ctx) + _thousand(ctx) + _memory(ctx)
+    return _births(ctx) + _thousand(ctx) + _memory(ctx) + _frozen(ctx)
 
 
 QUESTION = Question(
@@ -268,7 +295,8 @@ QUESTION = Question(
         "Births: the launcher alone, eight lives at a time, each with full isolation: shell, code and limits, init, one call, "
         "killed, its end awaited. A thousand: that many calls at once of a published function that sleeps; then memory of the "
         "whole tree, and the service's CPU time for warm calls of another function before and after. Memory: a handler takes "
-        "400 MB in a function of 128 MB, four times a second, while another function is called one call after the other."
+        "400 MB in a function of 128 MB, four times a second, while another function is called one call after the other. "
+        "Frozen: calls after rests of 300 ms to a function with `freeze = on` and to one without."
     ),
     traps=(
         "Births need both CPUs: whatever else runs is missing from them. The neighbour shares the CPUs with what fills the "

@@ -58,6 +58,8 @@ enum sched_command_kind {
     SCHED_CMD_SANDBOX_START = 5,      /* sandbox (from the NEED event), fds[0] channel, fds[1] output pipe, fds[2] progress memfd,
                                          fds[3] pidfd, fds[4] cpu usage file or -1, fds[5] memory peak file or -1;
                                          blob: START's JSON; u32s[0] tier. Callers know the sandbox as "%016x" of its handle.
+                                         flags SCHED_START_TELLS_REST: EV_REST tells when it has no call for a while, and
+                                         when it has one again.
                                          The reactor owns the descriptors from here on, whatever happens */
     SCHED_CMD_RESPOND = 6,            /* connection, msgid; blob: error object (MessagePack), flag 1: result instead */
     SCHED_CMD_CONNECTION_GRANT = 7,   /* connection; u32s[0] rights: what hello earned; u32s[1] tenant's number: only its
@@ -73,6 +75,7 @@ enum sched_command_kind {
 };
 
 enum sched_adopt_flag { SCHED_ADOPT_HTTP = 1 };
+enum sched_start_flag { SCHED_START_TELLS_REST = 1 };
 
 struct sched_command {
     uint32_t kind;
@@ -104,8 +107,9 @@ enum sched_event_kind {
     SCHED_EV_FUNCTION_FREED = 11,
     SCHED_EV_DRAINED = 12,
     SCHED_EV_FAULT = 13,              /* blob: text for the log: something the operator should know */
-    SCHED_EV_HTTP = 14                /* an HTTP connection that is the slow side's from now on; value: its descriptor, the
+    SCHED_EV_HTTP = 14,               /* an HTTP connection that is the slow side's from now on; value: its descriptor, the
                                          receiver's to close or to give back (CONNECTION_ADOPT); blob: what came of it */
+    SCHED_EV_REST = 15                /* sandbox; flags 1: it has had no call for 100 ms; 0: it has one, or is to stop */
 };
 
 struct sched_event {

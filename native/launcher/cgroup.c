@@ -191,11 +191,15 @@ static void remove_group(const char *directory, bool plain) {
     if (plain) {
         remove_files(directory);
     }
+    char state[CGROUP_PATH_BYTES + 420];
     for (unsigned i = 0; i < REMOVE_TRIES; i++) {
         if (rmdir(directory) == 0 || errno != EBUSY) {
             return;
         }
         kill_listed(directory);
+        if ((unsigned)snprintf(state, sizeof state, "%s/freezer.state", directory) < sizeof state) {
+            (void)cgroup_write_file(state, "THAWED", false); /* of the hierarchy that freezes; nothing dies there before */
+        }
         nap();
     }
 }
@@ -236,8 +240,12 @@ void cgroup_sweep(const char *base, bool plain) {
 }
 
 void cgroups_close(struct cgroups *groups) {
+    cgroups_thaw(groups);
     for (unsigned i = 0; i < groups->count; i++) {
         remove_instance(groups->hierarchies[i].instance, groups->plain);
+    }
+    if (groups->version == 1 && (groups->controllers & FLAG_FREEZE) != 0) {
+        remove_instance(groups->freezer.instance, groups->plain);
     }
     groups->count = 0;
 }

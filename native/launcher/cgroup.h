@@ -77,6 +77,7 @@ struct cgroups {
     bool plain;                       /* the configured root is a tree of plain files, as tests use it */
     char name[CGROUP_NAME_BYTES];
     char why_not[160];                /* when a controller is missing: the reason, for a person */
+    struct cgroup_hierarchy freezer;  /* version 1, with FLAG_FREEZE; not among the others: it is entered late */
     int inotify;                      /* cgroup_events.c: version 2, or -1 */
     int *marks;                       /* of each slot: its eventfd (version 1) or watch (version 2), or -1 */
     uint32_t marks_count;             /* 0: nobody hears */
@@ -118,6 +119,15 @@ int cgroup_events_watch(struct cgroups *groups, uint32_t slot);
 bool cgroup_events_take(struct cgroups *groups, uint32_t slot);
 /* Version 2: slots whose memory.events has changed, for whatever reason; at most max. */
 unsigned cgroup_events_read(struct cgroups *groups, uint32_t *slots, unsigned max);
+
+/* ---- cgroup_freeze.c ---- */
+
+/* Makes the slot's sandbox one that can be frozen, and opens what freezes it: descriptor or -errno. init: pid of its process 1. */
+int cgroup_freezer(struct cgroups *groups, uint32_t slot, int init);
+/* 0 or -errno. freezer: of cgroup_freezer(). */
+int cgroup_set_frozen(const struct cgroups *groups, int freezer, bool frozen);
+/* All of this launcher's that are frozen and could not be killed otherwise. */
+void cgroups_thaw(const struct cgroups *groups);
 
 /* No process is in it. */
 bool cgroup_empty(struct cgroups *groups, uint32_t slot);

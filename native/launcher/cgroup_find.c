@@ -126,6 +126,20 @@ static int add_hierarchy(struct cgroups *groups, const char *base, unsigned flag
     return 0;
 }
 
+/* The hierarchy that freezes, where there is one: made for those who ask for it, and missed by nobody else. */
+static void add_freezer(struct cgroups *groups, const struct mount *mount) {
+    char base[CGROUP_PATH_BYTES];
+    own_directory(mount, "freezer", base);
+    const int length = snprintf(groups->freezer.instance, CGROUP_PATH_BYTES, "%s/%s", base, groups->name);
+    if (length < 0 || length >= CGROUP_PATH_BYTES) {
+        return;
+    }
+    cgroup_sweep(base, groups->plain);
+    if (mkdir(groups->freezer.instance, 0755) == 0 || errno == EEXIST) {
+        groups->controllers |= FLAG_FREEZE;
+    }
+}
+
 static void explain(struct cgroups *groups, const char *what, const char *where, int error) {
     snprintf(groups->why_not, sizeof groups->why_not, "%s %.80s: %s", what, where, strerror(-error));
 }
@@ -150,6 +164,13 @@ static void open_v1(struct cgroups *groups, const char *mountinfo) {
                 explain(groups, "cannot make a group in", base, error);
             }
         }
+        if (!mount.version2 && has_word(mount.options, "freezer") && (groups->controllers & FLAG_FREEZE) == 0) {
+            add_freezer(groups, &mount);
+        }
+    }
+    if (groups->count == 0 && (groups->controllers & FLAG_FREEZE) != 0) {
+        (void)rmdir(groups->freezer.instance);
+        groups->controllers = 0;
     }
     groups->driver = &cgroup_v1;
     groups->version = groups->count > 0 ? 1 : 0;
@@ -231,7 +252,7 @@ static int try_v2(struct cgroups *groups, const char *base, const int *supervise
         }
     }
     if (error == 0) {
-        error = add_hierarchy(groups, base, flags | FLAG_CPU_TIME);
+        error = add_hierarchy(groups, base, flags | FLAG_CPU_TIME | FLAG_FREEZE);
     }
     if (error == 0) {
         error = enable(groups->hierarchies[0].instance, flags, groups->plain);

@@ -94,6 +94,10 @@ static void handle(struct launcher *launcher, const struct request *request, con
     case REQUEST_KILL:
         slot_ask_kill(launcher, request->shell);
         break;
+    case REQUEST_FREEZE:
+    case REQUEST_THAW:
+        slot_ask_freeze(launcher, request->shell, request->kind == REQUEST_FREEZE);
+        break;
     case REQUEST_LOADED:
         slot_ask_loaded(launcher, request->shell);
         break;
@@ -301,6 +305,7 @@ static void turn(struct launcher *launcher) {
 
 /* Zygotes first, so that nothing new is born; then all that lives. */
 static void stop_everything(struct launcher *launcher) {
+    cgroups_thaw(&launcher->groups); /* or they could not end */
     for (uint32_t i = 0; i < PROTOCOL_RUNTIMES_MAX; i++) {
         if (launcher->zygotes[i].pid > 0) {
             kill(launcher->zygotes[i].pid, SIGKILL);
@@ -355,7 +360,7 @@ int launcher_run(const struct options *options, struct cgroups *groups) {
     for (uint32_t i = options->slots; i-- > 0;) {
         struct slot *slot = &launcher->slots[i];
         *slot = (struct slot){.next = launcher->free_head, .pidfd = -1, .control = -1, .channel = -1, .output = -1, .progress = -1,
-                               .volume = NO_VOLUME};
+                              .freezer = -1, .volume = NO_VOLUME};
         launcher->free_head = i;
     }
     network_init(&launcher->network, &launcher->options.network);

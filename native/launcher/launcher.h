@@ -61,6 +61,8 @@ struct slot {
     char step[PROTOCOL_STEP_BYTES];
     uint64_t oom_before;
     uint32_t memory_mb;             /* of its function */
+    int freezer;                    /* what freezes and thaws it, from the first time on; else -1 */
+    bool frozen;
     uint32_t address;               /* of its network; 0: none */
     uint32_t volume;                /* its /tmp; NO_VOLUME: in memory */
     uint32_t scratch_mb;            /* size of its /tmp */
@@ -138,6 +140,7 @@ void slot_ask_specialise(struct launcher *launcher, const struct request *reques
                          int image);
 void slot_ask_kill(struct launcher *launcher, uint64_t shell);
 void slot_ask_loaded(struct launcher *launcher, uint64_t shell);
+void slot_ask_freeze(struct launcher *launcher, uint64_t shell, bool freeze);
 
 /* Sends the order of a queued slot: 0, or -errno and the slot is as before. */
 int slot_send_order(struct launcher *launcher, uint32_t slot);

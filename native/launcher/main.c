@@ -10,6 +10,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -184,7 +185,8 @@ static const struct {
 } constants[] = {
     NAMED(PROTOCOL_VERSION), NAMED(PROTOCOL_TEXT_BYTES_MAX), NAMED(PROTOCOL_STRINGS_MAX), NAMED(PROTOCOL_RUNTIMES_MAX),
     NAMED(PROTOCOL_SLOTS_MAX), NAMED(REQUEST_RUNTIME), NAMED(REQUEST_SHELL), NAMED(REQUEST_SPECIALISE), NAMED(REQUEST_KILL),
-    NAMED(REQUEST_REST), NAMED(REQUEST_PING), NAMED(REQUEST_LOADED), NAMED(REQUEST_SEAL), NAMED(NOTICE_READY), NAMED(NOTICE_REFUSED), NAMED(NOTICE_SHELL),
+    NAMED(REQUEST_REST), NAMED(REQUEST_PING), NAMED(REQUEST_LOADED), NAMED(REQUEST_SEAL), NAMED(REQUEST_FREEZE),
+    NAMED(REQUEST_THAW), NAMED(FLAG_FREEZE), NAMED(NOTICE_READY), NAMED(NOTICE_REFUSED), NAMED(NOTICE_SHELL),
     NAMED(NOTICE_SHELL_FAILED), NAMED(NOTICE_SPECIALISED), NAMED(NOTICE_SPECIALISE_FAILED), NAMED(NOTICE_EXITED),
     NAMED(NOTICE_WARNING), NAMED(NOTICE_PONG), NAMED(NOTICE_NETWORK), NAMED(REQUEST_NETWORK), NAMED(REQUEST_OUTBOUND),
     NAMED(REQUEST_QUIET), NAMED(REQUEST_EXPECT),
@@ -336,6 +338,11 @@ static int supervise(struct settings *settings, struct cgroups *groups, pid_t la
     if (settings->options.isolation == ISOLATION_PROCESS) {
         (void)prctl(PR_SET_CHILD_SUBREAPER, 1); /* no pid namespace ends what a killed launcher leaves */
     }
+    /* Its end of the pipe closes before the kernel ends what is in its namespace, and waits for those that are frozen. */
+    struct pollfd end = {.fd = supervisor[1]};
+    while (poll(&end, 1, -1) < 0 && errno == EINTR) {
+    }
+    cgroups_thaw(groups);
     while (waitpid(launcher, &status, 0) < 0 && errno == EINTR) {
     }
     children_end();

@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 enum {
-    PROTOCOL_VERSION = 6,
+    PROTOCOL_VERSION = 7,
     PROTOCOL_TEXT_BYTES_MAX = 16384, /* of one request: a runtime's list of mounts is the longest */
     PROTOCOL_STRINGS_MAX = 160,
     PROTOCOL_STEP_BYTES = 48,        /* a step's name, NUL-terminated */
@@ -39,7 +39,9 @@ enum request_kind {
     REQUEST_NETWORK = 8,    /* token: make ready for sandboxes with a network, if that was not done; answered by NETWORK */
     /* From here on no runtime is declared: who asks afterwards has dropped root (starter.h), and a runtime is a program run as root. */
     REQUEST_SEAL = 9,
-    REQUEST_EXPECT = 10     /* ephemeral_storage_mb: sandboxes with a /tmp of that size will come, so that one is made ready */
+    REQUEST_EXPECT = 10,    /* ephemeral_storage_mb: sandboxes with a /tmp of that size will come, so that one is made ready */
+    REQUEST_FREEZE = 11,    /* shell: stop all that is in it; a call may come at any moment, so THAW follows then */
+    REQUEST_THAW = 12       /* shell */
 };
 
 enum request_flag {
@@ -83,7 +85,8 @@ enum notice_flag {
     FLAG_PIDS = 2,        /* READY: limits processes */
     FLAG_CPU = 4,         /* READY: limits CPU */
     FLAG_CPU_TIME = 8,    /* READY: reads CPU time. SHELL: a cpu descriptor is there */
-    FLAG_SCRATCH = 16     /* READY: /tmp can be on disk, encrypted */
+    FLAG_SCRATCH = 16,    /* READY: /tmp can be on disk, encrypted */
+    FLAG_FREEZE = 32      /* READY: a sandbox can be frozen */
 };
 
 struct notice {

@@ -56,6 +56,7 @@ static void enter(struct launcher *launcher, struct slot *slot, enum slot_state 
 }
 
 static void close_ends(struct slot *slot) {
+    wire_close(&slot->freezer);
     wire_close(&slot->control);
     wire_close(&slot->channel);
     wire_close(&slot->output);
@@ -233,6 +234,9 @@ int slot_send_order(struct launcher *launcher, uint32_t index) {
 
 static void kill_slot(struct slot *slot) {
     slot->killed = true;
+    if (slot->frozen) { /* version 1 kills nothing that is frozen; version 2 does, and takes no such word */
+        slot->frozen = pwrite(slot->freezer, "THAWED", 6, 0) < 0;
+    }
     if (slot->pidfd >= 0) {
         syscall(SYS_pidfd_send_signal, slot->pidfd, SIGKILL, NULL, 0);
     }
@@ -356,7 +360,7 @@ void slot_ask_shell(struct launcher *launcher, const struct request *request) {
     const uint32_t generation = slot->generation + 1;
     *slot = (struct slot){.generation = generation, .runtime = request->runtime, .next = NO_SLOT,
                           .token = request->token, .pidfd = -1, .control = -1, .channel = -1, .output = -1, .progress = -1,
-                          .volume = NO_VOLUME};
+                          .freezer = -1, .volume = NO_VOLUME};
     enter(launcher, slot, SLOT_QUEUED);
     const int error = zygote_enqueue(launcher, index);
     if (error < 0) {
@@ -605,6 +609,25 @@ void slot_ask_loaded(struct launcher *launcher, uint64_t shell) {
     }
     if (cgroup_quota(&launcher->groups, index, cgroup_share(launcher->slots[index].memory_mb)) < 0) {
         launcher_warn("a sandbox could not be given its share of the CPU and has one CPU");
+    }
+}
+
+/* One that cannot be frozen goes on as it is: nothing depends on it. One that is being killed is never frozen again. */
+void slot_ask_freeze(struct launcher *launcher, uint64_t shell, bool freeze) {
+    const uint32_t index = find(launcher, shell);
+    if (index == NO_SLOT || launcher->slots[index].state != SLOT_LIVE || launcher->slots[index].killed) {
+        return;
+    }
+    struct slot *slot = &launcher->slots[index];
+    if (freeze && slot->freezer < 0) {
+        const int freezer = cgroup_freezer(&launcher->groups, index, slot->pid);
+        if (freezer < 0) {
+            return;
+        }
+        slot->freezer = freezer;
+    }
+    if (slot->freezer >= 0 && freeze != slot->frozen && cgroup_set_frozen(&launcher->groups, slot->freezer, freeze) == 0) {
+        slot->frozen = freeze;
     }
 }
 

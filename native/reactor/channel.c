@@ -24,6 +24,8 @@ enum frame_kind {
     FRAME_RESULT = 16, FRAME_LOG = 17, FRAME_READY = 18, FRAME_INIT_ERROR = 19, FRAME_HANDBACK = 20
 };
 
+static const uint64_t REST_NS = 100 * 1000 * 1000; /* told of no earlier, so that a busy function is not frozen for each call */
+
 enum { FLAG_MSGPACK = 1, FLAG_FUNCTION_ERROR = 2, FLAG_TOO_LARGE = 4 };
 
 enum {
@@ -145,6 +147,7 @@ void channel_start(struct sched *sched, const struct sched_command *command, con
     *channel = (struct channel){.sandbox = command->sandbox, .function = function, .fd = command->fds[0],
                                 .output_fd = command->fds[1], .pidfd = command->fds[3], .cpu_fd = command->fds[4],
                                 .memory_fd = command->fds[5], .page = page, .tier = command->u32s[0],
+                                .tells_rest = (command->flags & SCHED_START_TELLS_REST) != 0,
                                 .reading = true, .log_credit_bytes = LOG_CREDIT_MAX, .log_credit_ns = sched->now_ns,
                                 .tail_seq = UINT32_MAX};
     memset(channel->cookies, 0xff, sizeof channel->cookies);
@@ -165,6 +168,9 @@ void channel_start(struct sched *sched, const struct sched_command *command, con
 
 /* ---- to the sandbox --------------------------------------------------------------------------------------------------- */
 
+static void note_work(struct sched *sched, struct channel *channel);
+static void note_rest(struct sched *sched, struct channel *channel);
+
 /* The kernel is asked at the next sweep: a call may run for long before it answers. */
 static void note_used(struct sched *sched, struct channel *channel) {
     if (!channel->used && channel->cpu_fd >= 0) {
@@ -184,6 +190,8 @@ void channel_send_call(struct sched *sched, const struct core_action *send, uint
     ticket->sent_ns = sched->now_ns;
     channel->cookies[send->seq % CORE_AHEAD_MAX] = index;
     note_used(sched, channel);
+    channel->sent_seq = send->seq;
+    note_work(sched, channel);
     const struct header head = {.length = REQUEST_ID_BYTES + ticket->ext_bytes + ticket->payload_bytes, .kind = FRAME_CALL,
                                 .flags = ticket->payload_msgpack ? FLAG_MSGPACK : 0, .extra = (uint16_t)ticket->ext_bytes,
                                 .seq = send->seq, .time_ns = send->valid_until_ns};
@@ -260,7 +268,54 @@ static void usage(struct sched *sched, struct channel *channel) {
     }
 }
 
+/* ---- rest ------------------------------------------------------------------------------------------------------------- */
+
+static void tell_rest(struct sched *sched, struct channel *channel, bool rests) {
+    channel->rest_told = rests;
+    const struct sched_event event = {.kind = SCHED_EV_REST, .sandbox = channel->sandbox, .function = channel->function,
+                                      .flags = rests ? 1 : 0};
+    emit(sched, &event, NULL, 0);
+}
+
+/* It has answered all that was sent to it. Told at a sweep, if that is so still: at most twice a sweep, however many calls there are. */
+static void note_rest(struct sched *sched, struct channel *channel) {
+    if (!channel->tells_rest || channel->answered_seq != channel->sent_seq) {
+        return;
+    }
+    channel->rested_ns = sched->now_ns;
+    if (!channel->resting) {
+        channel->resting = true;
+        channel->resting_next = sched->resting_channels;
+        sched->resting_channels = channel_index(channel);
+    }
+}
+
+static void sweep_resting(struct sched *sched) {
+    uint32_t *link = &sched->resting_channels;
+    while (*link != NO_INDEX) {
+        struct channel *channel = sched->channels[*link];
+        const bool rests = channel->answered_seq == channel->sent_seq;
+        if (rests && sched->now_ns - channel->rested_ns < REST_NS) {
+            link = &channel->resting_next;
+            continue;
+        }
+        *link = channel->resting_next;
+        channel->resting = false;
+        if (rests && !channel->gone && !channel->killed && !channel->rest_told) {
+            tell_rest(sched, channel, true);
+        }
+    }
+}
+
+/* Called with whatever it is to do next: it may be frozen. */
+static void note_work(struct sched *sched, struct channel *channel) {
+    if (channel->rest_told) {
+        tell_rest(sched, channel, false);
+    }
+}
+
 void channel_sweep_begin(struct sched *sched) {
+    sweep_resting(sched);
     if (sched->swept_channels == NO_INDEX) {
         sched->swept_channels = sched->used_channels;
         sched->used_channels = NO_INDEX;
@@ -392,6 +447,7 @@ static void on_result(struct sched *sched, struct channel *channel, const struct
         event->u.reply.status = CORE_REPLY_FUNCTION_ERROR;
     }
     channel->answered_seq = head->seq;
+    note_rest(sched, channel);
     struct reply *reply = &sched->replies[event->tag];
     *reply = (struct reply){.at = body + 8, .bytes = bytes, .block = owner, .msgpack = msgpack};
     if (owner != NULL) {
@@ -468,6 +524,7 @@ static void on_ready(struct sched *sched, struct channel *channel, const uint8_t
     const uint64_t init_ns = u64_at(body);
     struct function_info *info = info_of(sched, channel->function);
     channel->settled = channel->able = true;
+    note_rest(sched, channel);
     const bool fell_back = bytes > READY_BYTES && channel->tier == CORE_TIER_SNAPSHOT && body[READY_BYTES] == CORE_TIER_SHELL;
     if (fell_back) {
         channel->tier = CORE_TIER_SHELL;
@@ -510,6 +567,7 @@ static void on_frame(struct sched *sched, struct channel *channel, const struct 
         break;
     case FRAME_HANDBACK: {
         channel->answered_seq = head->seq;
+        note_rest(sched, channel);
         struct core_event *event = batch_add(sched, CORE_EV_REPLY);
         event->u.reply = (struct core_reply_event){.sandbox = channel->sandbox, .seq = head->seq, .status = CORE_REPLY_HANDBACK};
         break;
@@ -680,6 +738,7 @@ static bool ends_in_order(enum core_why why) {
 /* It is heard to its end, and killed by the service if that does not come in time. */
 static void tell_to_stop(struct sched *sched, struct channel *channel, const struct core_action *kill) {
     const struct header head = {.kind = FRAME_STOP};
+    note_work(sched, channel);
     output_add(&sched->chunks, &channel->output, &head, sizeof head);
     dirty(sched, channel);
     const struct sched_event event = {.kind = SCHED_EV_KILLED, .sandbox = kill->sandbox, .function = kill->function,
@@ -743,6 +802,9 @@ static void destroy(struct sched *sched, struct channel *channel) {
     }
     if (channel->hushed) {
         unlink_from(sched, &sched->hushed_channels, channel, offsetof(struct channel, hushed_next));
+    }
+    if (channel->resting) {
+        unlink_from(sched, &sched->resting_channels, channel, offsetof(struct channel, resting_next));
     }
     if (channel->dirty) {
         unlink_from(sched, &sched->dirty_channels, channel, offsetof(struct channel, dirty_next));

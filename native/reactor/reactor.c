@@ -157,7 +157,7 @@ static uint64_t sweep_due(const struct sched *sched) {
         return sched->now_ns + HUSH_NS;
     }
     uint64_t due = min_of(sched->bell_ns, sched->accepting ? UINT64_MAX : sched->accept_again_ns);
-    if (journal_busy(&sched->journal) || sched->used_channels != NO_INDEX) {
+    if (journal_busy(&sched->journal) || sched->used_channels != NO_INDEX || sched->resting_channels != NO_INDEX) {
         due = min_of(due, sched->sweep_ns + SWEEP_NS);
     }
     return sched->clients_open > 0 ? min_of(due, sched->slow_sweep_ns + SLOW_SWEEP_NS) : due;
@@ -446,7 +446,7 @@ struct sched *sched_new(const struct sched_config *config, char *error, size_t e
     sched->commands.eventfd = sched->events.eventfd = -1;
     sched->client_free = sched->dirty_clients = sched->resuming_clients = sched->wanting_head = sched->wanting_tail = sched->dead_clients = NO_INDEX;
     sched->dirty_channels = sched->dead_channels = sched->used_channels = sched->swept_channels = NO_INDEX;
-    sched->hushed_channels = sched->probed_channels = NO_INDEX;
+    sched->hushed_channels = sched->probed_channels = sched->resting_channels = NO_INDEX;
     sched->accepting = true;
     share_out(sched, 1);
     sched->now_ns = sched->sweep_ns = sched->slow_sweep_ns = clock_ns();

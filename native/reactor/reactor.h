@@ -150,6 +150,7 @@ struct channel {
     int memory_fd;
     const volatile uint64_t *page; /* shared with the sandbox: progress word and shelf */
     uint32_t answered_seq;      /* of its last answer */
+    uint32_t sent_seq;          /* of the last call that was sent to it */
     uint32_t shelf_seq;         /* of the last answer that was taken from its shelf, */
     bool shelved;               /* if any was */
     uint32_t tier;
@@ -157,6 +158,11 @@ struct channel {
     uint32_t dead_next;
     uint32_t used_next;         /* answered calls since the kernel was asked for its usage */
     uint32_t probed_next;
+    uint32_t resting_next;
+    uint64_t rested_ns;         /* since when it has no call */
+    bool tells_rest;            /* the slow side wants to hear of it: a function that is frozen between calls */
+    bool resting;               /* on the list of those that may have none */
+    bool rest_told;
     bool used;
     bool measured;              /* the kernel was asked at its first answer */
     bool probed;                /* the core wants its progress word */
@@ -268,6 +274,7 @@ struct sched {
     uint32_t used_channels;
     uint32_t swept_channels;    /* used ones whose turn it is now, a few each turn */
     uint32_t hushed_channels;
+    uint32_t resting_channels;
     uint32_t probed_channels;
 
     struct ticket *tickets;

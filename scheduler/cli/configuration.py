@@ -61,6 +61,11 @@ OPTIONS: Final = (
         type=click.Choice(("auto", "off")),
         help="auto: cold starts are restored from an image of the initialised process; off: each runs the init.",
     ),
+    click.option(
+        "--freeze",
+        type=click.Choice(("on", "off")),
+        help="on: a sandbox is stopped as a whole while it has no call, as on Lambda; off: its threads go on.",
+    ),
     click.option("--description", metavar="TEXT", help="What it is for."),
 )
 
@@ -100,6 +105,7 @@ COMPARED: Final = (
     ("queue timeout", "queue_timeout_ms", lambda value: f"{value} ms"),
     ("network", "network", str),
     ("snapshot", "snapshot", lambda value: value or "auto"),
+    ("freeze", "freeze", str),
     ("tenant", "tenant", str),
     ("description", "description", lambda value: value or "none"),
 )

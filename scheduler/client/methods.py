@@ -57,6 +57,7 @@ CONFIGURATION_KEYS: Final = (
     "tenant",
     "queue_timeout_ms",
     "snapshot",
+    "freeze",
     "description",
     "network",
 )

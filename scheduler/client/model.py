@@ -220,6 +220,7 @@ class FunctionDescription:
     queue_timeout_ms: int
     network: str
     snapshot: str
+    freeze: str
     code_sha256: str
     code_size: int
     last_modified: str
@@ -251,6 +252,7 @@ class FunctionDescription:
             queue_timeout_ms=_get(raw, "queue_timeout_ms", int, 0),
             network=_get(raw, "network", str, "none"),
             snapshot=_get(raw, "snapshot", str, ""),
+            freeze=_get(raw, "freeze", str, "off"),
             code_sha256=_get(raw, "code_sha256", str, ""),
             code_size=_get(raw, "code_size", int, 0),
             last_modified=_get(raw, "last_modified", str, ""),

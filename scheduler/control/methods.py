@@ -68,6 +68,7 @@ CONFIGURATION = tuple(
         "tenant",
         "queue_timeout_ms",
         "snapshot",
+        "freeze",
         "description",
         "network",
     )

@@ -37,6 +37,7 @@ __all__ = [
     "CodeKind",
     "CodeRef",
     "Field",
+    "Freeze",
     "FunctionConfig",
     "FunctionVersion",
     "InvalidConfig",
@@ -72,6 +73,13 @@ class Network(enum.Enum):
 
     NONE = "none"
     OUTBOUND = "outbound"
+
+
+class Freeze(enum.Enum):
+    """Whether a sandbox is stopped as a whole while it has no call."""
+
+    ON = "on"
+    OFF = "off"
 
 
 class State(enum.Enum):
@@ -125,6 +133,7 @@ class FunctionConfig:
     queue_timeout_ms: int = limits.QUEUE_TIMEOUT_MS_DEFAULT
     network: str = Network.NONE.value
     snapshot: str = Snapshot.AUTO.value
+    freeze: str = Freeze.OFF.value
 
     def __post_init__(self) -> None:
         # Own, sealed copy: a frozen thing must not change through the map its maker kept.
@@ -326,6 +335,7 @@ FIELDS: Final = (
     Field("queue_timeout_ms", "queueTimeoutMs", _whole(0, limits.QUEUE_TIMEOUT_MS_MAX)),
     Field("network", "network", _one_of(Network)),
     Field("snapshot", "snapshot", _one_of(Snapshot)),
+    Field("freeze", "freeze", _one_of(Freeze)),
 )
 
 _REQUIRED: Final = ("name", "handler")
@@ -419,6 +429,7 @@ def describe(version: FunctionVersion, versions: Sequence[str], identity: Identi
         "queue_timeout_ms": config.queue_timeout_ms,
         "network": config.network,
         "snapshot": config.snapshot,
+        "freeze": config.freeze,
         "code_sha256": version.code.sha256,
         "code_size": version.code.size,
         "last_modified": version.last_modified,

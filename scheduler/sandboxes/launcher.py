@@ -113,13 +113,14 @@ class Shell:
 class Specialisation:
     """code_dir becomes /var/task, layers_dir /opt, both read-only; files must be readable for others. The size of /tmp is
     ephemeral_storage_mb; where it is in memory, what is written there counts as the sandbox's memory too. outbound: it may
-    reach other machines (Launcher.network)."""
+    reach other machines (Launcher.network). freeze: stopped as a whole while it has no call; carried out by freeze()."""
 
     code_dir: str
     memory_mb: int
     ephemeral_storage_mb: int
     layers_dir: str | None = None
     outbound: bool = False
+    freeze: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +341,17 @@ class Launcher:
         """SIGKILL to the whole sandbox. Exited follows. An id that is dead already, or a dead launcher, is no error."""
         if not self._dead.is_set():
             self._post(encode(RequestKind.KILL, shell=shell_id))
+
+    def freeze(self, shell_id: int) -> None:
+        """Stops all that is in the sandbox until thaw() or kill(). Nothing happens where the machine cannot do it. An id that
+        is dead already, or a dead launcher, is no error."""
+        if not self._dead.is_set():
+            self._post(encode(RequestKind.FREEZE, shell=shell_id))
+
+    def thaw(self, shell_id: int) -> None:
+        """Lets it go on. One that is not frozen, an id that is dead already, or a dead launcher is no error."""
+        if not self._dead.is_set():
+            self._post(encode(RequestKind.THAW, shell=shell_id))
 
     def loaded(self, shell_id: int) -> None:
         """The function's init is over: from now on its sandbox has the CPU that its memory is worth. An id that is dead

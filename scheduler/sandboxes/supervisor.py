@@ -334,6 +334,16 @@ class Supervisor:
         if image:
             self._restore_failed(sandbox.function, sandbox.revision, image, how)
 
+    def rests(self, handle: int, rests: bool) -> None:
+        """It has had no call for a while, or it has one again, which waits in its channel until it is thawed."""
+        sandbox = self._sandboxes.get(handle)
+        if sandbox is None or sandbox.shell is None or self._launcher is None:
+            return
+        if not rests:
+            self._launcher.thaw(sandbox.shell.id)
+        elif sandbox.state is State.RUNNING:
+            self._launcher.freeze(sandbox.shell.id)
+
     def killed(self, handle: int, why: Why, *, grace_s: float = 0.0) -> None:
         """The core has given the sandbox up; the reactor has sent SIGKILL if it had a process. grace_s: or has told it to
         stop, and it may take so long."""
@@ -455,7 +465,13 @@ class Supervisor:
         sandbox.image = order.image.number if order.image is not None else 0
         self.times.add(trio.current_time() - sandbox.need_s)
         fds = (shell.channel_fd, shell.output_fd, shell.progress_fd, shell.pidfd, shell.cpu_fd, shell.memory_fd)
-        start = sandbox_start(sandbox.handle, start=order.start, tier=Tier.SNAPSHOT if sandbox.image else Tier.SHELL, fds=fds)
+        start = sandbox_start(
+            sandbox.handle,
+            start=order.start,
+            tier=Tier.SNAPSHOT if sandbox.image else Tier.SHELL,
+            fds=fds,
+            tells_rest=order.specialisation.freeze,
+        )
         sandbox.fds_ours = False
         sandbox.state = State.STARTING
         if not self._post_nowait(start):

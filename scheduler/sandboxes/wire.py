@@ -40,7 +40,7 @@ __all__ = [
 
 FDS_MAX: Final = 12
 FLAG_SCRATCH: Final = 16  # of READY: /tmp can be on disk, encrypted
-PROTOCOL_VERSION: Final = 6
+PROTOCOL_VERSION: Final = 7
 REQUEST_OUTBOUND: Final = 1
 REQUEST_QUIET: Final = 2
 TEXT_BYTES_MAX: Final = 16384
@@ -98,6 +98,8 @@ class RequestKind(Enum):
     NETWORK = 8
     SEAL = 9
     EXPECT = 10
+    FREEZE = 11
+    THAW = 12
 
 
 class NoticeKind(Enum):
@@ -139,6 +141,7 @@ class Limit(Enum):
     PIDS = 2
     CPU = 4
     CPU_TIME = 8
+    FREEZE = 32
 
 
 ENFORCED: Final = (Limit.MEMORY, Limit.PIDS, Limit.CPU)

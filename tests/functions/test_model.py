@@ -191,6 +191,7 @@ def test_description_has_the_keys_of_the_manual():
         "queue_timeout_ms",
         "network",
         "snapshot",
+        "freeze",
         "code_sha256",
         "code_size",
         "last_modified",

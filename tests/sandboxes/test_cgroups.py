@@ -98,7 +98,7 @@ async def test_version_2_with_weights_only(tmp_path: Path) -> None:
 async def test_version_2_with_some_controllers_only(tmp_path: Path) -> None:
     tree = plain_tree(tmp_path, "pids")
     async with launched(tmp_path, LauncherConfig(slots=2, cgroup_root=str(tree), require_limits=False)) as made:
-        assert made.launcher.limits == {Limit.PIDS, Limit.CPU_TIME}
+        assert made.launcher.limits == {Limit.PIDS, Limit.CPU_TIME, Limit.FREEZE}
         shell = await made.shell()
         assert shell.memory_fd == -1
         await made.launcher.specialise(shell, Specialisation(made.code_dir, 128, 512))

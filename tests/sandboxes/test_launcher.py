@@ -392,7 +392,7 @@ async def test_limits_that_cannot_be_had_are_refused(tmp_path: Path) -> None:
             pass
     assert failure.value.step == "limits"
     async with open_launcher(LauncherConfig(cgroup_root=str(empty), require_limits=False), [own_runtime()]) as launcher:
-        assert launcher.limits == {Limit.PIDS, Limit.CPU_TIME}
+        assert launcher.limits == {Limit.PIDS, Limit.CPU_TIME, Limit.FREEZE}
 
 
 async def test_missing_executable_is_told() -> None:

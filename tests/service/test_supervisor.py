@@ -54,6 +54,12 @@ class FakeLauncher:
     def loaded(self, shell_id):
         self.loads.append(shell_id)
 
+    def freeze(self, shell_id):
+        self.loads.append(("freeze", shell_id))
+
+    def thaw(self, shell_id):
+        self.loads.append(("thaw", shell_id))
+
     def kill(self, shell_id):
         self.killed.append(shell_id)
         self.send.send_nowait(Exited(shell_id, Cause.KILLED, 9, 5_000_000, 1 << 20, None))
@@ -149,6 +155,10 @@ async def test_a_need_becomes_a_sandbox_and_its_end_is_told(world, autojump_cloc
     assert world.supervisor.identify(7) == (1, 1)
     world.supervisor.loaded(7)
     assert world.launchers[0].loads == [1], "told once its init is over, so that it has its share of the CPU and no more"
+    world.supervisor.rests(7, True)
+    world.supervisor.rests(7, False)
+    world.supervisor.rests(99, False)  # gone meanwhile
+    assert world.launchers[0].loads[1:] == [("freeze", 1), ("thaw", 1)]
     (sandbox,) = world.supervisor.sandboxes()
     assert sandbox.state is State.RUNNING
     world.launchers[0].send.send_nowait(Exited(sandbox.shell.id, Cause.EXIT, 3, 123, 456, None))
