@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -35,6 +36,6 @@ def test_a_function_stands_still_between_calls_and_loses_none(served, raw):
         for _ in range(3):
             ticks.append(int(json.loads(raw.invoke(f"ticks-{freeze}")[1][0])))
             time.sleep(0.8)  # told after 100 ms, seen within another 100
-        counted[freeze] = min(b - a for a, b in zip(ticks, ticks[1:], strict=False))
+        counted[freeze] = min(b - a for a, b in pairwise(ticks))
         assert len(served.sandboxes(f"ticks-{freeze}")) == 1
     assert counted["on"] < counted["off"] * 0.8, counted
