@@ -555,7 +555,7 @@ class Service:
             Gone: self._on_gone,
             Freed: self._on_freed,
             Ready: self._on_ready,
-            Rest: self._on_rest,
+            Rest: self.supervisor.rests,
             InitFailed: self._on_init_failed,
             MethodCall: self.dispatcher.method,
             Opened: self._on_opened,
@@ -596,9 +596,6 @@ class Service:
             else:
                 self.templates.fell_back(*known, image, event.reason or "it did not say why")
         self._settle(event.sandbox)
-
-    async def _on_rest(self, event: Rest) -> None:
-        self.supervisor.rests(event.sandbox, event.rests)
 
     async def _on_init_failed(self, event: InitFailed) -> None:
         self.supervisor.init_failed(event.sandbox)

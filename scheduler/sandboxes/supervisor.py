@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
-    from scheduler.messages import Command
+    from scheduler.messages import Command, Rest
     from scheduler.sandboxes.launcher import Exited, Launcher, Shell, Specialisation
     from scheduler.sandboxes.pool import ShellPool
     from scheduler.sandboxes.templates import ImageUse
@@ -334,12 +334,12 @@ class Supervisor:
         if image:
             self._restore_failed(sandbox.function, sandbox.revision, image, how)
 
-    def rests(self, handle: int, rests: bool) -> None:
+    async def rests(self, event: Rest) -> None:
         """It has had no call for a while, or it has one again, which waits in its channel until it is thawed."""
-        sandbox = self._sandboxes.get(handle)
+        sandbox = self._sandboxes.get(event.sandbox)
         if sandbox is None or sandbox.shell is None or self._launcher is None:
             return
-        if not rests:
+        if not event.rests:
             self._launcher.thaw(sandbox.shell.id)
         elif sandbox.state is State.RUNNING:
             self._launcher.freeze(sandbox.shell.id)

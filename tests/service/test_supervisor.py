@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from scheduler.messages import Cause as CoreCause
-from scheduler.messages import CommandKind, Tier, Why
+from scheduler.messages import CommandKind, Rest, Tier, Why
 from scheduler.sandboxes.launcher import Cause, Exited, LaunchFailed, Shell, Specialisation
 from scheduler.sandboxes.pool import ShellPool
 from scheduler.sandboxes.supervisor import Order, State, Supervisor
@@ -155,9 +155,9 @@ async def test_a_need_becomes_a_sandbox_and_its_end_is_told(world, autojump_cloc
     assert world.supervisor.identify(7) == (1, 1)
     world.supervisor.loaded(7)
     assert world.launchers[0].loads == [1], "told once its init is over, so that it has its share of the CPU and no more"
-    world.supervisor.rests(7, True)
-    world.supervisor.rests(7, False)
-    world.supervisor.rests(99, False)  # gone meanwhile
+    await world.supervisor.rests(Rest(7, True))
+    await world.supervisor.rests(Rest(7, False))
+    await world.supervisor.rests(Rest(99, False))  # gone meanwhile
     assert world.launchers[0].loads[1:] == [("freeze", 1), ("thaw", 1)]
     (sandbox,) = world.supervisor.sandboxes()
     assert sandbox.state is State.RUNNING
