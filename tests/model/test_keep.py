@@ -294,6 +294,27 @@ def test_many_who_want_memory_get_it_at_once_not_one_after_the_other() -> None:
     assert kills(actions) == [Why.EVICTED] * 4
 
 
+def test_a_tenant_short_of_memory_makes_room_in_its_own() -> None:
+    node = node_of(functions=(F, G))
+    node.give(account_put(1, 0, limits={Resource.MEMORY: 128}))
+    node.give(account_put(8, 0), account_put(9, 8), function_put(H, 9, queue_timeout_ns=0))
+    call(node, H)  # of another tenant: idle for longest and worth least
+    call(node, G, start_ns=400 * MS)
+    actions = node.invoke(F)
+    assert kills(actions) == [Why.EVICTED]
+    assert [s.function for s in node.sandboxes(State.DYING)] == [G]
+
+
+def test_a_gap_that_an_eviction_cut_off_counts_too() -> None:
+    node = node_of(memory_mb=128, functions=(F, G))
+    for _ in range(9):
+        for function in (F, G):
+            call(node, function)
+            node.pass_time(100 * S)
+    assert node.core.function(0, node.now).keep_samples == 8
+    assert window(node) == 264 * S, "200 s, to the end of its bin, and a tenth"
+
+
 # ---- provisioned -----------------------------------------------------------------------------------------------------------
 
 
@@ -344,6 +365,15 @@ def test_a_lowered_floor_lets_go_and_a_raised_one_adds() -> None:
     provisioned(node, 1)
     node.pass_time(HOUR)
     assert len(node.sandboxes(State.IDLE)) == 1
+
+
+def test_who_waits_for_memory_has_it_when_a_floor_is_lowered() -> None:
+    node = node_of(memory_mb=128, functions=(F, G))
+    provisioned(node, 1)
+    start(node)
+    node.give(function_put(G, 3, queue_timeout_ns=10 * S))
+    assert kills(node.invoke(G)) == []
+    assert kills(provisioned(node, 0)) == [Why.EVICTED]
 
 
 def test_whoever_dies_is_replaced() -> None:
