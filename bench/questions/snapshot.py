@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 P50_MS, P99_MS = 3.0, 12.0
 CLIENT_P50_MS = 5.0
 IDLE_S = 1  # the least a setting allows: after so long a sandbox is ended, and the next call is a cold one
+PATIENCE = ("idle_timeout_s", "idle_timeout_min_s", "idle_timeout_max_s")
 PAUSE_S = 0.06  # the pool makes its next shell meanwhile
 PACKAGES = ROOT / "build" / "bench" / "boto3"
 BOTO3 = "boto3>=1.34,<2"
@@ -96,7 +97,7 @@ def _said(tiers: dict[str, Calls]) -> str:
 
 def _both(ctx: Context, names: int, rounds: int, handler: str, **more: Any) -> tuple[dict[str, Calls], Calls, float]:
     """Calls of published functions by tier, those of the same one without images, and an image's size in MB."""
-    with ctx.service(shells_ahead=4, idle_timeout_s=IDLE_S, images_mb_max=1024) as service:
+    with ctx.service(shells_ahead=4, images_mb_max=1024, **dict.fromkeys(PATIENCE, IDLE_S)) as service:
         published = [f"restored{number}" for number in range(names)]
         for name in published:
             service.deploy(name, handler, publish=True, **more)
