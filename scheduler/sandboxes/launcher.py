@@ -501,7 +501,9 @@ class Launcher:
         cause = Cause(notice.cause)
         step = f"{notice.step}: {os.strerror(notice.error)}" if cause is Cause.LAUNCH_FAILED else None
         exited = Exited(notice.shell, cause, notice.status, notice.cpu_ns, notice.memory_peak_bytes, step)
-        self._specialising.pop(notice.shell, None)  # had it failed, that was told before
+        # Had it failed, that was told before; but a shell that was dead when it was asked fails after its end was told.
+        if (waiting := self._specialising.get(notice.shell)) is not None and waiting.failed is not None:
+            del self._specialising[notice.shell]
         self._exits_in.send_nowait(exited)
 
     def _on_warning(self, notice: Notice, fds: list[int]) -> None:
