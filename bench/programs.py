@@ -45,7 +45,7 @@ PROGRAMS = {
     "histogram_probe": ("histogram_probe.c", "histogram.c"),
     "volumes": (
         "volumes.c",
-        *(f"{LAUNCHER}/{name}.c" for name in ("scratch_volume", "filesystem", "tempdir", "wire", "cgroup")),
+        *(f"{LAUNCHER}/{name}.c" for name in ("scratch_volume", "filesystem", "tempdir", "wire", "cgroup", "cgroup_freeze")),
     ),
 }
 
