@@ -33,13 +33,24 @@ EVENTS  ?= 20000
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14
 
+# What the service needs, and what its tests need beside: who only runs it need not wait for those.
+DEPS = $(PY) -c 'import sys, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	print("\n".join(p["dependencies"] if sys.argv[1] == "run" else p["optional-dependencies"]["dev"]))'
+install = $(PY) -m pip install -q --disable-pip-version-check -r $(1) 2>$(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
+
 $(VENV)/.deps: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "needs Python 3.11, 3.12 or 3.13 (set PYTHON=...)"; exit 1; }
-	@echo "installing the packages of pyproject.toml into $(VENV) with $(PYTHON)"
+	@echo "installing the packages that the service needs into $(VENV) with $(PYTHON)"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install -q --disable-pip-version-check "setuptools>=77" "cffi>=2.0" 2>/dev/null || $(PY) -m pip install "setuptools>=77" "cffi>=2.0"
-	@$(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print("\n".join(p["dependencies"] + p["optional-dependencies"]["dev"]))' > $(VENV)/requirements.txt
-	@$(PY) -m pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt 2>$(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
+	@$(DEPS) run > $(VENV)/requirements.txt
+	@$(call install,$(VENV)/requirements.txt)
+	@touch $@
+
+$(VENV)/.deps-dev: $(VENV)/.deps
+	@echo "installing the packages that its tests need"
+	@$(DEPS) dev > $(VENV)/requirements-dev.txt
+	@$(call install,$(VENV)/requirements-dev.txt)
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.deps setup.py native/build_cffi.py $(ENGINE) $(HEADERS) $(wildcard native/launcher/*.c)
@@ -48,9 +59,9 @@ $(VENV)/.built: $(VENV)/.deps setup.py native/build_cffi.py $(ENGINE) $(HEADERS)
 	@$(PY) setup.py -q build_ext --inplace
 	@touch $@
 
-build: $(VENV)/.built ## build everything into .venv (command: .venv/bin/scheduler)
+build: $(VENV)/.built $(VENV)/.deps-dev ## build everything into .venv (command: .venv/bin/scheduler)
 
-run: build ## build, start the service, deploy the sample function, invoke it, stay in the foreground
+run: $(VENV)/.built ## build, start the service, deploy the sample function, invoke it, stay in the foreground
 	@$(PY) -m scheduler.cli.quickstart --state-dir $(STATE) --isolation $(ISOLATION)
 
 STRICT_OBJECTS := $(patsubst native/%.c,build/strict/%.o,$(ENGINE) \
