@@ -5,8 +5,8 @@ NAME.journal, its older parts NAME.journal.1, .2, …; a cursor is the part's in
 was written, since an inode's number is used again. So it survives a rotation. A reader whose part was deleted goes on with
 the oldest that is left. Everything here blocks and belongs in a worker thread.
 
-Parts only ever move up in number, one after the other from the oldest on. So they are looked for from the newest up: one that
-moves meanwhile may be seen twice, never missed.
+Parts only ever move up in number, by one at a time, so they are looked for from the newest up, one number after the other: one
+that moves meanwhile may be seen twice, never missed.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ __all__ = ["LogText", "read_log"]
 HEAD = struct.Struct("<IBBBBQQ16s")  # struct journal_record
 READ_BYTES_MAX = 8 * 1024 * 1024  # of one part at once
 LOOKS_MAX = 16  # at parts that are rotated under our eyes
+AGREED = 2  # looks in a row that find none beyond
 _CURSOR = re.compile(r"([0-9]{1,20}):([0-9]{1,20})(?::([0-9]{1,20}))?")
 
 
@@ -70,22 +71,30 @@ def _part(path: Path) -> _Part | None:
     return _Part(path, info.st_ino, info.st_size, begun_ns, info.st_mtime_ns)
 
 
-def _parts(directory: Path, name: str) -> list[_Part]:
-    """Oldest first."""
-    prefix = f"{name}.journal"
+def _top(directory: Path, prefix: str) -> int:
+    """The highest number that a part has now, -1: there is none."""
     try:
         rests = [entry.removeprefix(prefix) for entry in os.listdir(directory) if entry.startswith(prefix)]
     except FileNotFoundError:
-        return []
-    numbers = sorted(int(rest[1:]) for rest in rests if rest[:1] == "." and rest[1:].isdecimal() and rest[1:].isascii())
-    # Each may move up by one while we look, and again before the next look.
-    tried = dict.fromkeys(at for number in [0, *numbers] for at in (number, number + 1, number + 2))
+        return -1
+    numbers = [int(rest[1:]) for rest in rests if rest[:1] == "." and rest[1:].isdecimal() and rest[1:].isascii()]
+    return max(numbers, default=0 if "" in rests else -1)
+
+
+def _parts(directory: Path, name: str) -> list[_Part]:
+    """Oldest first."""
+    prefix = f"{name}.journal"
     found: dict[int, _Part] = {}
-    for number in sorted(tried):
-        part = _part(directory / (f"{prefix}.{number}" if number else prefix))
-        if part is not None:
-            found.pop(part.inode, None)  # seen twice: it is as old as where it was seen last
-            found[part.inode] = part
+    number, top, agreed = 0, _top(directory, prefix), 0
+    while agreed < AGREED:
+        while number <= top:
+            part = _part(directory / (f"{prefix}.{number}" if number else prefix))
+            if part is not None:
+                found.pop(part.inode, None)  # seen twice: it is as old as where it was seen last
+                found[part.inode] = part
+            number += 1
+        top = _top(directory, prefix)
+        agreed = agreed + 1 if top < number else 0  # a name that changes while names are read may be left out
     return list(reversed(found.values()))
 
 
