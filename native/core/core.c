@@ -14,6 +14,7 @@ void core_config_default(struct core_config *config) {
         .starting_max = 64,
         .ahead_window_ns = 2ULL * 1000 * 1000,
         .init_timeout_ns = 10ULL * 1000 * 1000 * 1000,
+        .provisioned_init_timeout_ns = 130ULL * 1000 * 1000 * 1000,
         .idle_timeout_ns = 600ULL * 1000 * 1000 * 1000,
         .idle_min_ns = 60ULL * 1000 * 1000 * 1000,
         .idle_max_ns = 3600ULL * 1000 * 1000 * 1000,
@@ -172,7 +173,7 @@ static void queue_timer(struct core *core, uint32_t index) {
     const struct function *function = &core->functions[call->function];
     uint64_t due = saturating_add(call->arrive_ns, function->queue_timeout_ns);
     if (call->excused) {
-        due = core->now_ns + core->config.init_timeout_ns;
+        due = saturating_add(core->now_ns + core->config.init_timeout_ns, function->timeout_ns); /* both attempts */
     }
     if (call->deadline_ns != 0) {
         due = min_u64(due, call->deadline_ns);
@@ -330,7 +331,7 @@ static void throttle_queued(struct core *core, uint32_t index) {
 
 static void call_timer_fired(struct core *core, uint32_t index) {
     struct call *call = &core->calls[index];
-    if (call->state != CALL_QUEUED) {
+    if (call->state != CALL_QUEUED || call->flushing) { /* or its answer is decided already */
         return;
     }
     struct function *function = &core->functions[call->function];
@@ -677,6 +678,7 @@ static void on_function_switch(struct core *core, const struct core_function_eve
     function->run_known = false;
     function->run_ns = function->run_dev_ns = function->run_floor_ns = 0;
     function->cpu_known = false;
+    start_forget(core, index);
     function->coming = 0;
     for (uint32_t s = function->state_heads[CORE_SB_STARTING]; s != NONE; s = core->sandboxes[s].next) {
         function->coming += core->sandboxes[s].revision == function->revision;

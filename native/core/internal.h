@@ -6,6 +6,7 @@
  *   pool.c   sandboxes: their states, their rings of calls, what becomes of calls when one ends
  *   usage.c  what the kernel says they have used
  *   keep.c   how long an idle one is kept, which one goes when memory is short
+ *   start.c  starts that fail, and are tried once more
  *   floor.c  those made without a call: provisioned ones, and those that replace worn ones
  *   place.c  dispatch: whose turn it is, where a call may start earliest, when to ask for another sandbox
  *
@@ -68,6 +69,9 @@ struct sandbox {
     uint8_t why;            /* we killed it because */
     uint8_t first;          /* no call answered yet: the next one is a cold start */
     uint8_t died_starting;
+    uint8_t untold;         /* of a start that failed the cause is not known yet, which those who wait are to be told */
+    uint8_t again;          /* STARTING: its function's init is tried once more, within the time of a call */
+    uint64_t again_ns;      /* BUSY: since when, which its first call's time counts from; 0: not so */
     uint8_t charged;        /* holds a unit of concurrency */
     uint8_t asked_progress; /* a probe is under way: enum asked */
     uint8_t overrun;        /* its first call takes unexpectedly long: fed no more until it answers */
@@ -135,6 +139,9 @@ struct function {
     uint32_t queue_tail;
     uint32_t queued;
     uint32_t excused;
+    uint32_t again;         /* starts that failed and are to be tried once more */
+    uint32_t untold;        /* sandboxes that are */
+    bool broken;            /* one failed the second time too: until a start goes well each is like that */
     uint32_t coming;        /* STARTING sandboxes of the serving revision */
     uint32_t flush;         /* so many calls from the head are to be answered with flush_outcome */
     uint8_t flush_outcome;
@@ -309,6 +316,21 @@ void sandbox_set_state(struct core *core, uint32_t sandbox, enum core_sandbox_st
 /* NONE: stale. */
 uint32_t sandbox_find(struct core *core, uint64_t handle);
 const char *pool_check(const struct core *core);
+
+/* start.c */
+/* Of a sandbox that is asked for now: how long its init may take; sets its `again`. */
+uint64_t start_limit_ns(struct core *core, uint32_t sandbox, bool provisioned);
+void start_went_well(struct core *core, uint32_t sandbox);
+/* It will not be ready, and nobody needs to be told: it was the first attempt. */
+bool start_forgiven(struct core *core, uint32_t sandbox);
+/* It will not be ready: those that waited for it are told, unless it is forgiven. */
+void start_failed(struct core *core, uint32_t sandbox, uint8_t cause, int32_t status);
+/* Those that wait for the cause of its death: told with the next start_failed(), or never. */
+void start_told(struct core *core, uint32_t sandbox);
+/* Of the serving code nothing is known any more. */
+void start_forget(struct core *core, uint32_t function);
+/* The first call of a sandbox has been sent: if its init was a second attempt, the call's time runs since that began. */
+void start_first_call(struct core *core, uint32_t sandbox);
 
 /* usage.c */
 void on_usage(struct core *core, const struct core_sandbox_event *event);

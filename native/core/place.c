@@ -397,7 +397,7 @@ static uint32_t filling(const struct core *core, const struct function *function
 static bool wants_sandbox(const struct core *core, uint32_t index, uint32_t refused) {
     const struct function *function = &core->functions[index];
     const uint32_t waiting = function->queued - function->flush;
-    const uint32_t starting = function->coming + refused;
+    const uint32_t starting = function->coming + refused + function->untold; /* who waits for a cause waits for no other start */
     const uint32_t live = function->states[CORE_SB_IDLE] + function->states[CORE_SB_BUSY];
     if (starting >= waiting || starting >= core->config.starting_max) {
         return false;

@@ -181,12 +181,13 @@ uint32_t sandbox_request(struct core *core, uint32_t fn, uint32_t revision, bool
     function->sandboxes++;
     core->totals.sandboxes++;
     list_add(core, index);
-    wheel_arm(&core->wheel, sandbox_timer(core, index), core->now_ns + core->config.init_timeout_ns);
+    wheel_arm(&core->wheel, sandbox_timer(core, index), core->now_ns + start_limit_ns(core, index, provisioned));
     struct core_action *need = act(core, CORE_ACT_NEED);
     need->function = function_handle(core, fn);
     need->sandbox = sandbox_handle(core, index);
     need->revision = revision;
     need->provisioned = provisioned;
+    need->again = sandbox->again;
     return index;
 }
 
@@ -258,6 +259,7 @@ void sandbox_send(struct core *core, uint32_t index, uint32_t c) {
         sandbox->ring[seq % CORE_AHEAD_MAX] = c;
         list_add(core, index);
         becomes_first(core, index);
+        start_first_call(core, index);
         arm_busy(core, index);
     } else {
         const uint64_t valid = core->now_ns + core->config.ahead_window_ns + VALID_SLACK_NS;
@@ -349,7 +351,8 @@ static void answer_orphans(struct core *core, uint32_t index, enum core_outcome 
         struct call *call = &core->calls[c];
         sandbox->orphan = call->next;
         struct core_action *answer;
-        const uint64_t started = max_u64(call->sent_ns, min_u64(sandbox->first_since_ns, core->now_ns));
+        const uint64_t started = sandbox->again_ns != 0 ? max_u64(call->arrive_ns, sandbox->again_ns)
+                                                        : max_u64(call->sent_ns, min_u64(sandbox->first_since_ns, core->now_ns));
         call_finish(core, c, outcome, &answer);
         answer->sandbox = sandbox_handle(core, index);
         answer->cause = cause;
@@ -385,17 +388,6 @@ static void begin_dying(struct core *core, uint32_t index, enum core_why why) {
     }
     release_unit(core, index);
     function_ready(core, sandbox->function);
-}
-
-/* Calls that waited for this sandbox: each failed start takes one, the last one takes all. */
-static void fail_waiting(struct core *core, uint32_t fn, uint8_t cause, int32_t status) {
-    struct function *function = &core->functions[fn];
-    const uint32_t live = function->states[CORE_SB_IDLE] + function->states[CORE_SB_BUSY];
-    const uint32_t waiting = function->queued - function->flush;
-    if (live > 0 || waiting == 0) {
-        return;
-    }
-    function_flush(core, fn, function->coming > 0 ? 1 : waiting, CORE_INIT_FAILED, cause, status);
 }
 
 void sandbox_kill(struct core *core, uint32_t index, enum core_why why) {
@@ -444,10 +436,23 @@ static void learn_run(struct function *function, uint64_t run_ns) {
     function->run_floor_ns = 0;
 }
 
+/* Of its own. Should it have been the first attempt to start, nobody will be told the cause. */
+static void die_untold(struct core *core, uint32_t index) {
+    struct sandbox *sandbox = &core->sandboxes[index];
+    begin_dying(core, index, CORE_WHY_PROTOCOL);
+    if (sandbox->died_starting && start_forgiven(core, index)) {
+        sandbox->died_starting = 0;
+        floor_failed(core, sandbox->function);
+    } else if (sandbox->died_starting && sandbox->revision == core->functions[sandbox->function].revision) {
+        sandbox->untold = 1;
+        core->functions[sandbox->function].untold++;
+    }
+}
+
 static void broke_protocol(struct core *core, uint32_t index) {
     core->totals.bad_replies++;
     ring_break(core, index, running_seq(&core->sandboxes[index]));
-    begin_dying(core, index, CORE_WHY_PROTOCOL);
+    die_untold(core, index);
     answer_orphans(core, index, CORE_SANDBOX_DIED, CORE_CAUSE_PROTOCOL, 0);
 }
 
@@ -557,7 +562,8 @@ void on_reply(struct core *core, const struct core_reply_event *event) {
     struct core_action *answer;
     call_finish(core, c, outcome, &answer);
     answer->sandbox = sandbox_handle(core, index);
-    answer->start_ns = start;
+    answer->start_ns = sandbox->again_ns != 0 ? sandbox->again_ns : start;
+    sandbox->again_ns = 0;
     answer->end_ns = end;
     answer->cpu_ns = cpu;
     answer->memory_peak_mb = (uint32_t)((sandbox->memory_peak_bytes + (1U << 20) - 1) >> 20);
@@ -587,6 +593,7 @@ void on_ready(struct core *core, const struct core_sandbox_event *event) {
     function->start_ns += (uint64_t)(((int64_t)start - (int64_t)function->start_ns) / 4);
     function->stats.cold_starts[sandbox->tier]++;
     histogram_add(&function->stats.init, start);
+    start_went_well(core, index);
     wear_init(core, index);
     wheel_arm(&core->wheel, sandbox_timer(core, index), core->now_ns + function->keep.window_ns);
     if (sandbox->revision == function->revision && !function->removing) {
@@ -618,7 +625,9 @@ void on_init_failed(struct core *core, const struct core_sandbox_event *event) {
     sandbox->died_starting = 0; /* said here, once */
     floor_failed(core, sandbox->function);
     if (sandbox->revision == core->functions[sandbox->function].revision) {
-        fail_waiting(core, sandbox->function, CORE_CAUSE_NONE, 0);
+        if (!start_forgiven(core, index)) {
+            start_failed(core, index, CORE_CAUSE_NONE, 0);
+        }
     }
 }
 
@@ -690,7 +699,7 @@ void on_gone(struct core *core, const struct core_sandbox_event *event) {
     }
     /* The orphans wait for the cause: CORE_EV_SANDBOX_REAPED or the reap timeout. */
     ring_break(core, index, running_seq(sandbox));
-    begin_dying(core, index, CORE_WHY_PROTOCOL);
+    die_untold(core, index);
 }
 
 void on_reaped(struct core *core, const struct core_sandbox_event *event) {
@@ -702,7 +711,7 @@ void on_reaped(struct core *core, const struct core_sandbox_event *event) {
     const uint32_t fn = sandbox->function;
     if (sandbox->state != CORE_SB_DYING) {
         ring_break(core, index, running_seq(sandbox));
-        begin_dying(core, index, CORE_WHY_PROTOCOL);
+        die_untold(core, index);
     }
     sandbox->memory_peak_bytes = max_u64(sandbox->memory_peak_bytes, event->memory_peak_bytes);
     if (event->cpu_ns > sandbox->cpu_ns) {
@@ -712,8 +721,10 @@ void on_reaped(struct core *core, const struct core_sandbox_event *event) {
     wheel_disarm(&core->wheel, sandbox_timer(core, index));
     struct function *function = &core->functions[fn];
     keep_room_made(core, sandbox);
+    start_told(core, index);
     const bool failed_start = sandbox->died_starting && sandbox->revision == function->revision &&
-                              sandbox->why != CORE_WHY_REMOVED && sandbox->why != CORE_WHY_REVISION;
+                              sandbox->why != CORE_WHY_REMOVED && sandbox->why != CORE_WHY_REVISION &&
+                              sandbox->why != CORE_WHY_RETIRED;
     list_del(core, index);
     function->states[CORE_SB_DYING]--;
     function->sandboxes--;
@@ -728,7 +739,7 @@ void on_reaped(struct core *core, const struct core_sandbox_event *event) {
     memory_uncharge(core, fn, memory_mb);
     if (failed_start) {
         floor_failed(core, fn);
-        fail_waiting(core, fn, (uint8_t)event->cause, event->status);
+        start_failed(core, index, (uint8_t)event->cause, event->status);
     }
     function_ready(core, fn);
     function_free_if_done(core, fn);
@@ -746,7 +757,9 @@ void sandbox_timer_fired(struct core *core, uint32_t index) {
         if (sandbox->died_starting) {
             sandbox->died_starting = 0;
             floor_failed(core, sandbox->function);
-            fail_waiting(core, sandbox->function, CORE_CAUSE_KILLED, 9);
+            if (!start_forgiven(core, index)) {
+                start_failed(core, index, CORE_CAUSE_KILLED, 9);
+            }
         }
         break;
     case CORE_SB_IDLE:
@@ -792,6 +805,11 @@ void sandbox_timer_fired(struct core *core, uint32_t index) {
     case CORE_SB_DYING:
         /* Nobody told the cause in time. The sandbox stays, and its memory with it, until it is really reaped. */
         answer_orphans(core, index, CORE_SANDBOX_DIED, CORE_CAUSE_NONE, 0);
+        if (sandbox->untold) {
+            start_told(core, index);
+            sandbox->died_starting = 0;
+            start_failed(core, index, CORE_CAUSE_NONE, 0);
+        }
         break;
     }
 }

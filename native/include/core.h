@@ -153,6 +153,7 @@ struct core_config {
     uint32_t starting_max;        /* sandboxes of one function starting at once */
     uint64_t ahead_window_ns;     /* expected backlog in one channel is never above this (2 ms) */
     uint64_t init_timeout_ns;     /* 10 s */
+    uint64_t provisioned_init_timeout_ns; /* of sandboxes that are provisioned: 130 s, or the function's timeout if that is longer */
     uint64_t idle_timeout_ns;     /* an idle sandbox is ended after this, while its function's gaps are not known */
     uint64_t idle_min_ns;         /* once they are: never sooner, */
     uint64_t idle_max_ns;         /* never later */
@@ -256,6 +257,7 @@ struct core_action {
     uint16_t provisioned;         /* NEED: nobody waits for it; SEND: within what is provisioned */
     int32_t status;               /* ANSWER/SANDBOX_DIED: exit code or signal */
     uint32_t cancelled;           /* ANSWER: nobody waits for it any more */
+    uint32_t again;               /* NEED: its start is a second attempt, within the time of the call that waits */
     int64_t current;              /* ANSWER/THROTTLED */
     int64_t max;                  /* ANSWER/THROTTLED */
     uint64_t retry_after_ns;      /* ANSWER/THROTTLED */
@@ -361,6 +363,9 @@ void core_histogram_bounds(uint32_t bucket, uint64_t *low_ns, uint64_t *high_ns)
 
 /* The pieces of Lambda's context the core knows of a live call; false: stale. */
 bool core_sandbox_state(const struct core *core, uint64_t sandbox, uint32_t *state, uint64_t *function);
+
+/* Its function's init is tried once more, within the time of the call that waits for it. */
+bool core_sandbox_again(const struct core *core, uint64_t sandbox);
 
 /* cffi:end */
 

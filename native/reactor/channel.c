@@ -147,7 +147,7 @@ void channel_start(struct sched *sched, const struct sched_command *command, con
     *channel = (struct channel){.sandbox = command->sandbox, .function = function, .fd = command->fds[0],
                                 .output_fd = command->fds[1], .pidfd = command->fds[3], .cpu_fd = command->fds[4],
                                 .memory_fd = command->fds[5], .page = page, .tier = command->u32s[0],
-                                .tells_rest = (command->flags & SCHED_START_TELLS_REST) != 0,
+                                .tells_rest = (command->flags & SCHED_START_TELLS_REST) != 0, .begun_ns = sched->now_ns,
                                 .reading = true, .log_credit_bytes = LOG_CREDIT_MAX, .log_credit_ns = sched->now_ns,
                                 .tail_seq = UINT32_MAX};
     memset(channel->cookies, 0xff, sizeof channel->cookies);
@@ -367,6 +367,9 @@ static void gone(struct sched *sched, struct channel *channel) {
         batch_step(sched);
     }
     (void)logs_read_output(sched, channel); /* its last words, before the call's END */
+    if (!channel->settled) {
+        logs_init_report(sched, channel, "Runtime.ExitError");
+    }
     uint32_t progress;
     (void)take_shelf(sched, channel, &progress);
     channel->gone = channel->closed = true;
@@ -499,6 +502,28 @@ void channel_tell_probed(struct sched *sched) {
     }
 }
 
+/* Of Lambda's error object; a stranger wrote it, so only what a type can look like is taken. */
+static void error_type(const uint8_t *body, uint32_t bytes, char out[64]) {
+    static const char key[] = "\"errorType\"";
+    const uint8_t *at = memmem(body, bytes, key, sizeof key - 1);
+    const uint8_t *const end = body + bytes;
+    size_t size = 0;
+    at = at == NULL ? end : at + sizeof key - 1;
+    while (at < end && (*at == ' ' || *at == ':')) {
+        at++;
+    }
+    for (at += at < end && *at == '"'; at < end && size < 63; at++) {
+        if (!((*at >= 'a' && *at <= 'z') || (*at >= 'A' && *at <= 'Z') || (*at >= '0' && *at <= '9') || *at == '.' || *at == '_')) {
+            break;
+        }
+        out[size++] = (char)*at;
+    }
+    out[size] = '\0';
+    if (size == 0) {
+        memcpy(out, "Runtime.Unknown", sizeof "Runtime.Unknown");
+    }
+}
+
 static void on_init_error(struct sched *sched, struct channel *channel, const uint8_t *body, uint32_t bytes) {
     struct function_info *info = info_of(sched, channel->function);
     channel->settled = true;
@@ -513,6 +538,9 @@ static void on_init_error(struct sched *sched, struct channel *channel, const ui
         struct journal_record record = {.kind = JOURNAL_TEXT, .sandbox = channel->sandbox};
         journal_add(&sched->journal, info->journal, &record, body, bytes < JOURNAL_LOG_BYTES_MAX ? bytes : JOURNAL_LOG_BYTES_MAX,
                     NULL, 0);
+        char type[64];
+        error_type(body, bytes, type);
+        logs_init_report(sched, channel, type);
     }
     const struct sched_event event = {.kind = SCHED_EV_INIT_FAILED, .sandbox = channel->sandbox, .function = channel->function};
     emit(sched, &event, body, bytes);
@@ -760,6 +788,9 @@ void channel_kill(struct sched *sched, const struct core_action *kill) {
     }
     if (channel != NULL && !channel->killed) {
         (void)logs_read_output(sched, channel); /* its last words, before the call's END */
+        if (kill->why == CORE_WHY_INIT_TIMEOUT) {
+            logs_init_report(sched, channel, NULL);
+        }
         (void)syscall(SYS_pidfd_send_signal, channel->pidfd, SIGKILL, NULL, 0);
         channel->killed = true;
         if (!channel->gone) {

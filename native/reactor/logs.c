@@ -3,6 +3,7 @@
  * A sandbox that writes more than its credit allows is not read for a while: it slows itself and nobody else. */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -58,6 +59,20 @@ void logs_unhush(struct sched *sched) {
             }
         }
     }
+}
+
+void logs_init_report(struct sched *sched, const struct channel *channel, const char *error) {
+    const struct function_info *info = info_of(sched, channel->function);
+    if (info == NULL || info->journal == NULL) {
+        return;
+    }
+    char text[256];
+    const int size = snprintf(text, sizeof text, "INIT_REPORT Init Duration: %.2f ms\tPhase: %s\tStatus: %s%s%s",
+                              (double)(sched->now_ns - channel->begun_ns) / 1e6,
+                              core_sandbox_again(sched->core, channel->sandbox) ? "invoke" : "init", error == NULL ? "timeout" : "error",
+                              error == NULL ? "" : "\tError Type: ", error == NULL ? "" : error);
+    struct journal_record record = {.kind = JOURNAL_TEXT, .sandbox = channel->sandbox};
+    journal_add(&sched->journal, info->journal, &record, text, size < (int)sizeof text ? (size_t)size : sizeof text - 1, NULL, 0);
 }
 
 void logs_tell_trouble(struct sched *sched) {

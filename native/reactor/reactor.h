@@ -170,6 +170,7 @@ struct channel {
     bool writing;
     bool settled;               /* READY or INIT_ERROR came: neither may come again */
     bool able;                  /* it was READY */
+    uint64_t begun_ns;          /* when it was told its function */
     bool output_used;           /* something came by its output pipe */
     bool output_looked;         /* and it was looked into since its channel was read */
     uint8_t output_looks;
@@ -415,6 +416,8 @@ bool logs_read_output(struct sched *sched, struct channel *channel);
 /* Before an answer: what the call wrote there stands before its END line. */
 void logs_before_answer(struct sched *sched, struct channel *channel);
 void logs_ready(struct sched *sched, uint32_t index);
+/* Of a start that failed, as Lambda words it. error: its type, NULL: it took too long. */
+void logs_init_report(struct sched *sched, const struct channel *channel, const char *error);
 /* Those that have credit again are read again. */
 void logs_unhush(struct sched *sched);
 /* A disk that does not take the logs, or not as fast as they come, is told to the slow side: at once, then once a minute. */

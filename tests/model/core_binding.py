@@ -228,6 +228,7 @@ _ACTION_FIELDS = (
     "provisioned",
     "status",
     "cancelled",
+    "again",
     "current",
     "max",
     "retry_after_ns",
@@ -261,6 +262,7 @@ class Action:
     provisioned: int
     status: int
     cancelled: int
+    again: int
     current: int
     max: int
     retry_after_ns: int

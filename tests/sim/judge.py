@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from tests.model import keep as model
 from tests.model.accounts import SUMMED, Accounts
 from tests.model.core_binding import NO_EVENT, Act, Cause, Ev, Outcome, Reply, Resource, State, Why
+from tests.sim.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,35 +42,6 @@ class Where(Enum):
     WAITS = 0
     SENT = 1
     ORPHAN = 2
-
-
-@dataclass(slots=True, frozen=True)
-class Settings:
-    """Of the core under judgement; times in ns. `late_ns`: how late the driver may call core_step() after core_next_ns()."""
-
-    calls_max: int
-    sandboxes_max: int
-    ahead_max: int
-    starting_max: int
-    ahead_window_ns: int
-    init_timeout_ns: int
-    idle_timeout_ns: int
-    reap_timeout_ns: int
-    idle_min_ns: int = 60_000_000_000
-    idle_max_ns: int = 3_600_000_000_000
-    idle_grain_ns: int = 1_000_000_000
-    age_max_ns: int = 0
-    sandbox_calls_max: int = 0
-    cold_start_guess_ns: int = 15_000_000
-    cpus: int = 2
-    late_ns: int = 0
-
-    def of_core(self) -> dict[str, int]:
-        """Those that are fields of core_config."""
-        return {name: value for name, value in asdict(self).items() if name != "late_ns"}
-
-    def patience(self) -> model.Patience:
-        return model.Patience(self.idle_timeout_ns, self.idle_min_ns, self.idle_max_ns, self.idle_grain_ns)
 
 
 @dataclass(slots=True, eq=False)
@@ -96,6 +68,8 @@ class Sandbox:
     revision: int
     memory_mb: int
     requested_ns: int
+    init_max_ns: int
+    again: bool  # its start is a second attempt: its first call's time runs since it began
     state: State = State.STARTING
     ring: deque[tuple[int, Call | None]] = field(default_factory=deque)  # None: called back
     next_seq: int = 1
@@ -137,6 +111,9 @@ class Function:
     sandboxes: dict[int, Sandbox] = field(default_factory=dict)
     removing: bool = False
     failed_start_ns: int = -1
+    late_start_ns: int = -1  # when a second attempt took too long
+    failures: int = 0  # starts that failed since one went well
+    most_failures: int = 0  # of this revision: what failed before a start went well may be told after it
 
     def floor_holds(self) -> bool:
         """None of those that are ready may be ended for being idle or for its memory."""
@@ -283,6 +260,7 @@ class Judge:
         if function is None or function.removing or event.fields["revision"] == function.revision:
             return
         function.revision = event.fields["revision"]
+        function.failures = function.most_failures = 0
         for sandbox in function.sandboxes.values():
             if sandbox.revision == function.revision and sandbox.state is State.STARTING and sandbox.ready_ns:
                 self._becomes_idle(function, sandbox)
@@ -449,6 +427,8 @@ class Judge:
             function.failed_start_ns = self.now
         else:
             sandbox.ready_ns = self.now
+            if sandbox.revision == function.revision:
+                function.failures = 0
             took = self.now - sandbox.requested_ns - function.start_ns
             function.start_ns += took // 4 if took >= 0 else -(-took // 4)
             if sandbox.revision == function.revision and not function.removing:
@@ -599,7 +579,8 @@ class Judge:
                 function.keep.gap(self.now - sandbox.idle_since_ns)
             function.keep.used(self.now)
             sandbox.state = State.BUSY
-            sandbox.first_since_ns = self.now
+            sandbox.first_since_ns = max(call.arrive_ns, sandbox.requested_ns) if sandbox.again else self.now
+            sandbox.again = False
         busy = [s for s in function.ready() if s.state is State.BUSY]
         surely = sum(not self._worn(s) for s in busy)  # a worn one may be on its way out
         within = surely <= function.floor > 0 if action.provisioned else len(busy) > function.floor or not function.floor
@@ -621,7 +602,14 @@ class Judge:
         self._want(len(self.sandboxes) < self.settings.sandboxes_max, "more sandboxes than the node may have")
         refused = self.accounts.refuses(function.account, Resource.MEMORY, function.memory_mb)
         self._want(refused is None, f"memory beyond account {refused}: {action}")
-        sandbox = Sandbox(action.sandbox, action.function, action.revision, function.memory_mb, self.now)
+        init_max_ns = self.settings.init_timeout_ns
+        if action.again:
+            self._want(function.failures > 0, f"a second attempt, and none has failed: {action}")
+            init_max_ns = function.timeout_ns
+        elif action.provisioned and function.floor > 0 and action.revision == function.revision:
+            init_max_ns = max(self.settings.provisioned_init_timeout_ns, function.timeout_ns)
+        again = bool(action.again)
+        sandbox = Sandbox(action.sandbox, action.function, action.revision, function.memory_mb, self.now, init_max_ns, again)
         if not action.provisioned:
             self._want(bool(function.waiting), f"a sandbox for a call that does not wait: {action}")
             function.keep.missed(self.now)
@@ -638,6 +626,11 @@ class Judge:
             self._want(why is Why.TIMEOUT, f"killed while it works: {sandbox} {why.name}")
             self._break_ring(sandbox)
         old = sandbox.revision != function.revision or function.removing or sandbox.retiring
+        starting = sandbox.state is State.STARTING and not sandbox.ready_ns and sandbox.revision == function.revision
+        if starting and why in (Why.INIT_FAILED, Why.INIT_TIMEOUT, Why.PROTOCOL):
+            function.failures += 1
+            function.most_failures = max(function.most_failures, function.failures)
+            function.failed_start_ns = self.now
         match why:
             case Why.IDLE:
                 since = sandbox.idle_since_ns or sandbox.ready_ns
@@ -651,9 +644,11 @@ class Judge:
                 self._want(self.now >= since + window, f"idle too early: {sandbox}, window {window}")
             case Why.INIT_TIMEOUT:
                 self._want(sandbox.state is State.STARTING, f"init timeout of {sandbox}")
-                due = sandbox.requested_ns + self.settings.init_timeout_ns
+                due = sandbox.requested_ns + sandbox.init_max_ns
                 self._want(self.now >= due, f"init timeout too early: {sandbox}")
                 function.failed_start_ns = self.now
+                if sandbox.again:
+                    function.late_start_ns = self.now
             case Why.TIMEOUT:
                 self._want(self.now >= sandbox.first_since_ns + function.timeout_ns, f"timeout too early: {sandbox}")
             case Why.EVICTED:
@@ -721,6 +716,8 @@ class Judge:
         match outcome:
             case Outcome.OK | Outcome.FUNCTION_ERROR | Outcome.TOO_LARGE:
                 self._want(call.where is Where.SENT, f"answered, not sent: {call}")
+            case Outcome.TIMEOUT if call.where is Where.WAITS:
+                self._want(function.late_start_ns == self.now, f"timeout of a call that waits: {call}")
             case Outcome.TIMEOUT | Outcome.SANDBOX_DIED:
                 self._want(call.where is Where.ORPHAN, f"{outcome.name} without a dead sandbox: {call}")
                 sandbox = self.sandboxes[call.sandbox]
@@ -754,7 +751,11 @@ class Judge:
                     f"unavailable too early: {call}",
                 )
             case Outcome.INIT_FAILED:
-                self._want(function.failed_start_ns == self.now, f"no start failed for {call}")
+                late = self.now - self.settings.reap_timeout_ns
+                unreaped = [s for s in function.sandboxes.values() if s.state is State.DYING and not s.ready_ns]
+                told = function.failed_start_ns == self.now or any(s.dead_since_ns <= late for s in unreaped)
+                self._want(told, f"no start failed for {call}")
+                self._want(function.most_failures > 1, f"told of the first attempt that failed: {call}")
             case _:
                 self._want(False, f"{outcome.name} for {call}")
 
@@ -807,7 +808,7 @@ class Judge:
                 most = max(20_000_000, function.timeout_ns // 100)
                 self._want(over <= most + self.settings.late_ns, f"timeout {over} ns late: {sandbox}")
             case State.STARTING if not sandbox.ready_ns:
-                due = sandbox.requested_ns + self.settings.init_timeout_ns
+                due = sandbox.requested_ns + sandbox.init_max_ns
                 self._want(now <= due + slack, f"starts for too long: {sandbox}")
             case State.DYING if sandbox.orphans:
                 due = sandbox.dead_since_ns + self.settings.reap_timeout_ns
@@ -823,8 +824,10 @@ class Judge:
             self._want(each.handle != 0, f"waits, and nobody was told its handle: {each}")
             if each.deadline_ns:
                 self._want(self.now <= each.deadline_ns + slack, f"waits past its deadline: {each}")
-        # While a sandbox starts for it a call may wait for that; so may one that came back from where it had been sent.
-        due = max(call.arrive_ns + function.queue_timeout_ns, call.waits_since_ns) + self.settings.init_timeout_ns
+        # While a sandbox starts for it a call may wait for that, for two attempts; so may one that came back from where it had
+        # been sent.
+        due = max(call.arrive_ns + function.queue_timeout_ns, call.waits_since_ns)
+        due += self.settings.init_timeout_ns + function.timeout_ns
         self._want(self.now <= due + slack, f"waits past queue and init timeout: {call}")
         if self.accounts.refuses(function.account, Resource.CONCURRENCY) is not None:
             return
@@ -833,6 +836,9 @@ class Judge:
         self._want(not idle, f"waits beside an idle sandbox and with room: {call} {idle}")
         if any(s.state in (State.STARTING, State.BUSY) for s in current):
             return
+        late = self.settings.reap_timeout_ns + slack
+        if any(s.state is State.DYING and not s.ready_ns and self.now <= s.dead_since_ns + late for s in current):
+            return  # its start failed, and the call is to be told why
         # Nobody works for it and nobody starts: then a sandbox must have been asked for, if there is any way to get one.
         if len(self.sandboxes) >= self.settings.sandboxes_max:
             refused: int | None = 0

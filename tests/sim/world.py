@@ -129,6 +129,7 @@ class FakeSandbox:
     closed: bool = False  # GONE given
     liar: bool = False
     cpu_ns: int = 0
+    again_ns: int = 0  # a second attempt to start: its first call's time runs since then
 
 
 @dataclass(slots=True)
@@ -350,7 +351,7 @@ class World:
         match action.kind:
             case Act.NEED:
                 profile = next(p for p in self.profiles if p.handle == action.function)
-                sandbox = FakeSandbox(action.sandbox, profile)
+                sandbox = FakeSandbox(action.sandbox, profile, again_ns=self.now if action.again else 0)
                 self.sandboxes[action.sandbox] = sandbox
                 self._launch(sandbox)
             case Act.QUEUED:
@@ -384,7 +385,7 @@ class World:
 
     def _judge_truth(self, action: Action) -> None:
         """What only the sandboxes know."""
-        if action.outcome != Outcome.TIMEOUT or action.cookie in self.excused:
+        if action.outcome != Outcome.TIMEOUT or action.cookie in self.excused or not action.sandbox:
             return
         sandbox = self.sandboxes[action.sandbox]
         begun = self.started.get(action.cookie)
@@ -468,7 +469,8 @@ class World:
                 self.excused.add(cookie)
             if cookie in self.started and cookie not in self.excused:
                 raise Violation(f"at {self.now}: call {cookie} ran twice")
-            self.started[cookie] = self.now
+            self.started[cookie] = sandbox.again_ns or self.now
+            sandbox.again_ns = 0
             sandbox.running = cookie
             took = self._duration(sandbox.profile)
             if self._chance(Fault.CRASH, 0.02):
