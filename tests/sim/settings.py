@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from tests.model import keep as model
+
 __all__ = ["Settings"]
 
 
