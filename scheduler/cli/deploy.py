@@ -97,14 +97,16 @@ def deploy_command(
     if parameters:
         raise click.UsageError(f"--parameter goes with a template, and {source} is none")
     said = read_settings(source)
-    name = name or said.pop("name", None) or source.resolve().stem
-    handler, tenant = handler or said.pop("handler", None), tenant or said.pop("tenant", None)
-    publish = said.pop("publish", False) or publish
+    # Each is taken out, whether or not the command line says it better.
+    own = {key: said.pop(key, None) for key in ("name", "handler", "tenant", "publish", "environment")}
+    name = name or own["name"] or source.resolve().stem
+    handler, tenant = handler or own["handler"], tenant or own["tenant"]
+    publish = publish or bool(own["publish"])
     shared = shared_of(context)
     shared.name = name
     environment = read_environment(pairs, no_env)
     if environment is None:
-        environment = said.pop("environment", None)
+        environment = own["environment"]
     settings = {**said, **{key: value for key, value in settings.items() if value is not None}}
     package = _pack(source)
     with connected(context) as client:

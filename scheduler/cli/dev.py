@@ -119,8 +119,8 @@ def _deploy(client: BlockingClient, source: Path, name: str, handler: str | None
         said = read_settings(source)
         said.pop("name", None)
         publish = bool(said.pop("publish", False))
-        handler = handler or said.pop("handler", None) or find_handler(source)
-        said.pop("handler", None)
+        own = said.pop("handler", None)
+        handler = handler or own or find_handler(source)
         done = client.deploy(pack(source), name=name, publish=publish, handler=handler, **said)
     except (SchedulerError, click.UsageError) as error:
         note(f"not deployed: {error.message}")
