@@ -250,6 +250,7 @@ static int attach_loop(const struct volume_place *place, int file, char *path, s
     config.block_size = BLOCK_BYTES;
     config.info.lo_flags = LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO;
     wire_text((char *)config.info.lo_file_name, sizeof config.info.lo_file_name, "scheduler scratch");
+    int error = EBUSY;
     for (unsigned tries = 0; tries < LOOP_TRIES; tries++) {
         const int number = ioctl(place->control, LOOP_CTL_GET_FREE);
         if (number < 0) {
@@ -257,19 +258,16 @@ static int attach_loop(const struct volume_place *place, int file, char *path, s
         }
         snprintf(path, bytes, "/dev/loop%d", number);
         int fd = open(path, O_RDWR | O_CLOEXEC);
-        if (fd < 0) {
-            return -errno;
-        }
-        if (ioctl(fd, LOOP_CONFIGURE, &config) == 0) {
+        if (fd >= 0 && ioctl(fd, LOOP_CONFIGURE, &config) == 0) {
             return fd;
         }
-        const int error = errno;
+        error = errno;
         wire_close(&fd);
-        if (error != EBUSY) { /* somebody else was given the same */
+        if (error != EBUSY && error != ENOENT && error != ENXIO) { /* else somebody was given the same, or took it away */
             return -error;
         }
     }
-    return -EBUSY;
+    return -error;
 }
 
 /* No barriers: nothing here has to outlive the sandbox, so that nothing it does makes the host's disk flush. */
