@@ -28,7 +28,7 @@ SEED    ?= 1
 EVENTS  ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check ctest leaks fuzz fuzz-smoke asan tsan sim e2e bench bench-core bench-rpc clean native-strict
+.PHONY: help run build test check ctest leaks fuzz fuzz-smoke asan tsan sim e2e bench bench-core bench-rpc bench-sigv4 clean native-strict
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -118,6 +118,8 @@ tsan: ## the rings, and the engine with all its threads, under ThreadSanitizer
 bench-core: build/bench/bench_core ## speed of the core alone, on virtual time
 	@$<
 bench-rpc: build/bench/bench_rpc ## speed of the RPC reader
+	@$<
+bench-sigv4: build/bench/bench_sigv4 ## speed of the HTTP reader and of the check of a signature
 	@$<
 build/bench/%.o: native/%.c
 	@mkdir -p $(@D); $(CC) $(STRICT) -O2 -MMD -MP $(INC) -c $< -o $@

@@ -37,6 +37,7 @@ class Context:
     work: Path
     quick: bool
     shown: bool = True
+    install: bool = False  # peers may be fetched
     _payloads: dict[int, Path] = field(default_factory=dict)
     _services: int = 0
 

@@ -1,4 +1,4 @@
-"""python -m bench.run [QUESTION...] [--quick] [--json FILE] [--compare FILE] [--summary]
+"""python -m bench.run [QUESTION...] [--quick] [--peers] [--json FILE] [--compare FILE] [--summary]
 
 Asks the questions, prints the table with every target's verdict, and writes bench/results/DATE.json. With --summary
 (`make bench BENCH_ARGS=--summary`) also bench/summary.json, which README's table is made of, if all questions were asked.
@@ -48,6 +48,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.run", description="Measures the service and prints figures with verdicts.")
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help=f"of: {', '.join(QUESTIONS)}; all when none is named")
     parser.add_argument("--quick", action="store_true", help="shorter and fewer runs, for development")
+    parser.add_argument("--peers", action="store_true", help="fetch the peers that are not in the cache yet")
     parser.add_argument("--json", type=Path, help="also write the result here")
     parser.add_argument("--compare", type=Path, help="an earlier result to print ratios against")
     parser.add_argument("--summary", action="store_true", help="write bench/summary.json, which README's table is made of")
@@ -72,7 +73,7 @@ def main() -> int:
     whole = True
     chosen = given.questions or list(QUESTIONS)
     with tempfile.TemporaryDirectory(prefix="bench-") as work:
-        ctx = Context(work=Path(work), quick=given.quick)
+        ctx = Context(work=Path(work), quick=given.quick, install=given.peers)
         for number, name in enumerate(chosen, 1):
             question = QUESTIONS[name]
             print(f"[{number}/{len(chosen)}] {name}: {question.asks}", file=sys.stderr, flush=True)

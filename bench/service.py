@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from scheduler.client import FunctionStats
 
-__all__ = ["Service", "serving"]
+__all__ = ["Service", "free_port", "serving"]
 
 FUNCTIONS = Path(__file__).resolve().parent / "functions"
 # The bare loop and the relay's worker run in the bench's own Python; sandboxes must run in the same one.
@@ -37,7 +37,7 @@ START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -164,7 +164,7 @@ def serving(
     settings.setdefault("cpu_per_memory", "weight_only")  # questions/cpu_share.py says why
     config = directory / "config.toml"
     config.write_text(_toml(settings, tenants or {}))
-    port = _free_port()
+    port = free_port()
     command = [str(Path(sys.executable).parent / "scheduler"), "serve", "--state-dir", str(directory / "state")]
     command += ["--socket", str(directory / "s.sock"), "--metrics", f"127.0.0.1:{port}", "--config", str(config)]
     if cpus is not None:

@@ -11,6 +11,10 @@ from bench.questions import (
     crossfire,
     fairness,
     floor,
+    http,
+    http_clients,
+    http_connections,
+    http_upload,
     isolation,
     latency,
     memory,
@@ -51,5 +55,9 @@ QUESTIONS: dict[str, Question] = {
         scrape.QUESTION,
         mixed.QUESTION,
         connections.QUESTION,
+        http.QUESTION,
+        http_clients.QUESTION,
+        http_upload.QUESTION,
+        http_connections.QUESTION,
     )
 }
