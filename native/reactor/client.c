@@ -43,15 +43,23 @@ struct client *client_find(struct sched *sched, uint64_t connection) {
     return &sched->clients[index];
 }
 
+static void refuse_http(int fd) {
+    static const char busy[] = "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    (void)!send(fd, busy, sizeof busy - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 /* It never was a client, so all that can be done is to try. */
 static void refuse_connection(struct sched *sched, int fd, bool http) {
-    static const char busy[] = "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     static const char text[] = "the service has as many connections as it may (connections_max)";
     uint8_t frame[128];
     uint8_t *at = pack_map(pack_uint(pack_u8(pack_array(frame, 4), 1), 0), 2);
     at = pack_str(pack_str(pack_str(pack_str(at, "type"), "Unavailable"), "message"), text);
     at = pack_nil(at);
-    (void)!send(fd, http ? (const void *)busy : frame, http ? sizeof busy - 1 : (size_t)(at - frame), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (http) {
+        refuse_http(fd);
+    } else {
+        (void)!send(fd, frame, (size_t)(at - frame), MSG_DONTWAIT | MSG_NOSIGNAL);
+    }
     sched->stats.refused_connections++;
     close(fd);
 }
@@ -114,6 +122,17 @@ static void resume(struct sched *sched, struct client *client) {
     }
 }
 
+/* Its place may be another's before the list is gone through. */
+static void unlink_resuming(struct sched *sched, struct client *client) {
+    uint32_t *link = &sched->resuming_clients;
+    while (*link != (uint32_t)(client - sched->clients)) {
+        SCHED_ASSERT(*link != NO_INDEX);
+        link = &sched->clients[*link].resuming_next;
+    }
+    *link = client->resuming_next;
+    client->resuming = false;
+}
+
 static void flush(struct sched *sched, struct client *client) {
     const int64_t sent = output_send(&sched->chunks, &client->output, client->fd, sched->share_large_bytes);
     if (sent < 0 && sent != -EAGAIN) {
@@ -138,10 +157,12 @@ static void flush(struct sched *sched, struct client *client) {
     }
     const uint64_t max = sched->config.connection_buffer_bytes_max;
     bool reading = !client->closing && !client->wants_memory;
-    if (client->http && client->stash_bytes > 0 && (client->calls > 0 || client->output.bytes > 0)) {
-        reading = false; /* its next request is here already */
-    } else if (client->http && client->stash_bytes > 0 && client->partial_since_ns == 0) {
-        resume(sched, client);
+    if (client->http && client->stash_bytes > 0 && client->partial_since_ns == 0) {
+        /* Its next request is here already, and its stash as full as a read could make it: nothing more goes into it. */
+        reading = false;
+        if (client->calls == 0 && client->output.bytes == 0) {
+            resume(sched, client);
+        }
     }
     if (client->output.bytes > max || (!client->reading && client->output.bytes > max / 2)) {
         reading = false;
@@ -585,11 +606,14 @@ void client_hand_over(struct sched *sched, struct client *client, const uint8_t 
     SCHED_ASSERT(client->http && client->calls == 0 && client->output.bytes == 0);
     /* Another descriptor of the same connection: ours is closed as any. */
     const int fd = slow_side_behind(sched) ? -1 : fcntl(client->fd, F_DUPFD_CLOEXEC, 0);
-    if (fd >= 0) {
-        const struct sched_event event = {.kind = SCHED_EV_HTTP, .value = (uint64_t)fd};
-        emit(sched, &event, at, bytes);
-        sched->stats.http_handed++;
+    if (fd < 0) {
+        refuse_http(client->fd);
+        client_kill(sched, client);
+        return;
     }
+    const struct sched_event event = {.kind = SCHED_EV_HTTP, .value = (uint64_t)fd};
+    emit(sched, &event, at, bytes);
+    sched->stats.http_handed++;
     client_kill(sched, client);
 }
 
@@ -665,6 +689,9 @@ static void close_client(struct sched *sched, struct client *client) {
     }
     if (client->wants_memory) {
         unlink_wanting(sched, client);
+    }
+    if (client->resuming) {
+        unlink_resuming(sched, client);
     }
     if (!client->reading) {
         sched->stats.connections_paused--;

@@ -24,6 +24,17 @@ static bool equals(struct http_slice slice, const char *lower) {
     return true;
 }
 
+/* `lower` somewhere in it, in any case of letters. */
+static bool holds(struct http_slice slice, const char *lower) {
+    const uint32_t size = (uint32_t)strlen(lower);
+    for (uint32_t i = 0; i + size <= slice.size; i++) {
+        if (equals((struct http_slice){slice.at + i, size}, lower)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 struct http_slice http_header(const struct http_request *request, const char *name) {
     for (uint32_t i = 0; i < request->headers_count; i++) {
         if (equals(request->headers[i].name, name)) {
@@ -228,7 +239,7 @@ static bool heed(const struct http_header *header, struct seen *seen, struct htt
         return once(&seen->length) && read_length(value, &seen->body_bytes);
     }
     if (equals(name, "host")) { /* a function URL has a host of its own, and any path */
-        return once(&seen->host) && memmem(value.at, value.size, ".lambda-url.", 12) == NULL;
+        return once(&seen->host) && !holds(value, ".lambda-url.");
     }
     if (equals(name, "connection")) {
         out->close = equals(value, "close");

@@ -7,9 +7,10 @@ becomes Lambda's error here and nowhere else.
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import trio
 
@@ -45,14 +46,16 @@ LARGE_BYTES: Final = 256 * 1024  # bodies beyond it are read in a thread, so tha
 
 
 class Reply:
-    """What goes over the wire."""
+    """What goes over the wire: `body`, or where there is a file all of it, `size` bytes. Whoever sends it closes the file."""
 
-    __slots__ = ("body", "headers", "status")
+    __slots__ = ("body", "file", "headers", "size", "status")
 
-    def __init__(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+    def __init__(self, status: int, headers: list[tuple[str, str]], body: bytes, file: BinaryIO | None = None) -> None:
         self.status = status
         self.headers = headers
         self.body = body
+        self.file = file
+        self.size = len(body) if file is None else os.fstat(file.fileno()).st_size
 
 
 class Api:
@@ -185,5 +188,8 @@ class Api:
 
     async def _package(self, request: Request) -> Reply:
         path = self._links.package(request.path.removeprefix(CODE_PATH), request.fields())
-        data = await trio.to_thread.run_sync(path.read_bytes)
-        return Reply(200, [("Content-Type", "application/zip")], data)
+        try:
+            file = await trio.to_thread.run_sync(path.open, "rb")
+        except FileNotFoundError:
+            raise LambdaError("ResourceNotFoundException", "the package is no longer here") from None
+        return Reply(200, [("Content-Type", "application/zip")], b"", file)

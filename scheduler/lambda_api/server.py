@@ -7,8 +7,9 @@ back there as soon as they can.
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import h11
 import trio
@@ -30,6 +31,10 @@ BODY_S: Final = 30.0
 BODY_BYTES_EACH_S: Final = 64 * 1024  # and a second more for each of these
 RECEIVE_BYTES: Final = 256 * 1024
 BODIES_BYTES_MAX: Final = 256 * 1024 * 1024  # of all requests that are being read
+SEND_BYTES: Final = 256 * 1024
+SEND_S: Final = 30.0  # for each of these: whoever reads slower gives up its place
+NO_BODY: Final = (204, 304)
+FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class Budget:
@@ -60,19 +65,23 @@ class Front:
         *,
         give_back: Callable[[int], Awaitable[None]],
         nursery: trio.Nursery,
+        places: int = CONNECTIONS_MAX,
     ) -> None:
         self._handler = handler
         self._give_back = give_back
         self._nursery = nursery
         self._budget = Budget()
-        self._places = trio.CapacityLimiter(CONNECTIONS_MAX)
+        self._places = trio.CapacityLimiter(places)
 
     def take(self, fd: int, begun: bytes) -> None:
         """The descriptor is ours from here on."""
-        sock = trio.socket.from_stdlib_socket(socket.socket(fileno=fd))
+        plain = socket.socket(fileno=fd)
+        sock = trio.socket.from_stdlib_socket(plain)
         try:
             self._places.acquire_on_behalf_of_nowait(sock)
         except trio.WouldBlock:
+            with contextlib.suppress(OSError):
+                plain.send(FULL, socket.MSG_DONTWAIT)
             sock.close()
             return
         self._nursery.start_soon(self._converse, trio.SocketStream(sock), begun)
@@ -192,7 +201,7 @@ class _Conversation:
         if announced > BODY_BYTES_MAX:
             raise _too_large()
         if self._http.they_are_waiting_for_100_continue:
-            await self._stream.send_all(self._http.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+            await self._write(self._http.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
         parts: list[bytes] = []
         deadline = trio.current_time() + BODY_S
         while True:
@@ -228,16 +237,39 @@ class _Conversation:
         return Request(head.method.decode("ascii"), path, query, headers, body, self._peer), host
 
     async def _send(self, reply: Reply, method: bytes, *, close: bool = False) -> None:
-        headers = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in reply.headers]
-        if reply.status != 204:
-            headers.append((b"Content-Length", str(len(reply.body)).encode()))
-        if close:
-            headers.append((b"Connection", b"close"))
-        data = self._http.send(h11.Response(status_code=reply.status, headers=headers)) or b""
-        if reply.body and method != b"HEAD" and reply.status != 204:
-            data += self._http.send(h11.Data(data=reply.body)) or b""
-        data += self._http.send(h11.EndOfMessage()) or b""
-        await self._stream.send_all(data)
+        try:
+            headers = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in reply.headers]
+            if reply.status not in NO_BODY:
+                headers.append((b"Content-Length", str(reply.size).encode()))
+            if close:
+                headers.append((b"Connection", b"close"))
+            data = self._http.send(h11.Response(status_code=reply.status, headers=headers)) or b""
+            if method != b"HEAD" and reply.status not in NO_BODY:
+                if reply.body:
+                    data += self._http.send(h11.Data(data=reply.body)) or b""
+                elif reply.file is not None:
+                    data = await self._send_file(reply.file, data)
+            data += self._http.send(h11.EndOfMessage()) or b""
+            await self._write(data)
+        finally:
+            if reply.file is not None:
+                reply.file.close()
+
+    async def _send_file(self, file: BinaryIO, data: bytes) -> bytes:
+        """All of it after `data`, a part at a time: no peer makes us hold a whole package. The last part is given back."""
+        while part := await trio.to_thread.run_sync(file.read, SEND_BYTES):
+            await self._write(data)
+            data = self._http.send(h11.Data(data=part)) or b""
+        return data
+
+    async def _write(self, data: bytes) -> None:
+        """BrokenResourceError: the peer is gone, or reads too slowly."""
+        view = memoryview(data)
+        for at in range(0, len(data), SEND_BYTES):
+            with trio.move_on_after(SEND_S) as slow:
+                await self._stream.send_all(view[at : at + SEND_BYTES])
+            if slow.cancelled_caught:
+                raise trio.BrokenResourceError
 
 
 def _too_large() -> LambdaError:

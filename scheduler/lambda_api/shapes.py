@@ -43,6 +43,7 @@ __all__ = [
 SHOWN_CHARS_MAX: Final = 128
 PROBLEMS_MAX: Final = 20
 DEPTH_MAX: Final = 8
+NUMBER_MAX: Final = 1 << 53  # beyond it, JSON's numbers are not exact
 
 
 class Type(Enum):
@@ -171,11 +172,17 @@ def _value(shape: Shape, value: Any, at: str, problems: list[str], depth: int, h
     _check_type(shape, value, at)
     if shape.type is Type.BLOB:
         value = _decoded(value, at)
+    elif shape.type is Type.WHOLE:
+        value = int(value)  # 7.0 is one
+    elif shape.type is Type.TEXT:
+        _check_text(value, at)
     shown = "***" if hidden else value
     problems.extend(_problem(shown, at, text) for text in _bounds(shape, value))
     if shape.type is Type.LIST and shape.inner is not None:
         return [_value(shape.inner, v, f"{at}.{i + 1}.member", problems, depth + 1, hidden) for i, v in enumerate(value)]
     if shape.type is Type.MAP and shape.inner is not None:
+        for key in value:
+            _check_text(key, f"{at}.key")
         if shape.pattern is not None:
             problems.extend(
                 _problem(key, f"{at}.key", f"Map keys must satisfy constraint: [{_pattern(shape)}]")
@@ -188,6 +195,7 @@ def _value(shape: Shape, value: Any, at: str, problems: list[str], depth: int, h
     return value
 
 
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _JSON_TYPES: Final[dict[Type, tuple[type, ...]]] = {
     Type.TEXT: (str,),
     Type.WHOLE: (int, float),
@@ -209,9 +217,15 @@ def _check_type(shape: Shape, value: Any, at: str) -> None:
     if not wrong and shape.type is Type.WHOLE and isinstance(value, float):
         wrong = not value.is_integer()
     if not wrong and shape.type is Type.NUMBER:
-        wrong = not math.isfinite(value)
+        wrong = abs(value) > NUMBER_MAX or not math.isfinite(value)
     if wrong:
         raise LambdaError("SerializationException", f"{at}: is {type(value).__name__}, must be {_NAMES[shape.type]}")
+
+
+def _check_text(value: str, at: str) -> None:
+    """JSON's escapes can say half of a pair of surrogates, which is no character and has no form in UTF-8."""
+    if not value.isascii() and _SURROGATE.search(value):
+        raise LambdaError("SerializationException", f"{at}: has half of a surrogate pair, which is no character")
 
 
 def _bounds(shape: Shape, value: Any) -> Iterator[str]:

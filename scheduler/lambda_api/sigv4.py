@@ -111,7 +111,11 @@ def _claim(request: Request) -> _Claim:
 
 
 def _presigned(request: Request) -> _Claim:
-    fields = {key: values[0] for key, values in request.fields().items()}
+    found = request.fields()
+    twice = next((key for key, values in found.items() if key.lower().startswith("x-amz-") and len(values) > 1), None)
+    if twice is not None:
+        raise _incomplete(f"{twice[:64]}: stands twice in the query")
+    fields = {key: values[0] for key, values in found.items()}
     if "X-Amz-Signature" not in fields:
         raise LambdaError("MissingAuthenticationTokenException", "Missing Authentication Token")
     if fields.get("X-Amz-Algorithm") != ALGORITHM:
@@ -196,7 +200,8 @@ def _signature(signing: bytes, request: Request, claim: _Claim, body_hash: str) 
             body_hash,
         )
     )
-    digest = hashlib.sha256(canonical.encode("utf-8", "surrogateescape")).hexdigest()
+    # Headers were read as Latin-1, so this gives the bytes that were sent, which are those that were signed.
+    digest = hashlib.sha256(canonical.encode("latin-1", "replace")).hexdigest()
     return _mac(signing, "\n".join((ALGORITHM, claim.date, claim.scope, digest))).hex()
 
 

@@ -35,6 +35,8 @@ _TEXT_TYPE: Final = re.compile(
     r"text/.*|application/(.*\+)?(json|javascript|xml|x-www-form-urlencoded)(;.*)?", re.IGNORECASE | re.DOTALL
 )
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # no header's value may have one
+QUERY_FIELDS_MAX: Final = 1000
 # What belongs to the connection, not to the answer, is the server's to say.
 _HOP: Final = frozenset(
     ("connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "date")
@@ -169,7 +171,7 @@ class UrlCalls:
             event["cookies"] = [part.strip() for part in request.headers["cookie"].split(";") if part.strip()]
         if request.query:
             joined: dict[str, str] = {}
-            for key, value in parse_qsl(request.query, keep_blank_values=True, max_num_fields=1000):
+            for key, value in _pairs(request.query):
                 joined[key] = f"{joined[key]},{value}" if key in joined else value
             event["queryStringParameters"] = joined
         if request.body:
@@ -177,6 +179,13 @@ class UrlCalls:
             event["isBase64Encoded"] = text is None
             event["body"] = base64.b64encode(request.body).decode() if text is None else text
         return event
+
+
+def _pairs(query: str) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(query, keep_blank_values=True, max_num_fields=QUERY_FIELDS_MAX)
+    except ValueError:
+        raise LambdaError("ValidationException", f"query: has more than {QUERY_FIELDS_MAX} fields") from None
 
 
 def _as_text(request: Request) -> str | None:
@@ -196,12 +205,12 @@ def _reply(result: bytes) -> UrlReply:
     """LambdaError: it is no HTTP answer."""
     try:
         value = json.loads(result)
-    except ValueError:
+        # A text that is not an HTTP answer is the body as it is.
+        text = value.encode() if isinstance(value, str) else result
+    except (ValueError, RecursionError):
         raise _broken() from None
     if not isinstance(value, dict) or "statusCode" not in value:
-        # Whatever else it is, it is the body; a text as it is.
-        body = value.encode() if isinstance(value, str) else result
-        return UrlReply(200, [("Content-Type", "application/json")], body)
+        return UrlReply(200, [("Content-Type", "application/json")], text)
     status = value["statusCode"]
     if isinstance(status, str) and status.isascii() and status.isdigit():
         status = int(status)
@@ -209,9 +218,9 @@ def _reply(result: bytes) -> UrlReply:
         raise _broken()
     headers = _headers(value.get("headers") or {}, value.get("cookies") or [])
     given = value.get("body")
-    text = "" if given is None else given if isinstance(given, str) else json.dumps(given)
+    body = "" if given is None else given if isinstance(given, str) else json.dumps(given)
     try:
-        data = base64.b64decode(text, validate=True) if value.get("isBase64Encoded") is True else text.encode()
+        data = base64.b64decode(body, validate=True) if value.get("isBase64Encoded") is True else body.encode()
     except ValueError:
         raise _broken() from None
     if not any(key.lower() == "content-type" for key, _ in headers):
@@ -225,14 +234,14 @@ def _headers(given: Any, cookies: Any) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for key, value in given.items():
         shown = value if isinstance(value, str) else json.dumps(value)
-        if not _TOKEN.fullmatch(key) or any(c in shown for c in "\r\n\0"):
+        if not _TOKEN.fullmatch(key) or _CONTROL.search(shown):
             raise _broken()
         name = f"x-amzn-remapped-{key.lower()}" if key.lower() in _HOP else key
         found.append((name, shown.strip()))
     for cookie in cookies:
-        if not isinstance(cookie, str) or any(c in cookie for c in "\r\n\0"):
+        if not isinstance(cookie, str) or _CONTROL.search(cookie):
             raise _broken()
-        found.append(("Set-Cookie", cookie))
+        found.append(("Set-Cookie", cookie.strip()))
     return found
 
 

@@ -16,7 +16,7 @@ from scheduler.lambda_api.shapes import Place, Type
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from scheduler.lambda_api.shapes import Shape
+    from scheduler.lambda_api.shapes import Member, Shape
 
 __all__ = ["BODY_BYTES_MAX", "Answer", "Request", "gather", "load"]
 
@@ -65,6 +65,15 @@ def load(body: bytes) -> dict[str, Any]:
     return value
 
 
+def _of_query(row: Member, values: list[str] | None) -> Any:
+    """A signature does not tell the order of the values of one key: what a request means must not depend on it."""
+    if not values or row.shape.type is Type.LIST:
+        return values or None
+    if len(values) > 1:
+        raise LambdaError("ValidationException", f"query: {row.key} stands {len(values)} times, must stand once")
+    return values[0]
+
+
 def gather(shape: Shape, request: Request, in_path: Mapping[str, str], query: Mapping[str, list[str]]) -> dict[str, Any]:
     """The members of a request by name, from wherever each stands; not checked yet."""
     body = load(request.body) if any(row.place is Place.BODY for row in shape.members) else {}
@@ -76,8 +85,7 @@ def gather(shape: Shape, request: Request, in_path: Mapping[str, str], query: Ma
         elif row.place is Place.PATH:
             value = unquote(in_path[row.name]) if "%" in in_path.get(row.name, "") else in_path.get(row.name)
         elif row.place is Place.QUERY:
-            values = query.get(row.key)
-            value = values if values and row.shape.type is Type.LIST else values[0] if values else None
+            value = _of_query(row, query.get(row.key))
         elif row.place is Place.HEADER:
             value = request.headers.get(row.key.lower())
         else:

@@ -51,7 +51,7 @@ class Connection:
         assert len(headers) == len(fields), "a header stands twice"
         if int(status) == 100:
             return self.reply()
-        size = 0 if int(status) == 204 else int(headers["content-length"])
+        size = 0 if int(status) in (204, 304) else int(headers["content-length"])
         while len(self._rest) < size:
             assert self._more(), "the connection ended within a body"
         body, self._rest = self._rest[:size], self._rest[size:]

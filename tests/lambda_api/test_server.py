@@ -1,0 +1,73 @@
+"""The control plane's side of HTTP without an engine: peers that do not read, places that run out."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import trio
+import trio.testing
+
+from scheduler.lambda_api.app import Reply
+from scheduler.lambda_api.server import Budget, Front, converse
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.fixture
+def ends():
+    """(ours as a stream, the peer's)."""
+    ours, peer = socket.socketpair()
+    with peer:
+        yield trio.SocketStream(trio.socket.from_stdlib_socket(ours)), peer
+        ours.close()
+
+
+async def test_who_does_not_read_its_answer_loses_its_place(ends, autojump_clock):
+    stream, _ = ends
+
+    async def answer(request, host):
+        return Reply(200, [], b"x" * (8 << 20))
+
+    with trio.fail_after(120):
+        assert not await converse(stream, answer, Budget(), REQUEST)
+
+
+async def test_a_file_is_sent_whole_and_closed(ends, tmp_path):
+    stream, peer = ends
+    data = bytes(range(256)) * 4096 + b"end"
+    (tmp_path / "package").write_bytes(data)
+    file = (tmp_path / "package").open("rb")
+
+    async def answer(request, host):
+        return Reply(200, [], b"", file)
+
+    read = b""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(converse, stream, answer, Budget(), REQUEST)
+        there = trio.SocketStream(trio.socket.from_stdlib_socket(peer))
+        while len(read.partition(b"\r\n\r\n")[2]) < len(data):
+            read += await there.receive_some(65536)
+    head, _, body = read.partition(b"\r\n\r\n")
+    assert body == data
+    assert f"content-length: {len(data)}".encode() in head.lower()
+    assert file.closed
+
+
+async def test_without_a_place_one_is_told_so(nursery):
+    async def answer(request, host):
+        raise AssertionError
+
+    async def give_back(fd):
+        raise AssertionError
+
+    front = Front(answer, give_back=give_back, nursery=nursery, places=1)
+    peers = []
+    for _ in range(2):
+        ours, peer = socket.socketpair()
+        peers.append(peer)
+        front.take(ours.detach(), b"")
+    with peers[0], peers[1]:
+        assert peers[1].recv(4096).startswith(b"HTTP/1.1 503 ")
+        assert peers[1].recv(4096) == b""
+        nursery.cancel_scope.cancel()
