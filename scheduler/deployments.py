@@ -42,6 +42,7 @@ class _Stage:
 class _Turn:
     lock: trio.Lock = field(default_factory=trio.Lock)
     users: int = 0
+    updating: bool = False
 
 
 class Deployments:
@@ -68,17 +69,24 @@ class Deployments:
         self._turns: defaultdict[str, _Turn] = defaultdict(_Turn)
 
     @asynccontextmanager
-    async def turn(self, name: str) -> AsyncIterator[None]:
-        """Whoever changes a function does so inside, registry and engine alike."""
+    async def turn(self, name: str, *, update: bool = False) -> AsyncIterator[None]:
+        """Whoever changes a function does so inside, registry and engine alike. update: until it ends, updating() says so."""
         turn = self._turns[name]
         turn.users += 1
+        turn.updating |= update
         try:
             async with turn.lock:
                 yield
         finally:
+            turn.updating &= not update
             turn.users -= 1
             if not turn.users:
                 del self._turns[name]
+
+    def updating(self, name: str) -> bool:
+        """An update of its code or configuration, or its creation, is under way: its turn waits or runs."""
+        turn = self._turns.get(name)
+        return turn is not None and turn.updating
 
     async def apply(self, spec: FunctionSpec) -> None:
         """Returns when calls that arrive now run the new code. Inside turn(). Raises what Catalog.put() raises."""

@@ -49,7 +49,7 @@ class AliasOperations:
                     arn = rooms.registry.identity.arn(name, alias)
                     raise LambdaError("ResourceConflictException", f"Alias already exists: {arn}")
                 if len(change.now.aliases) >= ALIASES_MAX:
-                    raise refuse(f"{name} has {ALIASES_MAX} aliases, which is the limit")
+                    raise LambdaError("AliasLimitExceededException", f"{name} has {ALIASES_MAX} aliases, which is the limit")
                 change.now = replace(change.now, aliases={**change.now.aliases, alias: made})
             await rooms.deployments.apply(rooms.spec(name))
         return Answer(self._shown(name, alias, made))

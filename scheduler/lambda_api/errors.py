@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from scheduler.functions.model import InvalidConfig
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from scheduler.errors import SchedulerError
 
-__all__ = ["ERRORS", "REVISION_TEXT", "Kind", "LambdaError", "translate"]
+__all__ = ["ERRORS", "REVISION_TEXT", "UPDATING_TEXT", "Kind", "LambdaError", "translate"]
 
 USER, SERVER = "User", "Server"
 
@@ -37,6 +39,7 @@ class Kind:
 
 _ROWS: Final = (
     Kind("AccessDeniedException", 403),
+    Kind("AliasLimitExceededException", 400, "message"),
     Kind("CodeStorageExceededException", 400, "message"),
     Kind("ExpiredTokenException", 403, "message"),
     Kind("IncompleteSignatureException", 403, "message"),
@@ -74,6 +77,9 @@ REVISION_TEXT: Final = (
     "The Revision Id provided does not match the latest Revision Id. Call the GetFunction/GetAlias API to retrieve "
     "the latest Revision Id"
 )
+
+
+UPDATING_TEXT: Final = "The operation cannot be performed at this time. An update is in progress for resource: "
 
 
 class LambdaError(Exception):
@@ -135,6 +141,10 @@ def translate(error: SchedulerError) -> LambdaError:
     come here; one that does is a ServiceException."""
     if error.type == "Throttled":
         return _throttled(error)
+    if isinstance(error, InvalidConfig):
+        for problem in error.problems:  # those that Lambda tells in a sentence of their own
+            if problem.constraint.startswith("Lambda was unable"):
+                return LambdaError("InvalidParameterValueException", problem.constraint)
     name = _BY_REASON.get(error.reason or "") if error.type == "BadRequest" else None
     if name is not None:
         return LambdaError(name, REVISION_TEXT if error.reason == "revision" else error.message)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from scheduler import limits
-from scheduler.functions import names
+from scheduler.functions import names, provisioned
 from scheduler.functions.names import LATEST
 from scheduler.lambda_api import views
 from scheduler.lambda_api.errors import LambdaError
@@ -47,6 +47,13 @@ _UNSUPPORTED: Final[Mapping[str, Callable[[Any], bool]]] = {
     "SnapStart": lambda v: False,  # sandboxes are restored from snapshots whatever it says
     "LoggingConfig": lambda v: v.get("LogFormat") == "JSON" or bool({"ApplicationLogLevel", "SystemLogLevel"} & set(v)),
 }
+
+# What Lambda itself has retired. One that this machine offers all the same is fine.
+_RETIRED: Final = frozenset({
+    "nodejs", "nodejs4.3", "nodejs4.3-edge", "nodejs6.10", "nodejs8.10", "nodejs10.x", "nodejs12.x", "nodejs14.x", "nodejs16.x",
+    "nodejs18.x", "nodejs20.x", "java8", "python2.7", "python3.6", "python3.7", "python3.8", "python3.9", "dotnetcore1.0",
+    "dotnetcore2.0", "dotnetcore2.1", "dotnetcore3.1", "dotnet6", "go1.x", "ruby2.5", "ruby2.7", "ruby3.2", "provided",
+})  # fmt: skip
 
 # member -> key of a deployment
 _KEYS: Final[Mapping[str, str]] = {
@@ -97,7 +104,7 @@ class FunctionOperations:
         fields = {"name": name, **self._fields(call)}
         if call.principal.tenant is not None:
             fields["tenant"] = call.principal.tenant
-        async with rooms.deployments.turn(name):
+        async with rooms.update(name):
             if name in rooms.registry:
                 raise LambdaError("ResourceConflictException", f"Function already exist: {name}")
             code = await admit(rooms, call.values["Code"], fields["handler"], fields["runtime"])
@@ -114,7 +121,7 @@ class FunctionOperations:
         rooms = self._rooms
         name = rooms.own_name(call)
         self._check_supported(call)
-        async with rooms.deployments.turn(name):
+        async with rooms.update(name):
             latest = rooms.registry.get(name)
             code = await admit(rooms, call.values, latest.config.handler, latest.config.runtime)
             if call.get("DryRun", False):
@@ -130,7 +137,7 @@ class FunctionOperations:
         rooms = self._rooms
         name = rooms.own_name(call)
         fields = self._fields(call)
-        async with rooms.deployments.turn(name):
+        async with rooms.update(name):
             layers = await self._layers.chosen(call, rooms.registry.get(name).code)
             deployed = await rooms.registry.update(name, fields, revision_id=call.get("RevisionId"), layers=layers)
             await rooms.deployments.apply(rooms.spec(name))
@@ -153,7 +160,7 @@ class FunctionOperations:
         name = rooms.own_name(call)
         self._check_supported(call)
         wanted = call.get("CodeSha256")
-        async with rooms.deployments.turn(name):
+        async with rooms.update(name):
             latest = rooms.registry.get(name)
             if wanted and wanted != views.code_sha256(latest.code.sha256):
                 raise refuse(
@@ -177,6 +184,12 @@ class FunctionOperations:
         rooms = self._rooms
         name = rooms.own_name(call)
         async with rooms.deployments.turn(name):
+            floor = provisioned.total(rooms.registry.attachments.of(name))
+            if value is not None and value < floor:
+                raise refuse(  # with Lambda's own spaces
+                    f" ReservedConcurrentExecutions  {value} should not be lower than function's total provisioned concurrency "
+                    f"[{floor}]."
+                )
             await rooms.registry.update(name, {"reserved_concurrency": value})
             await rooms.deployments.apply(rooms.spec(name))
         return Answer({"ReservedConcurrentExecutions": value})
@@ -185,9 +198,8 @@ class FunctionOperations:
 
     async def _get(self, call: ApiCall) -> Answer:
         version = self._rooms.find(call)
-        identity = self._rooms.registry.identity
         shown: dict[str, Any] = {
-            "Configuration": views.configuration(version, identity, qualified="Qualifier" in call.values),
+            "Configuration": self._configuration(version, qualified="Qualifier" in call.values),
             "Code": {"RepositoryType": "S3", "Location": self._links.link(call.host, version.code)},
         }
         tags = self._rooms.registry.attachments.of(version.name).tags
@@ -200,7 +212,7 @@ class FunctionOperations:
 
     async def _get_configuration(self, call: ApiCall) -> Answer:
         version = self._rooms.find(call)
-        return Answer(views.configuration(version, self._rooms.registry.identity, qualified="Qualifier" in call.values))
+        return Answer(self._configuration(version, qualified="Qualifier" in call.values))
 
     async def _list(self, call: ApiCall) -> Answer:
         registry = self._rooms.registry
@@ -213,9 +225,7 @@ class FunctionOperations:
         everything = call.get("FunctionVersion") == "ALL"
         for latest in some.functions:
             versions += [latest, *(registry.versions(latest.name) if everything else ())]
-        body: dict[str, Any] = {
-            "Functions": [views.configuration(v, registry.identity, qualified=everything) for v in versions]
-        }
+        body: dict[str, Any] = {"Functions": [self._configuration(v, qualified=everything) for v in versions]}
         if some.next_marker is not None:
             body["NextMarker"] = mark(some.next_marker)
         return Answer(body)
@@ -226,7 +236,7 @@ class FunctionOperations:
         found = (rooms.registry.get(name), *rooms.registry.versions(name))
 
         def show(version: FunctionVersion) -> dict[str, Any]:
-            return views.configuration(version, rooms.registry.identity, qualified=True)
+            return self._configuration(version, qualified=True)
 
         return Answer(page("Versions", found, call.get("Marker"), call.get("MaxItems"), show))
 
@@ -268,14 +278,41 @@ class FunctionOperations:
         if wanted and wanted != [views.ARCHITECTURE]:
             raise refuse(f"Architectures: {wanted[0]} cannot run on this machine, which is {views.ARCHITECTURE}")
 
+    def _check_runtime(self, wanted: str | None) -> None:
+        offered = self._rooms.runtimes
+        if wanted is None or wanted in offered:
+            return
+        if wanted in _RETIRED:
+            raise refuse(
+                f"The runtime parameter of {wanted} is no longer supported for creating or updating AWS Lambda functions. We "
+                "recommend you use a supported runtime while creating or updating functions."
+            )
+        raise refuse(
+            f"Value {wanted} at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: "
+            f"[{', '.join(sorted(offered))}] or be a valid ARN"
+        )
+
     def _fields(self, call: ApiCall) -> dict[str, Any]:
         self._check_supported(call)
+        self._check_runtime(call.get("Runtime"))
         fields = {key: call.values[member] for member, key in _KEYS.items() if member in call.values}
         if "EphemeralStorage" in call.values:
             fields["ephemeral_storage_mb"] = call.values["EphemeralStorage"]["Size"]
         if "Environment" in call.values:
             fields["environment"] = call.values["Environment"].get("Variables", {})
         return fields
+
+    def _configuration(self, version: FunctionVersion, *, qualified: bool) -> dict[str, Any]:
+        """As readers see it: an update that is under way shows in what it is about, `$LATEST`."""
+        rooms = self._rooms
+        shown = views.configuration(version, rooms.registry.identity, qualified=qualified)
+        if version.version == LATEST and rooms.deployments.updating(version.name):
+            shown |= {
+                "LastUpdateStatus": "InProgress",
+                "LastUpdateStatusReason": "The function is being updated.",
+                "LastUpdateStatusReasonCode": "Creating",
+            }
+        return shown
 
     def _shown(self, version: FunctionVersion) -> Answer:
         return Answer(views.configuration(version, self._rooms.registry.identity, qualified=False))

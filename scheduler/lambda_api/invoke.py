@@ -86,7 +86,7 @@ class InvokeOperations:
         self._rooms.find_to_invoke(call)
         payload = self._checked(call.get("InvokeArgs", b""), limits.EVENT_BYTES_MAX)
         request_id = await self._rooms.invoker.event(str(self._rooms.reference(call)), payload, None)
-        return Answer({"Status": 202}, 202, (("x-amzn-RequestId", request_id),))
+        return Answer(None, 202, (("x-amzn-RequestId", request_id),))
 
     def _checked(self, payload: bytes, limit: int) -> bytes:
         if len(payload) > limit:

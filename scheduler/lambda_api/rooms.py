@@ -6,6 +6,7 @@ tenant's functions only; others' are not found.
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,10 @@ from scheduler.catalog import spec_of
 from scheduler.errors import NotFound
 from scheduler.functions import names
 from scheduler.functions.policies import allows
-from scheduler.lambda_api.errors import LambdaError
+from scheduler.lambda_api.errors import UPDATING_TEXT, LambdaError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from scheduler.catalog import FunctionSpec
     from scheduler.config import Settings
@@ -126,6 +127,15 @@ class Rooms:
                 "Please specify either a function name or an unqualified function ARN.",
             )
         return self.visible(call, reference.name).name
+
+    @asynccontextmanager
+    async def update(self, name: str) -> AsyncIterator[None]:
+        """The turn of one that changes a function's code or configuration, or makes it or a version. There is one at a time:
+        who comes meanwhile is refused, as by Lambda, since what it started from is about to change. LambdaError."""
+        if self.deployments.updating(name):
+            raise LambdaError("ResourceConflictException", UPDATING_TEXT + self.registry.identity.arn(name))
+        async with self.deployments.turn(name, update=True):
+            yield
 
     def spec(self, name: str) -> FunctionSpec:
         return spec_of(self.registry, name)
