@@ -75,14 +75,14 @@ def _contest(ctx: Context) -> list[Row]:
             peers[peer] = installed(peer, install=ctx.install)
         except Missing as missing:
             peers[peer] = str(missing)
-    contest = Contest(ctx, ctx.pick(2, 1))
+    contest = Contest(ctx, 1)
     payload = ctx.payload()
     broken: dict[str, str] = {}
     with front(workers=WORKERS) as floor, serving(ctx) as ours:
         ours.service.deploy("echo")
         http_load(ours.port, ours.request(ctx.work, "echo", payload), expect=payload, connections=CONNECTIONS, duration_ms=700)
         _same_json(floor, "/", payload.read_bytes())
-        for turn in range(ctx.pick(5, 2)):
+        for turn in range(ctx.pick(6, 2)):
             both = [("front", floor, "/"), ("ours", ours.port, invoke_path("echo"))]
             for name, port, path in both if turn % 2 == 0 else reversed(both):
                 contest.measure(name, port, path, CONNECTIONS)
@@ -131,14 +131,14 @@ def _peer_row(contest: Contest, peer: Peer, here: Installed | str, broken: str |
 
 
 def _one_client(ctx: Context, place: str, client: int, server: int) -> Row:
-    payload, duration = ctx.payload(), ctx.pick(800, 300)
+    payload, duration = ctx.payload(), ctx.pick(600, 300)
     over_http, over_socket = [], []
     with serving(ctx, cpus={server}) as ours:
         service = ours.service
         service.deploy("echo")
         warm_up(service, "echo", payload=payload, connections=1, inflight=1, seconds=0.6)
         what = ours.request(ctx.work, "echo", payload)
-        for _ in range(ctx.pick(5, 2)):
+        for _ in range(ctx.pick(4, 2)):
             over_socket.append(
                 load(service.socket, stream(function="echo", payload=payload), duration_ms=duration, pin=client).only
             )

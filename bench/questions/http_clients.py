@@ -62,7 +62,7 @@ def _boto3(ctx: Context) -> list[Row]:
         assert ours.key is not None
         ours.service.deploy("echo")
         _loop(ours.port, ours.key, payload, seconds=0.2, cpu=first)
-        for _ in range(ctx.pick(4, 2)):
+        for _ in range(ctx.pick(3, 2)):
             before = _answered(ours)
             loops.append(_loop(ours.port, ours.key, payload, seconds=ctx.pick(1.0, 0.5), cpu=first))
             after = _answered(ours)
@@ -106,7 +106,7 @@ def _signature(ctx: Context) -> list[Row]:
     if importlib.util.find_spec("botocore") is None:
         reason = "botocore, which signs, is not installed; it is one of the development packages"
         return [unmeasured(SIGNATURE, "µs CPU", f"≤ {SIGNATURE_US:g}", reason)]
-    payload, duration = ctx.payload(), ctx.pick(1000, 400)
+    payload, duration = ctx.payload(), ctx.pick(800, 400)
     costs: dict[str, list[float]] = {"none": [], "sigv4": []}
     with ExitStack() as stack:
         services = {auth: stack.enter_context(serving(ctx, auth=auth)) for auth in costs}
@@ -115,7 +115,7 @@ def _signature(ctx: Context) -> list[Row]:
             ours.service.deploy("echo")
             requests[auth] = ours.request(ctx.work, "echo", payload)
             _cpu_per_call(ours, requests[auth], payload, duration // 2)
-        for _ in range(ctx.pick(5, 3)):
+        for _ in range(ctx.pick(4, 3)):
             for auth, ours in services.items():
                 costs[auth].append(_cpu_per_call(ours, requests[auth], payload, duration))
             ctx.say(f"CPU of a call: {costs['none'][-1]:.2f} µs, signed {costs['sigv4'][-1]:.2f} µs")

@@ -32,7 +32,7 @@ def run(ctx: Context) -> list[Row]:
     wanted = ctx.pick(CONNECTIONS, 2000)
     _raise_limit(wanted + DESCRIPTORS_SPARE)
     first, last = ctx.cpus[0], ctx.cpus[-1]
-    payload, duration = ctx.payload(), ctx.pick(1200, 500)
+    payload, duration = ctx.payload(), ctx.pick(1000, 500)
     without, beside, memory, grown = [], [], [], []
     lost = 0
     with serving(ctx, cpus={last}) as ours:
