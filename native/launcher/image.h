@@ -111,6 +111,9 @@ struct image_header {
 /* Remembers the memory as it is now. 0, or -errno: then there are no images in this zygote's life. Once, before the first fork. */
 int image_baseline(void);
 
+/* In a shell that waits: the code around this address, which it will run through, is looked up now. Contents stay as they are. */
+void image_warm(const void *code);
+
 /* ---- the maker ---- */
 
 struct image_request {

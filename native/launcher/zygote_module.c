@@ -191,6 +191,7 @@ static bool spawn(int fd, const struct spawn_order *order, int *fds, unsigned co
         return false;
     }
     struct newborn *const newborn = &birth.newborn;
+    image_warm((const void *)(uintptr_t)PyOS_AfterFork_Child); /* the interpreter */
     steps_specialise(newborn);
     if (newborn->image >= 0 && (fcntl(newborn->image, F_GETFL) & O_ACCMODE) == O_RDONLY) { /* one to be written stays as it is */
         image_thaw(newborn->image, SANDBOX_FD_CHANNEL, SANDBOX_FD_PROGRESS, why_not);

@@ -126,8 +126,6 @@ def renew() -> None:
     600 KB.
     """
     loaded = sys.modules
-    if (random := loaded.get("random")) is not None:
-        random.seed()
     if (uuid := loaded.get("uuid")) is not None:
         # The C library's generator has a clock sequence of its own, in its siblings the same. Python's draws one each time.
         vars(uuid).update(_generate_time_safe=None, _node=int.from_bytes(os.urandom(6), "big") | 1 << 40, _last_timestamp=None)
