@@ -40,7 +40,8 @@ class Gateway:
     def __init__(self, service: Service) -> None:
         settings = service.settings
         self._service = service
-        self._keys = AccessKeys(settings.access_key_file, Keyring.open(settings.keyring_file))
+        self.keyring = Keyring.open(settings.keyring_file)
+        self._keys = AccessKeys(settings.access_key_file, self.keyring)
         self._known: dict[str, AccessKey] = {}  # that the engine knows
         self._api: Api | None = None
         self._front: Front | None = None

@@ -46,6 +46,7 @@ from scheduler.functions.names import LATEST, Identity
 from scheduler.functions.names import parse as parse_name
 from scheduler.functions.packages import open_code_store
 from scheduler.functions.registry import FunctionRegistry
+from scheduler.functions.sealed import Seals
 from scheduler.functions.uploads import open_uploads
 from scheduler.gateway import Gateway
 from scheduler.log import Log
@@ -288,7 +289,9 @@ class Service:
         self.event_queue = await SqliteEventQueue.load(
             store, count_max=settings.events_max, bytes_max=settings.events_bytes_max
         )
-        self.registry = await FunctionRegistry.load(SqliteRegistry(store), settings, runtimes=tuple(self.runtimes))
+        self.registry = await FunctionRegistry.load(
+            SqliteRegistry(store), settings, runtimes=tuple(self.runtimes), seals=Seals(self.gateway.keyring)
+        )
         self.code = await open_code_store(settings.code_dir, bytes_max=settings.code_bytes_max)
         self.layers = await Layers.load(SqliteRegistry(store))
         self.order_book = OrderBook(

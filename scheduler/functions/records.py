@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from scheduler.errors import Unavailable
 from scheduler.functions.model import CodeKind, CodeRef, FunctionConfig, FunctionVersion, LayerRef, State
+from scheduler.functions.sealed import is_sealed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from scheduler.functions.sealed import Seals
 
 __all__ = [
     "FUNCTION_PREFIX",
@@ -29,6 +32,7 @@ __all__ = [
     "encode_function",
     "encode_published",
     "function_key",
+    "holds_plain_text",
     "version_key",
 ]
 
@@ -64,54 +68,49 @@ class Published:
     source_description: str
 
 
-def seal_environment(environment: Mapping[str, str], name: str) -> Any:
-    """What is stored for an environment. Stored as it is; `name` is what an encryption would bind it to."""
-    del name
-    return dict(environment)
+def holds_plain_text(value: bytes) -> bool:
+    """An environment in it was stored before they were sealed."""
+    raw = json.loads(value)
+    version = raw.get("latest") or raw["version"]
+    return not is_sealed(version["config"]["environment"])
 
 
-def open_environment(stored: Any, name: str) -> dict[str, str]:
-    """Turns what `seal_environment` gave back."""
-    del name
-    return dict(stored)
-
-
-def encode_function(record: Record) -> bytes:
+def encode_function(record: Record, seals: Seals) -> bytes:
     return _dump(
         {
             "format": FORMAT,
-            "latest": _version_out(record.latest),
+            "latest": _version_out(record.latest, seals),
             "last_version": record.last_version,
             "published": [list(pair) for pair in record.published],
         }
     )
 
 
-def decode_function(key: str, value: bytes) -> Record:
+def decode_function(key: str, value: bytes, seals: Seals) -> Record:
     """Raises Unavailable where the value cannot be understood."""
     raw = _load(key, value)
     try:
         published = tuple((int(number), str(record)) for number, record in raw["published"])
-        return Record(_version_in(raw["latest"]), int(raw["last_version"]), published)
+        return Record(_version_in(raw["latest"], seals), int(raw["last_version"]), published)
     except (KeyError, TypeError, ValueError) as error:
         raise _broken(key, error) from error
 
 
-def encode_published(published: Published) -> bytes:
+def encode_published(published: Published, seals: Seals) -> bytes:
     return _dump(
         {
             "format": FORMAT,
-            "version": _version_out(published.version),
+            "version": _version_out(published.version, seals),
             "source_description": published.source_description,
         }
     )
 
 
-def decode_published(key: str, value: bytes) -> Published:
+def decode_published(key: str, value: bytes, seals: Seals) -> Published:
     """Raises Unavailable where the value cannot be understood."""
     raw = _load(key, value)
     try:
-        return Published(_version_in(raw["version"]), str(raw["source_description"]))
+        return Published(_version_in(raw["version"], seals), str(raw["source_description"]))
     except (KeyError, TypeError, ValueError) as error:
         raise _broken(key, error) from error
 
@@ -124,11 +123,11 @@ def _code_in(raw: Mapping[str, Any]) -> CodeRef:
     return CodeRef(raw["sha256"], raw["size"], CodeKind(raw["kind"]), raw["path"])
 
 
-def _version_out(version: FunctionVersion) -> dict[str, Any]:
+def _version_out(version: FunctionVersion, seals: Seals) -> dict[str, Any]:
     config = version.config
     plain = {field.name: getattr(config, field.name) for field in fields(config) if field.name != "environment"}
     return {
-        "config": {**plain, "environment": seal_environment(config.environment, config.name)},
+        "config": {**plain, "environment": seals.seal(config.environment, config.name)},
         "version": version.version,
         "revision": version.revision,
         "revision_id": version.revision_id,
@@ -140,9 +139,9 @@ def _version_out(version: FunctionVersion) -> dict[str, Any]:
     }
 
 
-def _version_in(raw: Mapping[str, Any]) -> FunctionVersion:
+def _version_in(raw: Mapping[str, Any], seals: Seals) -> FunctionVersion:
     config = dict(raw["config"])
-    environment = open_environment(config.pop("environment"), config["name"])
+    environment = seals.open(config.pop("environment"), config["name"])
     return FunctionVersion(
         config=FunctionConfig(**config, environment=environment),
         version=raw["version"],

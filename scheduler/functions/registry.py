@@ -4,7 +4,7 @@ Law of this file: decides and writes; knows no engine, no sandbox, no socket. Ev
 versions are bounded by the setting functions_max), so reading is a plain call; only what must become durable is async, and
 returns once it is.
 
-    registry = await FunctionRegistry.load(store, settings, runtimes=("python3.12", "python3.11"))
+    registry = await FunctionRegistry.load(store, settings, runtimes=("python3.12", "python3.11"), seals=Seals(keyring))
     deployed = await registry.deploy({"name": "hello", "handler": "app.handler"}, code)   # creates or replaces
     await registry.update("hello", {"memory_mb": 256}, revision_id=deployed.latest.revision_id)
     await registry.publish("hello")                     -> FunctionVersion, a new one only if something changed
@@ -54,6 +54,7 @@ from scheduler.functions.records import (
     encode_function,
     encode_published,
     function_key,
+    holds_plain_text,
     version_key,
 )
 from scheduler.store.port import ABSENT, RevisionConflict
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 
     from scheduler.config import Settings
     from scheduler.functions.provisioned import Provisioned
+    from scheduler.functions.sealed import Seals
     from scheduler.store import port
 
 __all__ = ["SANDBOX_KEYS", "Conflict", "Deployed", "FunctionRegistry", "Page", "RevisionMismatch"]
@@ -125,12 +127,14 @@ class FunctionRegistry:
         store: port.Registry,
         settings: Settings,
         runtimes: Sequence[str],
+        seals: Seals,
         now_s: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings
         self.identity = Identity(settings.region, settings.account_id)
         self._store = store
         self._runtimes = tuple(runtimes)
+        self._seals = seals
         self._now_s = now_s
         self._functions: dict[str, _Function] = {}
         self._mutating = trio.Lock()
@@ -144,15 +148,22 @@ class FunctionRegistry:
         settings: Settings,
         *,
         runtimes: Sequence[str],
+        seals: Seals,
         now_s: Callable[[], float] = time.time,
     ) -> FunctionRegistry:
-        """Read everything. `runtimes`: those offered, best first. Raises Unavailable where a value cannot be understood."""
-        registry = cls(store, settings, runtimes, now_s)
+        """Read everything. `runtimes`: those offered, best first. seals: for environments; what was stored before them is
+        sealed now. Raises Unavailable where a value cannot be understood."""
+        registry = cls(store, settings, runtimes, seals, now_s)
         versions: dict[str, Published] = {}
         for entry in await _entries(store, VERSION_PREFIX):
-            versions[entry.key] = decode_published(entry.key, entry.value)
+            versions[entry.key] = decode_published(entry.key, entry.value, seals)
+            if holds_plain_text(entry.value):
+                await store.put(entry.key, encode_published(versions[entry.key], seals), expect=entry.revision)
         for entry in await _entries(store, FUNCTION_PREFIX):
-            registry._admit(entry, decode_function(entry.key, entry.value), versions)
+            record, revision = decode_function(entry.key, entry.value, seals), entry.revision
+            if holds_plain_text(entry.value):
+                revision = await store.put(entry.key, encode_function(record, seals), expect=entry.revision)
+            registry._admit(entry.key, revision, record, versions)
         await registry._sweep(versions)
         registry.attachments = await Attachments.load(store)
         await registry.attachments.sweep(registry.__contains__)
@@ -553,8 +564,10 @@ class FunctionRegistry:
     async def _write(self, name: str, function: _Function, record: Record, made: Published | None) -> None:
         """Store the new version if there is one, then the function that names it; once that is durable, show both."""
         if made is not None:
-            await self._store.put(version_key(name, made.version.revision_id), encode_published(made), expect=ABSENT)
-        stored = await self._settle(name, self._store.put(function_key(name), encode_function(record), expect=function.stored))
+            value = encode_published(made, self._seals)
+            await self._store.put(version_key(name, made.version.revision_id), value, expect=ABSENT)
+        value = encode_function(record, self._seals)
+        stored = await self._settle(name, self._store.put(function_key(name), value, expect=function.stored))
         versions = {number: function.versions[number] for number, _ in record.published if number in function.versions}
         if made is not None:
             versions[int(made.version.version)] = made
@@ -580,24 +593,24 @@ class FunctionRegistry:
         if entry is None:
             self._functions.pop(name, None)
         else:
-            record = decode_function(entry.key, entry.value)
+            record = decode_function(entry.key, entry.value, self._seals)
             versions = {}
             for _, record_id in record.published:
                 found = await self._store.get(version_key(name, record_id))
                 if found is not None:
-                    versions[found.key] = decode_published(found.key, found.value)
-            self._admit(entry, record, versions)
+                    versions[found.key] = decode_published(found.key, found.value, self._seals)
+            self._admit(entry.key, entry.revision, record, versions)
         self._doubtful.discard(name)
 
-    def _admit(self, entry: port.Entry, record: Record, versions: Mapping[str, Published]) -> None:
+    def _admit(self, at: str, revision: int, record: Record, versions: Mapping[str, Published]) -> None:
         name = record.latest.name
         found: dict[int, Published] = {}
         for number, record_id in record.published:
             key = version_key(name, record_id)
             if key not in versions:
-                raise Unavailable(f"{entry.key}: version {number} ({key}) is missing from the store; restore a copy")
+                raise Unavailable(f"{at}: version {number} ({key}) is missing from the store; restore a copy")
             found[number] = versions[key]
-        self._functions[name] = _Function(record, entry.revision, found)
+        self._functions[name] = _Function(record, revision, found)
 
     async def _sweep(self, versions: Mapping[str, Published]) -> None:
         """Delete versions that no function names, left by a crash between two writes. Young ones may be about to be named by

@@ -294,6 +294,7 @@ def _open(path: Path) -> tuple[sqlite3.Connection, list[sqlite3.Connection]]:
         _identify(writer, path)
         writer.execute("PRAGMA journal_mode=WAL")
         writer.execute("PRAGMA synchronous=FULL")
+        writer.execute("PRAGMA secure_delete=ON")  # what was overwritten is nowhere in the file
         _check(writer, path)
         _migrate(writer, path)
         for _ in range(READERS):

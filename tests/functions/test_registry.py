@@ -20,6 +20,7 @@ from scheduler.functions.registry import Conflict, FunctionRegistry, RevisionMis
 from scheduler.store.port import ABSENT, Entry, RevisionConflict
 from scheduler.store.registry import SqliteRegistry
 from scheduler.store.sqlite import open_store
+from tests.functions.sealing import SEALS
 
 RUNTIMES = ("python3.12", "python3.11")
 HELLO = {"name": "hello", "handler": "app.handler"}
@@ -89,6 +90,7 @@ async def open_registry(memory: Memory, now_s: Clock | None = None, **changes) -
         memory,  # type: ignore[arg-type]  # what the registry does not use is not there
         dataclasses.replace(load(), **changes),
         runtimes=RUNTIMES,
+        seals=SEALS,
         now_s=now_s or Clock(),
     )
 
@@ -512,12 +514,12 @@ async def test_an_environment_s_values_are_not_told_when_reading_fails(memory, r
 async def test_on_the_real_store(tmp_path):
     path = tmp_path / "s" / "x.db"
     async with open_store(path) as store:
-        registry = await FunctionRegistry.load(SqliteRegistry(store), Settings(), runtimes=RUNTIMES)
+        registry = await FunctionRegistry.load(SqliteRegistry(store), Settings(), runtimes=RUNTIMES, seals=SEALS)
         await registry.deploy({**HELLO, "environment": {"KEY": "välue"}}, code(1), publish=True)
         await registry.update("hello", {"memory_mb": 200})
         before = registry.all()
     async with open_store(path) as store:
-        assert (await FunctionRegistry.load(SqliteRegistry(store), Settings(), runtimes=RUNTIMES)).all() == before
+        assert (await FunctionRegistry.load(SqliteRegistry(store), Settings(), runtimes=RUNTIMES, seals=SEALS)).all() == before
 
 
 # ---- the model -------------------------------------------------------------------------------------------------------------

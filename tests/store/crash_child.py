@@ -20,6 +20,7 @@ from scheduler.store.events import SqliteEventQueue
 from scheduler.store.port import Event
 from scheduler.store.registry import SqliteRegistry
 from scheduler.store.sqlite import open_store
+from tests.functions.sealing import SEALS
 
 NAMES = ("alpha", "beta", "gamma")
 RUNTIMES = ("python3.12",)
@@ -64,7 +65,7 @@ async def events(path: Path, seed: int) -> None:
 async def functions(path: Path, seed: int) -> None:
     """Each name has its own task, so that what is acknowledged of a name is in order. "try" comes before, "ok" after."""
     async with open_store(path) as store:
-        registry = await FunctionRegistry.load(SqliteRegistry(store), load(), runtimes=RUNTIMES)
+        registry = await FunctionRegistry.load(SqliteRegistry(store), load(), runtimes=RUNTIMES, seals=SEALS)
 
         async def change(name: str) -> None:
             chance = random.Random(f"{seed}-{name}")

@@ -16,6 +16,7 @@ from scheduler.functions.registry import FunctionRegistry
 from scheduler.store.events import SqliteEventQueue
 from scheduler.store.registry import SqliteRegistry
 from scheduler.store.sqlite import open_store
+from tests.functions.sealing import SEALS
 from tests.store.crash_child import NAMES, RUNTIMES, code
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +67,7 @@ async def test_acknowledged_deployments_survive(tmp_path, seed):
     lines = random.Random(seed).randrange(10, 400)
     said = run_and_kill("functions", path, seed, lines)
     async with open_store(path) as store:
-        registry = await FunctionRegistry.load(SqliteRegistry(store), load(), runtimes=RUNTIMES)
+        registry = await FunctionRegistry.load(SqliteRegistry(store), load(), runtimes=RUNTIMES, seals=SEALS)
         for name in NAMES:
             of_name = [words for words in said if words[0] in ("try", "ok") and words[1] == name]
             acknowledged = [words for words in of_name if words[0] == "ok"]
