@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -14,7 +15,8 @@
 #include "launcher.h"
 #include "wire.h"
 
-enum { ARGUMENTS_MAX = 40, MESSAGE_BYTES_MAX = 1 + (int)sizeof(struct request) + PROTOCOL_TEXT_BYTES_MAX, BUFFER_BYTES = 1 << 20 };
+enum { ARGUMENTS_MAX = 40, MESSAGE_BYTES_MAX = 1 + (int)sizeof(struct request) + PROTOCOL_TEXT_BYTES_MAX, BUFFER_BYTES = 1 << 20,
+       CLEAN_MS = 5000, CLEAN_STEP_MS = 20 };
 
 static char SERVICE_PID[] = "--service-pid";
 
@@ -99,10 +101,56 @@ static int tell_runtimes(const struct starter *starter, int fd) {
     return send(fd, &seal, sizeof seal, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -errno : 0;
 }
 
+static bool has_ended(const struct starter *starter, int patience_ms) {
+    struct pollfd end = {.fd = starter->pidfd, .events = POLLIN};
+    return starter->pidfd < 0 || poll(&end, 1, patience_ms) > 0;
+}
+
+/* The supervisor has one child. A number that is read here cannot have become another's: its parent has not reaped it while it lives
+ * itself, and if it does not, there is nobody left to end. */
+static void end_inner(const struct starter *starter) {
+    char path[64], text[32];
+    snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)starter->pid, (int)starter->pid);
+    const int fd = starter->pidfd < 0 ? -1 : open(path, O_RDONLY | O_CLOEXEC);
+    const ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (got > 0 && syscall(SYS_pidfd_send_signal, starter->pidfd, 0, NULL, 0) == 0) {
+        text[got] = '\0';
+        const long inner = strtol(text, NULL, 10);
+        if (inner > 1) {
+            kill((pid_t)inner, SIGKILL);
+        }
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+}
+
+static void end_supervisor(const struct starter *starter) {
+    if (starter->pidfd >= 0) {
+        (void)syscall(SYS_pidfd_send_signal, starter->pidfd, SIGKILL, NULL, 0);
+    }
+}
+
+/* One launcher at a time: two would give one uid to two sandboxes, and a service in a stranger's hands could fill the machine with
+ * them. Its supervisor is given the time to clean up. */
+static bool replace(const struct starter *starter) {
+    for (int waited_ms = 0; !has_ended(starter, waited_ms == 0 ? 0 : CLEAN_STEP_MS); waited_ms += CLEAN_STEP_MS) {
+        if (waited_ms >= CLEAN_MS) {
+            end_supervisor(starter);
+            break;
+        }
+        end_inner(starter); /* again and again: it may just be starting it */
+    }
+    return has_ended(starter, CLEAN_MS);
+}
+
 static int start(struct starter *starter, int *pair) {
     const int room = BUFFER_BYTES;
     if (starter->arguments == NULL) {
         return -EINVAL;
+    }
+    if (!replace(starter)) {
+        return -EBUSY;
     }
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
         return -errno;
@@ -132,31 +180,6 @@ static void answer_start(struct starter *starter) {
     const int sent[] = {pair[0], starter->pidfd};
     (void)wire_send(LAUNCHER_FD_SERVICE, &answer, sizeof answer, sent, error < 0 ? 0 : 2, 0);
     wire_close_all(pair, 2);
-}
-
-/* The supervisor has one child. A number that is read here cannot have become another's: its parent has not reaped it while it lives
- * itself, and if it does not, there is nobody left to end. */
-static void end_inner(const struct starter *starter) {
-    char path[64], text[32];
-    snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)starter->pid, (int)starter->pid);
-    const int fd = starter->pidfd < 0 ? -1 : open(path, O_RDONLY | O_CLOEXEC);
-    const ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-    if (got > 0 && syscall(SYS_pidfd_send_signal, starter->pidfd, 0, NULL, 0) == 0) {
-        text[got] = '\0';
-        const long inner = strtol(text, NULL, 10);
-        if (inner > 1) {
-            kill((pid_t)inner, SIGKILL);
-        }
-    }
-    if (fd >= 0) {
-        close(fd);
-    }
-}
-
-static void end_supervisor(const struct starter *starter) {
-    if (starter->pidfd >= 0) {
-        (void)syscall(SYS_pidfd_send_signal, starter->pidfd, SIGKILL, NULL, 0);
-    }
 }
 
 static int heed(struct starter *starter, const char *message, size_t bytes) {

@@ -7,7 +7,7 @@
  * Messages are one byte of kind and what follows it, mirrored in scheduler/sandboxes/starter.py:
  *
  *   A  arguments of the launcher, each with its NUL       R  one REQUEST_RUNTIME, as the launcher takes it
- *   S  start: answered by struct starter_answer with the socket and a pidfd of the launcher's supervisor
+ *   S  start: answered by struct starter_answer with the socket and a pidfd of the launcher's supervisor. The one before is ended
  *   I  end the launcher proper (its supervisor cleans up) K  end its supervisor
  */
 #ifndef LAUNCHER_STARTER_H

@@ -19,7 +19,8 @@ again when its pause is over, and then only if a sandbox of the version was init
 that failed in a row make a version UNSUITABLE, which is for good: the next deployment is another version.
 
 Room is made as GreedyDual-Size-Frequency does: the image goes that saves the least time for its bytes and is used the least,
-and what goes raises the bar that all later ones start from, so that the unused grow old.
+and what goes raises the bar that all later ones start from, so that the unused grow old. Among tenants it is shared out: an
+image goes for another tenant's only if its own tenant holds at least as much as that one then would.
 """
 
 from __future__ import annotations
@@ -178,18 +179,26 @@ class Ledger:
         self._turn(entry, News.BEGUN, now_s)
         self._served_s[entry.tenant] = now_s
 
-    def reserve(self, size: int) -> list[Entry] | None:
-        """Room for an image that is being made: which others have to go, worst first; None: it is larger than all room. The
-        caller ends those by evicted(); the room is held until made() or release()."""
+    def reserve(self, size: int, tenant: str) -> list[Entry] | None:
+        """Room for an image of the tenant's that is being made: which others have to go; None: there is none that is its to
+        take. The least worth goes first, among those of tenants that hold at least as much as this one would: so nobody's
+        images go for those of one who has more. The caller ends those by evicted(); the room is held until made() or
+        release()."""
         self.release()
-        if size > self.bytes_max:
-            return None
+        left = [e for e in self._entries.values() if e.state is State.READY]
+        held = {tenant: size}
+        for entry in left:
+            held[entry.tenant] = held.get(entry.tenant, 0) + entry.bytes
         going: list[Entry] = []
         room = self.bytes_max - self.bytes()
-        for entry in sorted((e for e in self._entries.values() if e.state is State.READY), key=lambda e: e.worth):
-            if room >= size:
-                break
+        while room < size:
+            theirs = [e for e in left if e.tenant == tenant or held[e.tenant] >= held[tenant]]
+            if not theirs:
+                return None
+            entry = min(theirs, key=lambda e: e.worth)
+            left.remove(entry)
             going.append(entry)
+            held[entry.tenant] -= entry.bytes
             room += entry.bytes
         self._reserved = size
         return going

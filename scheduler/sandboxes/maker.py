@@ -15,7 +15,7 @@ import json
 import os
 import struct
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -61,7 +61,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """fd: read-only, of a sealed file; the receiver's to close."""
+    """fd: read-only, of a sealed file; the receiver's to close. init_ns: what the maker says, and no more than it took."""
 
     fd: int
     bytes: int
@@ -238,11 +238,13 @@ async def _until_asked(
 ) -> _Word:
     """Specialised and initialised: it asks for room."""
     await launcher.specialise(shell, spec, image=file)
+    begun_s = trio.current_time()
     await channel.send(HEADER.pack(len(start), START, 0, 0, 0, 0, 0) + start)
     asked = await _hear(channel)
     if not asked.asks or not asked.bytes:
         raise _Ends(Outcome.BROKE, "it broke the channel's protocol: SNAPSHOT without asking for room")
-    return asked
+    # What an init took decides whose image stays: who says more than we saw would stay for ever.
+    return replace(asked, init_ns=min(asked.init_ns, int((trio.current_time() - begun_s) * 1e9)))
 
 
 async def _give_room(aside: Aside, file: int, asked: _Word, bounds: Bounds, room: Callable[[int], bool]) -> None:
@@ -252,7 +254,7 @@ async def _give_room(aside: Aside, file: int, asked: _Word, bounds: Bounds, room
             Outcome.CANNOT, f"its image needs {-(-asked.bytes // mb)} MB, {bounds.which} is {bounds.bytes_max // mb} MB"
         )
     if not room(asked.bytes):
-        raise _Ends(Outcome.BROKE, "there is no room for its image")
+        raise _Ends(Outcome.BROKE, "there is no room for its image beside those of who has less")
     if os.fstat(file).st_size:
         raise _Ends(Outcome.BROKE, "it wrote to its image's file before it was told to")
     await _give_bytes(aside, file, asked.bytes)
@@ -264,7 +266,7 @@ async def _until_written(channel: _Channel, asked: _Word) -> _Word:
     written = await _hear(channel)
     if written.asks or not 0 < written.bytes <= asked.bytes:
         raise _Ends(Outcome.BROKE, f"it asked for {asked.bytes} bytes and says it wrote {written.bytes}")
-    return written
+    return replace(written, init_ns=asked.init_ns)
 
 
 async def make(

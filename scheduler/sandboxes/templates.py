@@ -314,7 +314,7 @@ class Templates:
             order.specialisation,
             order.start,
             bounds=self._bounds(order),
-            room=self._room,
+            room=lambda size: self._room(size, order.tenant),
             dead=sandboxes.watch(shell.id),
             aside=self._aside,
         )
@@ -329,8 +329,8 @@ class Templates:
         which = "its memory" if of_function <= of_all else "room for all images (images_mb_max)"
         return Bounds(self._init_s, min(of_function, of_all), which)
 
-    def _room(self, size: int) -> bool:
-        going = self._ledger.reserve(size)
+    def _room(self, size: int, tenant: str) -> bool:
+        going = self._ledger.reserve(size, tenant)
         if going is None:
             return False
         for entry in going:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import site
 import sys
 
@@ -135,6 +136,21 @@ async def test_the_starter_starts_what_it_was_told_first_and_nothing_else(direct
         starter._tell(b"A/bin/sh\0")  # what a service in a stranger's hands would ask for
         with pytest.raises(LaunchFailed):
             starter.start()
+    finally:
+        starter.close()
+
+
+async def test_there_is_one_launcher_at_a_time(directory):
+    """Else a service in a stranger's hands fills the machine with them, and one uid is that of two sandboxes."""
+    starter = open_starter(LauncherConfig(slots=2, require_limits=False), [own_runtime()])
+    try:
+        started = [starter.start() for _ in range(3)]
+        ended = [bool(select.select([pidfd], [], [], 0)[0]) for _, _, pidfd in started]
+        assert ended == [True, True, False]
+        for sock, _, pidfd in started:
+            sock.close()
+            assert select.select([pidfd], [], [], 20)[0], "it has ended with its socket"
+            os.close(pidfd)
     finally:
         starter.close()
 

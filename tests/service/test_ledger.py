@@ -22,7 +22,7 @@ def want(book, function=1, now_s=0.0, *, tenant="t", runtime="py", deployed=Fals
 def ready(book, function=1, now_s=0.0, *, size=10 * MB, init_ns=1_000_000, **more):
     entry = want(book, function, now_s, **more)
     book.begun(entry, now_s)
-    for other in book.reserve(size):
+    for other in book.reserve(size, entry.tenant):
         book.evicted(other, now_s)
     assert book.made(entry, now_s, size=size, init_ns=init_ns)
     return entry
@@ -34,7 +34,7 @@ def test_from_the_wish_to_the_image():
     assert (entry.state, book.next(0.0)) == (State.WANTED, entry)
     book.begun(entry, 1.0)
     assert (entry.state, book.next(1.0)) == (State.MAKING, None)
-    assert book.reserve(7 * MB) == []
+    assert book.reserve(7 * MB, "t") == []
     assert book.bytes() == 7 * MB, "held for the one that is made"
     image = book.made(entry, 2.0, size=5 * MB, init_ns=1)
     assert (entry.state, entry.image, entry.since_s, book.bytes()) == (State.READY, image, 2.0, 5 * MB)
@@ -109,7 +109,7 @@ def test_an_image_that_does_not_fit_counts_once_and_three_times_in_a_row_is_enou
             assert book.next(5.0) is None, "not at once"
             assert book.next(5.0 + REMAKE_PAUSE_S) is entry
             book.begun(entry, 8.0)
-            book.reserve(MB)
+            book.reserve(MB, "t")
             assert book.made(entry, 9.0, size=MB, init_ns=1)
     assert entry.state is State.UNSUITABLE
     assert "another zygote" in entry.reason
@@ -154,7 +154,7 @@ def test_what_saves_least_for_its_bytes_goes_first_and_is_wanted_again_later():
     dear = ready(book, 2, size=50 * MB, init_ns=900_000_000)
     third = want(book, 3)
     book.begun(third, 1.0)
-    assert book.reserve(40 * MB) == [cheap]
+    assert book.reserve(40 * MB, "t") == [cheap]
     book.evicted(cheap, 1.0)
     assert book.made(third, 1.0, size=40 * MB, init_ns=1)
     assert (cheap.state, dear.state, book.bytes()) == (State.EVICTED, State.READY, 90 * MB)
@@ -162,7 +162,22 @@ def test_what_saves_least_for_its_bytes_goes_first_and_is_wanted_again_later():
     assert cheap.state is State.EVICTED, "two that want the same room do not trade it for each start"
     want(book, 1, now_s=70.0)
     assert cheap.state is State.WANTED
-    assert book.reserve(200 * MB) is None
+    assert book.reserve(200 * MB, "t") is None
+
+
+def test_nobodys_images_go_for_those_of_a_tenant_that_has_more():
+    """One that asks for all there is, whatever its image is said to be worth, gets what the others leave, and its own."""
+    book = ledger(100 * MB)
+    small = ready(book, 1, size=20 * MB, tenant="small")
+    large = [ready(book, function, size=30 * MB, tenant="large", init_ns=1 << 60) for function in (2, 3)]
+    assert book.reserve(90 * MB, "large") is None
+    assert book.bytes() == 80 * MB, "nothing is held for what is not made"
+    going = book.reserve(70 * MB, "large")
+    assert sorted(e.version.function for e in going) == [2, 3], "its own, though they are worth more than anything"
+    book.release()
+    assert book.reserve(40 * MB, "third") in ([large[0]], [large[1]]), "who holds the most gives"
+    assert small.state is State.READY
+    assert book.reserve(90 * MB, "third") is None
 
 
 def test_the_unused_grow_old():
@@ -209,7 +224,7 @@ def test_whatever_comes_in_whatever_order(news):
             if book.next(now_s) is entry and not any(e.state is State.MAKING for e in book.entries()):
                 book.begun(entry, now_s)
         elif what == "made":
-            if entry.state is State.MAKING and (going := book.reserve(size_mb * MB)) is not None:
+            if entry.state is State.MAKING and (going := book.reserve(size_mb * MB, entry.tenant)) is not None:
                 for other in going:
                     book.evicted(other, now_s)
                 book.made(entry, now_s, size=size_mb * MB, init_ns=size_mb)
