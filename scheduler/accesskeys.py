@@ -162,6 +162,7 @@ class AccessKeys:
                 rows = list(_parse(self._path, os.fstat(file.fileno()), file.read(FILE_BYTES_MAX + 1)))
             yield rows
             self._write(rows)
+            os.fsync(directory)  # a key that was revoked stays so
         except OSError as error:
             raise AccessKeysBroken(f"access keys {self._path}: {error.strerror}") from None
         finally:

@@ -93,7 +93,7 @@ class Keyring:
     def unseal(self, text: str, context: Mapping[str, str]) -> bytes:
         """Unsealable."""
         parts = text.split(".")
-        key = next((key for key in self._keys if len(parts) == 3 and key.id == parts[1]), None)
+        key = self._of(parts[1]) if len(parts) == 3 else None
         if key is None or parts[0] != "v1":
             raise Unsealable("it was sealed under a key that this keyring does not have")
         try:
@@ -101,6 +101,15 @@ class Keyring:
             return key.cipher.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], _bound(context))
         except (InvalidTag, ValueError):
             raise Unsealable("it does not open: sealed for something else, or changed since") from None
+
+    def _of(self, key_id: str) -> _Key | None:
+        """One that is not known may be new: a command has rotated the keyring while the service ran."""
+        found = next((key for key in self._keys if key.id == key_id), None)
+        if found is not None:
+            return found
+        with contextlib.suppress(OSError, KeyringBroken):
+            self._keys = _read(self._path)
+        return next((key for key in self._keys if key.id == key_id), None)
 
     def rotate(self) -> str:
         """A new key seals from now on; its id. What was sealed before still opens."""
@@ -164,10 +173,20 @@ def _write(path: Path, keys: list[dict[str, Any]]) -> None:
             file.flush()
             os.fsync(fd)
         os.replace(beside, path)
+        _sync(path)
     except BaseException:
         with contextlib.suppress(OSError):
             beside.unlink()
         raise
+
+
+def _sync(path: Path) -> None:
+    """The name too."""
+    directory = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 @contextlib.contextmanager

@@ -73,13 +73,17 @@ class ApiMethods:
             await self._uploads.forget(sha256)
         return answer
 
+    def _check_theirs(self, call: Call, name: str) -> None:
+        if call.connection.tenant not in (None, self._registry.get(name).config.tenant):
+            raise NotFound(f"Function not found: {self._registry.identity.arn(name)}")
+
     async def _declare(self, call: Call) -> dict[str, Any]:
         """Triggers as a deployment file has them, kept with the function."""
         name, events = call.values["name"], call.values["events"]
-        if call.connection.tenant not in (None, self._registry.get(name).config.tenant):
-            raise NotFound(f"Function not found: {self._registry.identity.arn(name)}")
+        self._check_theirs(call, name)
         if not isinstance(events, dict) or len(json.dumps(events, default=str)) > EVENTS_BYTES_MAX:
             raise BadRequest(f"events: is not a map of at most {EVENTS_BYTES_MAX} bytes of JSON")
         async with self._registry.attachments.change(name) as change:
+            self._check_theirs(call, name)  # it may have gone while this waited
             change.now = replace(change.now, declared=json.loads(json.dumps(events, default=str)))
         return {"events": len(events)}

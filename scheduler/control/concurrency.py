@@ -105,6 +105,7 @@ class Concurrency:
             raise BadRequest("provisioned: is required beside windows: what holds while none is open")
         config = None if count is None else provisioned.read(count, windows or [], time.time())
         async with self._deployments.turn(name):
+            self._place(call)  # it may have gone while this waited, and its name be another's
             await self._registry.provision(name, qualifier, config)
             await self._deployments.apply(self._spec(name))
         return await self.view(name)

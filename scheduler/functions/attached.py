@@ -120,6 +120,12 @@ NOTHING: Final = Attached()
 
 
 @dataclass(slots=True)
+class _Turn:
+    lock: trio.Lock = field(default_factory=trio.Lock)
+    users: int = 0
+
+
+@dataclass(slots=True)
 class Change:
     """`now` at the start is what is attached; what it is at the end is stored."""
 
@@ -132,7 +138,7 @@ class Attachments:
     def __init__(self, store: port.Registry) -> None:
         self._store = store
         self._held: dict[str, tuple[Attached, int]] = {}  # with the store's revision
-        self._turns: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
+        self._turns: defaultdict[str, _Turn] = defaultdict(_Turn)
 
     @classmethod
     async def load(cls, store: port.Registry) -> Attachments:
@@ -154,10 +160,24 @@ class Attachments:
         return iter([(name, attached) for name, (attached, _) in sorted(self._held.items())])
 
     @asynccontextmanager
+    async def _turn(self, name: str) -> AsyncIterator[None]:
+        """One at a time; whoever still waits keeps the lock alive."""
+        turn = self._turns[name]
+        turn.users += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.users -= 1
+            if not turn.users:
+                del self._turns[name]
+
+    @asynccontextmanager
     async def change(self, name: str) -> AsyncIterator[Change]:
         """One change; nothing is stored where the block raises or changes nothing. Unavailable: whether it was stored is not
-        known, and what is told afterwards is what the store has."""
-        async with self._turns[name]:
+        known, and what is told afterwards is what the store has. Whether the function is still there, and the caller's, is to
+        be asked in the block: it may have gone while this waited."""
+        async with self._turn(name):
             before, revision = self._held.get(name, (NOTHING, ABSENT))
             change = Change(before)
             yield change
@@ -183,12 +203,11 @@ class Attachments:
 
     async def forget(self, name: str) -> None:
         """The function is gone, and all that was attached with it."""
-        async with self._turns[name]:
+        async with self._turn(name):
             if name in self._held:
                 with trio.CancelScope(shield=True):
                     await self._store.delete(PREFIX + name)
                     del self._held[name]
-        del self._turns[name]
 
     async def sweep(self, exists: Callable[[str], bool]) -> None:
         """Forgets what belongs to functions that are not there: a crash came between a removal's two writes."""

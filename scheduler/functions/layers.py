@@ -6,7 +6,7 @@ version keeps a reference of its own, so deleting the version takes it away from
     layers = await Layers.load(store)
     made = await layers.publish("common", code, tenant="default", description="…")       -> LayerVersion
     layers.get("common", 3), layers.versions("common"), layers.names(tenant)
-    await layers.change("common", 3, policy=…), await layers.delete("common", 3)
+    await layers.change("common", 3, tenant, lambda now: …), await layers.delete("common", 3, tenant)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scheduler.functions.model import CodeKind, CodeRef
 from scheduler.store.port import ABSENT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from scheduler.store import port
 
@@ -122,18 +122,21 @@ class Layers:
             await self._write(name, _Layer(tenant, made.version, {**layer.versions, made.version: made}), revision)
             return made
 
-    async def change(self, name: str, version: int, *, policy: Policy | None) -> None:
-        """A new policy, or none. NotFound."""
+    async def change(
+        self, name: str, version: int, tenant: str | None, change: Callable[[LayerVersion], Policy | None]
+    ) -> None:
+        """A new policy, or none: what `change` makes of the version as it is when its turn has come. NotFound."""
         async with self._changing:
-            changed = replace(self.get(name, version), policy=policy)
+            now = self.get(name, version, tenant)
+            changed = replace(now, policy=change(now))
             layer, revision = self._held[name]
             await self._write(name, replace(layer, versions={**layer.versions, version: changed}), revision)
 
-    async def delete(self, name: str, version: int) -> None:
-        """One that is not there is fine, as in Lambda."""
+    async def delete(self, name: str, version: int, tenant: str | None = None) -> None:
+        """One that is not there, or not this tenant's, is fine, as in Lambda."""
         async with self._changing:
             layer, revision = self._held.get(name, (_Layer(""), ABSENT))
-            if version in layer.versions:
+            if version in layer.versions and tenant in (None, layer.tenant):
                 kept = {number: held for number, held in layer.versions.items() if number != version}
                 # The layer stays, for its numbers are never used again.
                 await self._write(name, replace(layer, versions=kept), revision)

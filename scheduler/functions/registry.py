@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -336,7 +336,8 @@ class FunctionRegistry:
                 async with self.attachments.change(name) as change:
                     change.now = change.now.without_provisioned(qualifier)
             if qualifier is None:
-                await self.attachments.forget(name)
+                with suppress(Unavailable):  # a new function of that name, or the next start, takes it away
+                    await self.attachments.forget(name)
             for _, record in gone:
                 # Nobody names it any more: if this fails it is swept later.
                 try:
@@ -408,6 +409,7 @@ class FunctionRegistry:
                 raise RevisionMismatch(name, revision_id)
             config = self._build_new(fields)
             self._check_room(1 + publish)
+            await self.attachments.forget(name)  # what a removal could not: it may have been another tenant's
             self._check_reservation(config, None)
             record, made = Record(self._version(config, LATEST, 1, code, layers)), None
             if publish:

@@ -41,10 +41,10 @@ class AliasOperations:
 
     async def _create(self, call: ApiCall) -> Answer:
         rooms, name, alias = self._rooms, self._rooms.own_name(call), call.values["Name"]
-        async with rooms.deployments.turn(name):
+        async with rooms.turn(call, name):
             made = Alias(call.values["FunctionVersion"], call.get("Description", ""), _weights(call) or {})
             self._check(name, made)
-            async with rooms.registry.attachments.change(name) as change:
+            async with rooms.attached(call, name) as change:
                 if alias in change.now.aliases:
                     arn = rooms.registry.identity.arn(name, alias)
                     raise LambdaError("ResourceConflictException", f"Alias already exists: {arn}")
@@ -56,8 +56,8 @@ class AliasOperations:
 
     async def _update(self, call: ApiCall) -> Answer:
         rooms, name, alias = self._rooms, self._rooms.own_name(call), call.values["Name"]
-        async with rooms.deployments.turn(name):
-            async with rooms.registry.attachments.change(name) as change:
+        async with rooms.turn(call, name):
+            async with rooms.attached(call, name) as change:
                 old = self._existing(name, alias, change.now.aliases)
                 if call.get("RevisionId", old.revision_id) != old.revision_id:
                     raise LambdaError("PreconditionFailedException", REVISION_TEXT)
@@ -76,8 +76,8 @@ class AliasOperations:
     async def _delete(self, call: ApiCall) -> Answer:
         """One that is not there is fine, as in Lambda. What was configured for the alias goes with it."""
         rooms, name, alias = self._rooms, self._rooms.own_name(call), call.values["Name"]
-        async with rooms.deployments.turn(name):
-            async with rooms.registry.attachments.change(name) as change:
+        async with rooms.turn(call, name):
+            async with rooms.attached(call, name) as change:
                 now = change.now
                 change.now = replace(
                     now,

@@ -122,6 +122,7 @@ class FunctionOperations:
         name = rooms.own_name(call)
         self._check_supported(call)
         async with rooms.update(name):
+            rooms.visible(call, name)  # it may have gone meanwhile, and its name be another tenant's
             latest = rooms.registry.get(name)
             code = await admit(rooms, call.values, latest.config.handler, latest.config.runtime)
             if call.get("DryRun", False):
@@ -138,6 +139,7 @@ class FunctionOperations:
         name = rooms.own_name(call)
         fields = self._fields(call)
         async with rooms.update(name):
+            rooms.visible(call, name)  # it may have gone meanwhile, and its name be another tenant's
             layers = await self._layers.chosen(call, rooms.registry.get(name).code)
             deployed = await rooms.registry.update(name, fields, revision_id=call.get("RevisionId"), layers=layers)
             await rooms.deployments.apply(rooms.spec(name))
@@ -161,6 +163,7 @@ class FunctionOperations:
         self._check_supported(call)
         wanted = call.get("CodeSha256")
         async with rooms.update(name):
+            rooms.visible(call, name)  # it may have gone meanwhile, and its name be another tenant's
             latest = rooms.registry.get(name)
             if wanted and wanted != views.code_sha256(latest.code.sha256):
                 raise refuse(
@@ -183,7 +186,7 @@ class FunctionOperations:
     async def _reserve(self, call: ApiCall, value: int | None) -> Answer:
         rooms = self._rooms
         name = rooms.own_name(call)
-        async with rooms.deployments.turn(name):
+        async with rooms.turn(call, name):
             floor = provisioned.total(rooms.registry.attachments.of(name))
             if value is not None and value < floor:
                 raise refuse(  # with Lambda's own spaces

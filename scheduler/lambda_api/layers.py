@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LayerOperations"]
 
+POLICY_BYTES_MAX: Final = 20 * 1024
 _NAME: Final = re.compile(r"(?:arn:aws[a-zA-Z-]*:lambda:([a-z0-9-]+):(\d{12}):layer:)?([a-zA-Z0-9-_]{1,140})")
 _VERSION_ARN: Final = re.compile(
     r"arn:aws[a-zA-Z-]*:lambda:([a-z0-9-]+):(\d{12}):layer:([a-zA-Z0-9-_]{1,140}):([1-9][0-9]{0,8})"
@@ -127,22 +128,12 @@ class LayerOperations:
 
     async def _delete(self, call: ApiCall) -> Answer:
         name, number = self._name(call), call.values["VersionNumber"]
-        if any(v.version == number for v in self._rooms.layers.versions(name, call.principal.tenant)):
-            await self._rooms.layers.delete(name, number)
+        await self._rooms.layers.delete(name, number, call.principal.tenant)
         return Answer()
 
     async def _add_permission(self, call: ApiCall) -> Answer:
         found = self._found(call)
-        old = found.policy
-        _check_revision(call, old)
         statement_id = call.values["StatementId"]
-        statements = dict(old.statements) if old is not None else {}
-        if statement_id in statements:
-            raise LambdaError(
-                "ResourceConflictException",
-                f"The statement id ({statement_id}) provided already exists. Please provide a new statement id, or remove the "
-                "existing statement.",
-            )
         principal = call.values["Principal"]
         statement: dict[str, Any] = {
             "Sid": statement_id,
@@ -153,26 +144,47 @@ class LayerOperations:
         }
         if "OrganizationId" in call.values:
             statement["Condition"] = {"StringEquals": {"aws:PrincipalOrgID": call.values["OrganizationId"]}}
-        made = Policy({**statements, statement_id: statement}, fresh_revision())
-        await self._rooms.layers.change(found.name, found.version, policy=made)
-        return Answer({"Statement": json.dumps(statement, separators=(",", ":")), "RevisionId": made.revision_id})
+        revision_id = fresh_revision()
+
+        def added(now: LayerVersion) -> Policy:
+            _check_revision(call, now.policy)
+            statements = dict(now.policy.statements) if now.policy is not None else {}
+            if statement_id in statements:
+                raise LambdaError(
+                    "ResourceConflictException",
+                    f"The statement id ({statement_id}) provided already exists. Please provide a new statement id, or remove "
+                    "the existing statement.",
+                )
+            made = Policy({**statements, statement_id: statement}, revision_id)
+            size = len(_document(made))
+            if size > POLICY_BYTES_MAX:
+                raise LambdaError(
+                    "PolicyLengthExceededException",
+                    f"The final policy size ({size}) is bigger than the limit ({POLICY_BYTES_MAX}).",
+                )
+            return made
+
+        await self._rooms.layers.change(found.name, found.version, call.principal.tenant, added)
+        return Answer({"Statement": json.dumps(statement, separators=(",", ":")), "RevisionId": revision_id})
 
     async def _get_policy(self, call: ApiCall) -> Answer:
         found = self._found(call)
         if found.policy is None:
             raise LambdaError("ResourceNotFoundException", "No policy is associated with the given resource.")
-        statements = [dict(statement) for statement in found.policy.statements.values()]
-        document = {"Version": "2012-10-17", "Id": "default", "Statement": statements}
-        return Answer({"Policy": json.dumps(document, separators=(",", ":")), "RevisionId": found.policy.revision_id})
+        return Answer({"Policy": _document(found.policy), "RevisionId": found.policy.revision_id})
 
     async def _remove_permission(self, call: ApiCall) -> Answer:
         found = self._found(call)
         statement_id = call.values["StatementId"]
-        if found.policy is None or statement_id not in found.policy.statements:
-            raise LambdaError("ResourceNotFoundException", f"Statement {statement_id} is not found in resource policy.")
-        _check_revision(call, found.policy)
-        kept = {key: value for key, value in found.policy.statements.items() if key != statement_id}
-        await self._rooms.layers.change(found.name, found.version, policy=Policy(kept, fresh_revision()) if kept else None)
+
+        def without(now: LayerVersion) -> Policy | None:
+            if now.policy is None or statement_id not in now.policy.statements:
+                raise LambdaError("ResourceNotFoundException", f"Statement {statement_id} is not found in resource policy.")
+            _check_revision(call, now.policy)
+            kept = {key: value for key, value in now.policy.statements.items() if key != statement_id}
+            return Policy(kept, fresh_revision()) if kept else None
+
+        await self._rooms.layers.change(found.name, found.version, call.principal.tenant, without)
         return Answer()
 
     # ---- how ----
@@ -229,6 +241,11 @@ def _fits(call: ApiCall, found: LayerVersion) -> bool:
     return (runtime is None or runtime in found.runtimes) and (
         architecture is None or not found.architectures or architecture in found.architectures
     )
+
+
+def _document(policy: Policy) -> str:
+    document = {"Version": "2012-10-17", "Id": "default", "Statement": [dict(s) for s in policy.statements.values()]}
+    return json.dumps(document, separators=(",", ":"))
 
 
 def _check_revision(call: ApiCall, policy: Policy | None) -> None:

@@ -36,7 +36,7 @@ class PolicyOperations:
         name, qualifier = self._place(call)
         statement_id = call.values["StatementId"]
         statement = self._statement(call, name, qualifier)
-        async with self._rooms.registry.attachments.change(name) as change:
+        async with self._rooms.attached(call, name, qualifier) as change:
             old = change.now.policies.get(qualifier)
             _check_revision(call, old)
             statements = dict(old.statements) if old is not None else {}
@@ -59,7 +59,7 @@ class PolicyOperations:
     async def _remove(self, call: ApiCall) -> Answer:
         name, qualifier = self._place(call)
         statement_id = call.values["StatementId"]
-        async with self._rooms.registry.attachments.change(name) as change:
+        async with self._rooms.attached(call, name, qualifier) as change:
             old = change.now.policies.get(qualifier)
             if old is None or statement_id not in old.statements:
                 raise LambdaError("ResourceNotFoundException", f"Statement {statement_id} is not found in resource policy.")

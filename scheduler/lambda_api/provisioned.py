@@ -47,7 +47,7 @@ class ProvisionedOperations:
     async def _put(self, call: ApiCall) -> Answer:
         name, qualifier = self._place(call)
         config = Provisioned(call.values["ProvisionedConcurrentExecutions"], modified_s=time.time())
-        async with self._rooms.deployments.turn(name):
+        async with self._rooms.turn(call, name):
             await self._rooms.registry.provision(name, qualifier, config)
             await self._rooms.deployments.apply(self._rooms.spec(name))
         return Answer(await self._one(name, qualifier))
@@ -57,7 +57,7 @@ class ProvisionedOperations:
 
     async def _delete(self, call: ApiCall) -> Answer:
         name, qualifier = self._place(call)
-        async with self._rooms.deployments.turn(name):
+        async with self._rooms.turn(call, name):
             try:
                 await self._rooms.registry.provision(name, qualifier, None)
             except NotFound:

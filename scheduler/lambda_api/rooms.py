@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from scheduler.config import Settings
     from scheduler.deployments import Deployments
     from scheduler.errors import SchedulerError
+    from scheduler.functions.attached import Change
     from scheduler.functions.layers import Layers
     from scheduler.functions.model import FunctionVersion
     from scheduler.functions.packages import CodeStore
@@ -116,6 +117,21 @@ class Rooms:
         self.visible(call, reference.name)
         self.registry.get(reference.name, reference.effective)
         return reference.name, reference.effective
+
+    @asynccontextmanager
+    async def turn(self, call: ApiCall, name: str) -> AsyncIterator[None]:
+        """The one who changes a function. NotFound: it has gone while we waited, and its name may be another tenant's."""
+        async with self.deployments.turn(name):
+            self.visible(call, name)
+            yield
+
+    @asynccontextmanager
+    async def attached(self, call: ApiCall, name: str, qualifier: str = names.LATEST) -> AsyncIterator[Change]:
+        """One change of what is attached to a function, or to one of its versions or aliases. NotFound: as turn()."""
+        async with self.registry.attachments.change(name) as change:
+            self.visible(call, name)
+            self.registry.get(name, qualifier)
+            yield change
 
     def own_name(self, call: ApiCall) -> str:
         """The name of a function, not of a version, that this caller may change. NotFound, LambdaError."""

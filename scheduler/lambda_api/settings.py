@@ -72,13 +72,13 @@ class SettingOperations:
 
     async def _tag(self, call: ApiCall) -> Answer:
         name = self._tagged(call)
-        async with self._rooms.registry.attachments.change(name) as change:
+        async with self._rooms.attached(call, name) as change:
             change.now = replace(change.now, tags=check_tags({**change.now.tags, **call.values["Tags"]}))
         return Answer()
 
     async def _untag(self, call: ApiCall) -> Answer:
         name, gone = self._tagged(call), set(call.values["TagKeys"])
-        async with self._rooms.registry.attachments.change(name) as change:
+        async with self._rooms.attached(call, name) as change:
             change.now = replace(change.now, tags={k: v for k, v in change.now.tags.items() if k not in gone})
         return Answer()
 
@@ -104,7 +104,7 @@ class SettingOperations:
         said = {key: value for key, value in given.items() if value is not None}
         if not said:
             raise refuse("You must specify at least one of error handling or destination setting.")
-        async with self._rooms.registry.attachments.change(name) as change:
+        async with self._rooms.attached(call, name, qualifier) as change:
             old = change.now.events.get(qualifier)
             if merge and old is None:
                 raise self._no_events(name, qualifier)
@@ -135,7 +135,7 @@ class SettingOperations:
 
     async def _delete_events(self, call: ApiCall) -> Answer:
         name, qualifier = self._rooms.place(call)
-        async with self._rooms.registry.attachments.change(name) as change:
+        async with self._rooms.attached(call, name, qualifier) as change:
             if qualifier not in change.now.events:
                 raise self._no_events(name, qualifier)
             change.now = replace(change.now, events={k: v for k, v in change.now.events.items() if k != qualifier})

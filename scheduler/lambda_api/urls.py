@@ -58,7 +58,7 @@ class UrlOperations:
     async def _create(self, call: ApiCall) -> Answer:
         name, qualifier = self._place(call)
         now = timestamp(time.time())
-        async with self._rooms.registry.attachments.change(name) as change:
+        async with self._rooms.attached(call, name, qualifier) as change:
             if qualifier in change.now.urls:
                 arn = self._rooms.registry.identity.arn(name, None if qualifier == LATEST else qualifier)
                 raise LambdaError(
@@ -79,7 +79,7 @@ class UrlOperations:
 
     async def _update(self, call: ApiCall) -> Answer:
         name, qualifier = self._place(call)
-        async with self._rooms.registry.attachments.change(name) as change:
+        async with self._rooms.attached(call, name, qualifier) as change:
             old = change.now.urls.get(qualifier)
             if old is None:
                 raise _missing()
@@ -115,7 +115,7 @@ class UrlOperations:
 
     async def _delete(self, call: ApiCall) -> Answer:
         name, qualifier = self._place(call)
-        async with self._rooms.registry.attachments.change(name) as change:
+        async with self._rooms.attached(call, name, qualifier) as change:
             if qualifier not in change.now.urls:
                 raise _missing()
             change.now = replace(change.now, urls={k: v for k, v in change.now.urls.items() if k != qualifier})

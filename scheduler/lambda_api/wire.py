@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs
 
 from scheduler.lambda_api.errors import LambdaError
 from scheduler.lambda_api.shapes import Place, Type
@@ -83,7 +83,7 @@ def gather(shape: Shape, request: Request, in_path: Mapping[str, str], query: Ma
         if row.place is Place.BODY:
             value = body.get(row.name)
         elif row.place is Place.PATH:
-            value = unquote(in_path[row.name]) if "%" in in_path.get(row.name, "") else in_path.get(row.name)
+            value = in_path.get(row.name)  # the router has decoded it, once
         elif row.place is Place.QUERY:
             value = _of_query(row, query.get(row.key))
         elif row.place is Place.HEADER:
