@@ -14,6 +14,7 @@ from scheduler import limits
 from scheduler.control.dispatch import Call, Method
 from scheduler.control.schema import Field, Kind
 from scheduler.errors import BadRequest, NotFound
+from scheduler.functions.names import LATEST
 from scheduler.messages import Right
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class ApiMethods:
 
     def _check_theirs(self, call: Call, name: str) -> None:
         if call.connection.tenant not in (None, self._registry.get(name).config.tenant):
-            raise NotFound(f"Function not found: {self._registry.identity.arn(name)}")
+            raise NotFound(f"Function not found: {self._registry.identity.arn(name, LATEST)}")
 
     async def _declare(self, call: Call) -> dict[str, Any]:
         """Triggers as a deployment file has them, kept with the function."""

@@ -92,7 +92,7 @@ class Concurrency:
 
     def _visible(self, connection: Connection, name: str) -> None:
         if connection.tenant not in (None, self._registry.get(name).config.tenant):
-            raise NotFound(f"Function not found: {self._registry.identity.arn(name)}")
+            raise NotFound(f"Function not found: {self._registry.identity.arn(name, names.LATEST)}")
 
     async def _show(self, call: Call) -> dict[str, Any]:
         name, _ = self._place(call)

@@ -214,9 +214,10 @@ class Methods:
 
     def _find(self, call: Call) -> FunctionVersion:
         """The version that `name` says, if this connection may know of it."""
-        version = self._registry.resolve(call.values["name"])
-        if call.connection.tenant not in (None, version.config.tenant):
-            raise NotFound(f"Function not found: {self._registry.identity.arn(version.name)}")
+        reference = names.parse(call.values["name"], self._registry.identity)
+        version = self._registry.get(reference.name, reference.effective)
+        if call.connection.tenant not in (None, version.config.tenant):  # said as of what is not there at all
+            raise NotFound(f"Function not found: {self._registry.identity.arn(reference.name, reference.effective)}")
         return version
 
     def _fields(self, call: Call, *leave: str) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class SignedAccess:
 
 
 def rights_of(key: AccessKey) -> Right:
-    """Whoever may deploy may look at what is deployed, and whoever administers may do both; invoking is a right of its own."""
+    """Whoever may deploy may look at what is deployed; invoking is a right of its own, and shows nothing but answers."""
     rights = Right.NONE
     for name in key.rights:
         rights |= _RIGHTS[name]

@@ -50,7 +50,8 @@ class Operation:
 
 
 F, P, N, X = Support.FULL, Support.PARTIAL, Support.NOT_YET, Support.REFUSED
-READ, D = Right.INVOKE, Right.DEPLOY
+# Whoever only invokes does not get to see code, environments or configurations.
+INVOKE, READ, D = Right.INVOKE, Right.DEPLOY, Right.DEPLOY
 FN = "/2015-03-31/functions"
 ONE = FN + "/{FunctionName}"
 
@@ -84,10 +85,10 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("PublishVersion", "POST", ONE + "/versions", 201, F, D, inputs.PUBLISH_VERSION),
     Operation("ListVersionsByFunction", "GET", ONE + "/versions", 200, F, READ, inputs.LIST_VERSIONS),
     # ---- invocation ----
-    Operation("Invoke", "POST", ONE + "/invocations", 200, F, READ, inputs.INVOKE),
-    Operation("InvokeAsync", "POST", "/2014-11-13/functions/{FunctionName}/invoke-async", 202, F, READ, inputs.INVOKE_ASYNC),
+    Operation("Invoke", "POST", ONE + "/invocations", 200, F, INVOKE, inputs.INVOKE),
+    Operation("InvokeAsync", "POST", "/2014-11-13/functions/{FunctionName}/invoke-async", 202, F, INVOKE, inputs.INVOKE_ASYNC),
     Operation("InvokeWithResponseStream", "POST", "/2021-11-15/functions/{FunctionName}/response-streaming-invocations", 200, P,
-              READ, inputs.STREAM, "the whole result comes as chunks; functions cannot stream yet"),
+              INVOKE, inputs.STREAM, "the whole result comes as chunks; functions cannot stream yet"),
     # ---- aliases ----
     Operation("CreateAlias", "POST", ONE + "/aliases", 201, F, D, inputs.CREATE_ALIAS),
     Operation("GetAlias", "GET", ONE + "/aliases/{Name}", 200, F, READ, inputs.ALIAS),

@@ -108,7 +108,7 @@ class Rooms:
         """`$LATEST` of a function that this caller may know of. NotFound."""
         latest = self.registry.get(name)
         if call.principal.tenant not in (None, latest.config.tenant):
-            raise NotFound(f"Function not found: {self.registry.identity.arn(name)}")
+            raise NotFound(f"Function not found: {self.registry.identity.arn(name, names.LATEST)}")  # as registry.get() says it
         return latest
 
     def place(self, call: ApiCall) -> tuple[str, str]:

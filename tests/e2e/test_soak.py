@@ -9,8 +9,8 @@ import pytest
 import trio
 
 from tests.e2e import soak
-from tests.e2e.serving import CannotServe, wait_until
-from tests.sandboxes.driver import groups_left
+from tests.e2e.serving import CannotServe, descendants, wait_until
+from tests.sandboxes.driver import groups_left, ours
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -102,5 +102,7 @@ def test_books_balance_and_nothing_is_left(served):
     assert after.children_descriptors == before.children_descriptors
     assert after.rss_mb - before.rss_mb < RSS_GROWTH_MB_MAX
     assert [line for line in served.drain_log() if line.get("level") == "error"] == []
+    for pid in descendants(served.process.pid):
+        ours(pid)
     assert served.stop() == 0
     assert groups_left() == []

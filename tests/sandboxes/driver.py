@@ -40,6 +40,7 @@ __all__ = [
     "gone",
     "groups_left",
     "launched",
+    "ours",
     "own_runtime",
     "public_directory",
     "public_runtime",
@@ -54,6 +55,7 @@ HEADER = struct.Struct("<IBBHIIQ")
 START, CALL, RESULT, LOG, READY = 1, 2, 16, 17, 18
 FUNCTION_ERROR = 2
 LAUNCHER_GROUP = re.compile(r"scheduler-(\d+)-(\d+)-\d+")
+OURS: set[tuple[str, str]] = set()  # launchers of this run, by process and when it began
 PATIENCE_S = 20.0  # far beyond anything measured: a hang, not a slow machine
 
 FUNCTION = """
@@ -222,6 +224,7 @@ async def launched(
     settings = config or LauncherConfig(slots=32)
     async with open_launcher(settings, declared or [own_runtime()], report=heard.append) as launcher:
         made = Launched(launcher, write_function(directory))
+        ours(launcher.pid)
         try:
             yield made
         finally:
@@ -273,16 +276,25 @@ def public_directory() -> Iterator[Path]:
         yield Path(name)
 
 
+def _began(pid: int | str) -> str:
+    """When a process began, as its launcher's group is called; "" of one that lives no more."""
+    stat = text_of(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return stat[19] if len(stat) > 19 and stat[0] not in ("Z", "X") else ""
+
+
+def ours(pid: int) -> None:
+    """The launcher `pid` is of this run of tests: groups_left() looks for what it leaves. Others may run beside us."""
+    OURS.update((str(process), _began(process)) for process in (pid, *children(pid)))
+
+
 def groups_left() -> list[str]:
-    """Directories of launchers that live no more, in every control group hierarchy."""
+    """Directories of our launchers that live no more, in every control group hierarchy."""
     left = []
     for where, directories, _ in os.walk("/sys/fs/cgroup"):
         for name in directories:
             if (numbers := LAUNCHER_GROUP.fullmatch(name)) is None:
                 continue
             pid, start = numbers.groups()
-            stat = text_of(f"/proc/{pid}/stat").rpartition(")")[2].split()
-            alive = len(stat) > 19 and stat[19] == start and stat[0] not in ("Z", "X")
-            if not alive:
+            if (pid, start) in OURS and _began(pid) != start:
                 left.append(os.path.join(where, name))
     return left

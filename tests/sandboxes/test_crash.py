@@ -28,6 +28,7 @@ from tests.sandboxes.driver import (
     gone,
     groups_left,
     launched,
+    ours,
     own_runtime,
     public_directory,
     public_runtime,
@@ -104,6 +105,7 @@ def running_service(directory: Path, isolation: str = "auto") -> Iterator[Victim
         assert line, "the service did not start"
         supervisor = int(line)
         (launcher,) = children(supervisor)
+        ours(supervisor)
         yield Victims(service, supervisor, launcher, tuple(below(supervisor)))
     finally:
         service.kill()
