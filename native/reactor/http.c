@@ -153,7 +153,7 @@ static bool read_target(struct http_slice target, struct http_request *out) {
 static size_t read_line(const uint8_t *in, size_t bytes, struct http_request *out) {
     static const char method[] = "POST ", version[] = " HTTP/1.1";
     const uint8_t *const end = memchr(in, '\r', bytes);
-    const size_t size = end == NULL ? 0 : (size_t)(end - in);
+    const size_t size = end == NULL || end[1] != '\n' ? 0 : (size_t)(end - in); /* the head ends with more than a CR */
     const size_t before = sizeof method - 1, after = sizeof version - 1;
     if (size <= before + after || memcmp(in, method, before) != 0 || memcmp(in + size - after, version, after) != 0) {
         return 0;

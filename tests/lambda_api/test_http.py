@@ -187,6 +187,7 @@ SMUGGLING = {
     "no host": f"POST /2015-03-31/functions/{ECHO}/invocations HTTP/1.1\r\nContent-Length: 2\r\n\r\n{{}}".encode(),
     "NUL in a value": HEAD + b"X: a\x00b\r\nContent-Length: 2\r\n\r\n{}",
     "CR in a value": HEAD + b"X: a\rContent-Length: 300\r\nContent-Length: 2\r\n\r\n{}",
+    "CR alone behind the first line": HEAD.replace(b"HTTP/1.1\r\n", b"HTTP/1.1\rX") + b"Content-Length: 2\r\n\r\n{}",
     "two hosts": HEAD + b"Host: y\r\nContent-Length: 2\r\n\r\n{}",
 }
 
