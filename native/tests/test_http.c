@@ -51,6 +51,8 @@ static void what_is_not_plain(void) {
         "POST /2015-03-31/functions/hello/invocations HTTP/1.0\r\n" HOST "\r\n",
         "POST  /2015-03-31/functions/hello/invocations HTTP/1.1\r\n" HOST "\r\n",
         "POST /2015-03-31/functions/hello/invocations HTTP/1.1 \r\n" HOST "\r\n",
+        "POST /2015-03-31/functions/hello/invocations HTTP/1.1\rX" HOST "\r\n",
+        LINE "Host: A.LAMBDA-URL.local.localhost\r\n\r\n",
         "POST http://x/2015-03-31/functions/hello/invocations HTTP/1.1\r\n" HOST "\r\n",
         "POST /2015-03-31/functions//invocations HTTP/1.1\r\n" HOST "\r\n",
         "POST /2015-03-31/functions/a/b/invocations HTTP/1.1\r\n" HOST "\r\n",
