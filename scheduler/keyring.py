@@ -97,7 +97,7 @@ class Keyring:
         if key is None or parts[0] != "v1":
             raise Unsealable("it was sealed under a key that this keyring does not have")
         try:
-            raw = base64.urlsafe_b64decode(parts[2].encode())
+            raw = base64.b64decode(parts[2].encode(), b"-_", validate=True)
             return key.cipher.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], _bound(context))
         except (InvalidTag, ValueError):
             raise Unsealable("it does not open: sealed for something else, or changed since") from None
