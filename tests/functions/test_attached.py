@@ -12,7 +12,7 @@ from scheduler.errors import Unavailable
 from scheduler.functions.attached import Attachments, Policy
 from scheduler.functions.layers import Layers
 from scheduler.functions.registry import FunctionRegistry
-from tests.functions.test_registry import HELLO, RUNTIMES, Memory, code
+from tests.functions.test_registry import HELLO, RUNTIMES, SEALS, Memory, code
 
 
 async def add_tag(attachments, key):
@@ -37,7 +37,7 @@ async def test_changes_meet_round_a_removal_and_none_is_lost():
 async def test_a_new_function_has_nothing_of_one_whose_removal_was_not_finished():
     """Its policies and URLs would let others in; it may be another tenant's by now."""
     store = Memory()
-    registry = await FunctionRegistry.load(store, load(), runtimes=RUNTIMES)
+    registry = await FunctionRegistry.load(store, load(), runtimes=RUNTIMES, seals=SEALS)
     await registry.create(HELLO, code())
     async with registry.attachments.change("hello") as change:
         change.now = replace(change.now, policies={"$LATEST": Policy({"s": {"Effect": "Allow"}})})
@@ -46,13 +46,13 @@ async def test_a_new_function_has_nothing_of_one_whose_removal_was_not_finished(
     assert "hello" not in registry
     await registry.create(HELLO, code(2))
     assert not registry.attachments.of("hello").policies
-    again = await FunctionRegistry.load(store, load(), runtimes=RUNTIMES)
+    again = await FunctionRegistry.load(store, load(), runtimes=RUNTIMES, seals=SEALS)
     assert not again.attachments.of("hello").policies
 
 
 async def test_a_new_function_is_not_made_while_what_was_attached_cannot_go():
     store = Memory()
-    registry = await FunctionRegistry.load(store, load(), runtimes=RUNTIMES)
+    registry = await FunctionRegistry.load(store, load(), runtimes=RUNTIMES, seals=SEALS)
     await registry.create(HELLO, code())
     await add_tag(registry.attachments, "old")
     store.fail = ["", "before", "before"]
