@@ -170,10 +170,10 @@ const struct call calls[] = {
     OPEN(pipe2), OPEN(sendfile), OPEN(splice), OPEN(tee), OPEN(copy_file_range), OPEN(flock), OPEN(truncate), OPEN(ftruncate),
     OPEN(fallocate), OPEN(getdents64), OPEN(getcwd), OPEN(chdir), OPEN(fchdir), OPEN(renameat2), OPEN(mkdirat), OPEN(unlinkat),
     OPEN(linkat), OPEN(symlinkat), OPEN(readlinkat), OPEN(fchmod), OPEN(fchmodat), OPEN(fchown), OPEN(fchownat), OPEN(umask),
-    OPEN(faccessat), OPEN(utimensat), OPEN(statfs), OPEN(fstatfs), OPEN(readahead), OPEN(setxattr), OPEN(lsetxattr),
-    OPEN(fsetxattr), OPEN(getxattr), OPEN(lgetxattr), OPEN(fgetxattr), OPEN(listxattr), OPEN(llistxattr), OPEN(flistxattr),
+    OPEN(faccessat), OPEN(utimensat), OPEN(statfs), OPEN(fstatfs), OPEN(readahead),
+    OPEN(getxattr), OPEN(lgetxattr), OPEN(fgetxattr), OPEN(listxattr), OPEN(llistxattr), OPEN(flistxattr),
     OPEN(removexattr), OPEN(lremovexattr), OPEN(fremovexattr), OPEN(inotify_init1), OPEN(inotify_rm_watch),
-    OPEN_NEW(NR_CLOSE_RANGE), OPEN_NEW(NR_OPENAT2), OPEN_NEW(NR_FACCESSAT2), OPEN_NEW(NR_FCHMODAT2), OPEN_NEW(NR_SETXATTRAT),
+    OPEN_NEW(NR_CLOSE_RANGE), OPEN_NEW(NR_OPENAT2), OPEN_NEW(NR_FACCESSAT2), OPEN_NEW(NR_FCHMODAT2),
     OPEN_NEW(NR_GETXATTRAT), OPEN_NEW(NR_LISTXATTRAT), OPEN_NEW(NR_REMOVEXATTRAT),
     ASKED(fcntl, file_controls, PASS), ASKED(ioctl, device_controls, ENOTTY), ASKED(fadvise64, advices, PASS),
     ASKED(mknodat, nodes_at, PASS), ASKED(inotify_add_watch, watches, PASS), ASKED(fsync, flushes, PASS),
@@ -247,6 +247,8 @@ const struct call calls[] = {
     SHUT_NEW(NR_PIDFD_GETFD, EPERM), SHUT_NEW(NR_PROCESS_MADVISE, EPERM), SHUT_NEW(NR_PROCESS_MRELEASE, EPERM),
     SHUT(mount, EPERM), SHUT(umount2, EPERM), SHUT(pivot_root, EPERM), SHUT(chroot, EPERM), SHUT_NEW(NR_OPEN_TREE, EPERM),
     SHUT_NEW(NR_FSOPEN, EPERM), SHUT_NEW(NR_FSMOUNT, EPERM), SHUT_NEW(NR_MOUNT_SETATTR, EPERM),
+    SHUT(setxattr, EOPNOTSUPP), SHUT(lsetxattr, EOPNOTSUPP), SHUT(fsetxattr, EOPNOTSUPP), /* no file system encrypts attributes: */
+    SHUT_NEW(NR_SETXATTRAT, EOPNOTSUPP),   /* they would be on the disk in plain text (scratch.md) */
     SHUT(name_to_handle_at, EOPNOTSUPP), SHUT(open_by_handle_at, EPERM),
     SHUT(swapon, EPERM), SHUT(swapoff, EPERM), SHUT(reboot, EPERM), SHUT(sethostname, EPERM), SHUT(setdomainname, EPERM),
     SHUT(init_module, EPERM), SHUT(finit_module, EPERM), SHUT(delete_module, EPERM), SHUT(kexec_load, EPERM), SHUT(acct, EPERM),

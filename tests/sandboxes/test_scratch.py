@@ -265,6 +265,33 @@ async def test_neither_content_nor_names_are_ever_on_the_disk(tmp_path: Path) ->
     assert b"Required key not available" in seen.stderr
 
 
+ATTRIBUTES = """
+import os
+os.symlink("nowhere", "/tmp/link")
+file = open("/tmp/file", "w")
+result = []
+for place, more in (("/tmp/file", {}), ("/tmp/link", {"follow_symlinks": False}), (file.fileno(), {}), ("/tmp", {}), ("/dev/shm", {})):
+    for name in ("user.NAME", "system.posix_acl_access"):
+        try:
+            os.setxattr(place, name, b"SECRET" * 9, **more)
+            result.append("set")
+        except OSError as error:
+            result.append(error.errno)
+"""
+
+
+@needs_root
+async def test_no_attribute_is_on_the_disk_since_nothing_would_encrypt_it(tmp_path: Path) -> None:
+    name, secret = f"planted-{os.urandom(6).hex()}", os.urandom(12).hex()
+    async with encrypting(tmp_path) as made:
+        sandbox = await of_size(made, SMALL_MB)
+        answers = await sandbox.run(ATTRIBUTES.replace("NAME", name).replace("SECRET", secret))
+        data = device_bytes(sandbox)
+        assert secret.encode() not in data
+        assert name.encode() not in data
+        assert answers == [errno.EOPNOTSUPP] * 10
+
+
 @pytest.mark.slow
 @needs_root
 async def test_canary_without_the_policy_it_would_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
