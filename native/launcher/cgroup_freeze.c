@@ -19,30 +19,60 @@
 #include "protocol.h"
 #include "wire.h"
 
-enum { PIDS_BYTES = 65536 };
+enum { PIDS_BYTES = 65536, PASSES = 8, PASSES_MAX = 16 };
 
-static int enter(struct cgroups *groups, uint32_t slot, int init) {
-    char *text = malloc(PIDS_BYTES), number[24];
-    if (text == NULL) {
-        return -ENOMEM;
+/* One pid a line in both. */
+static bool is_listed(const char *list, const char *number, size_t length) {
+    for (const char *at = list; (at = strstr(at, number)) != NULL; at += length) {
+        if ((at == list || at[-1] == '\n') && (at[length] == '\n' || at[length] == '\0')) {
+            return true;
+        }
     }
-    int error = cgroup_make(&groups->freezer, slot);
-    if (error == 0) {
-        error = cgroup_read(&groups->hierarchies[0], slot, "cgroup.procs", text, PIDS_BYTES);
-    }
-    for (char *at = text, *end; error >= 0 && *at != '\0'; at = *end == '\0' ? end : end + 1) {
+    return false;
+}
+
+/* Moves all that are in the sandbox and not in the freezer's group yet: how many there were, or -errno. */
+static int enter_once(struct cgroups *groups, uint32_t slot, int init, char *all, char *inside) {
+    char number[24];
+    int found = 0;
+    int error = cgroup_read(&groups->hierarchies[0], slot, "cgroup.procs", all, PIDS_BYTES);
+    error = error < 0 ? error : cgroup_read(&groups->freezer, slot, "cgroup.procs", inside, PIDS_BYTES);
+    for (char *at = all, *end; error >= 0 && *at != '\0'; at = *end == '\0' ? end : end + 1) {
         const long pid = strtol(at, &end, 10);
         if (end == at) {
             break;
         }
-        if (pid > 1 && pid != init) {
-            snprintf(number, sizeof number, "%ld", pid);
+        const int length = snprintf(number, sizeof number, "%ld", pid);
+        if (pid > 1 && pid != init && !is_listed(inside, number, (size_t)length)) {
+            found++;
             error = cgroup_write(groups, &groups->freezer, slot, "cgroup.procs", number);
             error = error == -ESRCH ? 0 : error; /* it has just ended */
         }
     }
+    return error < 0 ? error : found;
+}
+
+/* Who is moved takes its children along; who is not yet may have made one meanwhile, which the next pass finds. Who makes one after
+ * the other and ends is faster than the list: for the last passes nobody may make any. */
+static int enter(struct cgroups *groups, uint32_t slot, int init) {
+    const struct cgroup_hierarchy *pids = cgroup_with(groups, FLAG_PIDS);
+    char *text = malloc(2 * PIDS_BYTES), most[32] = "";
+    if (text == NULL) {
+        return -ENOMEM;
+    }
+    int left = cgroup_make(&groups->freezer, slot);
+    left = left < 0 ? left : 1;
+    for (unsigned pass = 0; left > 0 && pass < PASSES_MAX; pass++) {
+        if (pass == PASSES && pids != NULL && cgroup_read(pids, slot, "pids.max", most, sizeof most) > 0) {
+            (void)cgroup_write(groups, pids, slot, "pids.max", "0");
+        }
+        left = enter_once(groups, slot, init, text, text + PIDS_BYTES);
+    }
+    if (most[0] != '\0') {
+        (void)cgroup_write(groups, pids, slot, "pids.max", most);
+    }
     free(text);
-    return error < 0 ? error : 0;
+    return left < 0 ? left : 0;
 }
 
 int cgroup_freezer(struct cgroups *groups, uint32_t slot, int init) {

@@ -127,3 +127,29 @@ async def test_frozen_sandboxes_end_with_their_launcher(tmp_path: Path, victim: 
     await until(lambda: all(map(gone, [*workers, inner])), "nothing of it is left")
     left = [where for where, _, _ in os.walk("/sys/fs/cgroup/freezer") if f"scheduler-{supervisor}-" in where]
     assert left == []
+
+
+HATCHING = """
+import os, threading
+def hatch():  # one process after the other: each makes the next and ends
+    while True:
+        if os.fork():
+            os._exit(0)
+if os.fork() == 0:
+    hatch()
+"""
+
+
+async def test_who_forks_on_and_on_is_frozen_too(made: Launched) -> None:
+    for _ in range(10):
+        sandbox = await made.sandbox()
+        (worker,) = children(sandbox.shell.pid)
+        await sandbox.run(HATCHING)
+        made.launcher.freeze(sandbox.shell.id)
+        await until(lambda worker=worker: is_frozen(worker), "it is frozen")
+        await until(lambda init=sandbox.shell.pid: all(map(is_frozen, children(init))), "all are, and who has ended is reaped")
+        used_ns = int(os.pread(sandbox.shell.cpu_fd, 64, 0))
+        await trio.sleep(0.02)
+        assert int(os.pread(sandbox.shell.cpu_fd, 64, 0)) - used_ns < 1_000_000, "what process 1 still had to reap, and no more"
+        made.launcher.kill(sandbox.shell.id)
+        assert (await sandbox.exited()).cause is Cause.KILLED

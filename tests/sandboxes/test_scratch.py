@@ -270,7 +270,8 @@ import os
 os.symlink("nowhere", "/tmp/link")
 file = open("/tmp/file", "w")
 result = []
-for place, more in (("/tmp/file", {}), ("/tmp/link", {"follow_symlinks": False}), (file.fileno(), {}), ("/tmp", {}), ("/dev/shm", {})):
+places = [("/tmp/file", {}), ("/tmp/link", {"follow_symlinks": False}), (file.fileno(), {}), ("/tmp", {}), ("/dev/shm", {})]
+for place, more in places:
     for name in ("user.NAME", "system.posix_acl_access"):
         try:
             os.setxattr(place, name, b"SECRET" * 9, **more)
