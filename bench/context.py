@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from bench.rows import Row
 
-__all__ = ["Context", "Question", "ratio_of_medians", "warm_up"]
+__all__ = ["NOISE", "Context", "Question", "noise_of", "ratio_of_medians", "warm_up"]
+
+NOISE = 1.3  # two separate runs that differ by less are the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +87,9 @@ def warm_up(
 
 def ratio_of_medians(ours: Sequence[float], floor: Sequence[float]) -> float:
     return statistics.median(ours) / statistics.median(floor)
+
+
+def noise_of(values: Sequence[float]) -> float:
+    """How far above their median such figures come by themselves: greatest ÷ median, and NOISE at least. Something beside them
+    changes nothing when the median with it is not further above theirs."""
+    return max(NOISE, max(values) / statistics.median(values))

@@ -20,9 +20,10 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-enum { REQUEST_BYTES_MAX = 1 << 20, ANSWER_BYTES_MAX = 64 * 1024, CONNECTIONS_MAX = 20000, STATUSES_MAX = 600, EVENTS_MAX = 256 };
+enum { REQUEST_BYTES_MAX = 128 << 20, ANSWER_BYTES_MAX = 64 * 1024, CONNECTIONS_MAX = 20000, STATUSES_MAX = 600, EVENTS_MAX = 256 };
 
 struct text {
     char *at;
@@ -54,11 +55,13 @@ static struct text contents(const char *option, const char *path)
     FILE *in = fopen(path, "rb");
     if (!in)
         die("%s: %s: %s", option, path, strerror(errno));
-    struct text text = {.at = grab(REQUEST_BYTES_MAX)};
-    text.bytes = fread(text.at, 1, REQUEST_BYTES_MAX, in);
+    struct stat info;
+    if (fstat(fileno(in), &info) != 0 || info.st_size < 1 || info.st_size > REQUEST_BYTES_MAX)
+        die("%s: %s has %lld bytes, 1 .. %d are possible", option, path, (long long)info.st_size, REQUEST_BYTES_MAX);
+    struct text text = {.at = grab((size_t)info.st_size), .bytes = (size_t)info.st_size};
+    if (fread(text.at, 1, text.bytes, in) != text.bytes)
+        die("%s: %s cannot be read", option, path);
     fclose(in);
-    if (text.bytes == 0 || text.bytes == REQUEST_BYTES_MAX)
-        die("%s: %s has %zu bytes, 1 .. %d are possible", option, path, text.bytes, REQUEST_BYTES_MAX - 1);
     return text;
 }
 

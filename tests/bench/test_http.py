@@ -1,12 +1,16 @@
 """HTTP as the bench speaks it: the generator tells what came back, the floor hands bodies to workers, wrk's words are read."""
 
+import io
 import json
 import socket
 import threading
+import zipfile
 
 import pytest
 
 from bench import programs, web
+from bench.context import noise_of
+from bench.questions.http_upload import never_seen
 
 
 @pytest.fixture
@@ -124,3 +128,20 @@ def test_what_wrk_says():
 def test_wrk_failing_is_no_figure(out, err, text):
     with pytest.raises(RuntimeError, match=text):
         web.wrk_result(out, err)
+
+
+def test_a_copy_of_an_archive_is_another_and_reads_the_same():
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr("app.py", "x = 1")
+    copies = [never_seen(made.getvalue(), number) for number in (1, 2)]
+    assert len({made.getvalue(), *copies}) == 3
+    for copy in copies:
+        with zipfile.ZipFile(io.BytesIO(copy)) as archive:
+            assert archive.testzip() is None
+            assert archive.read("app.py") == b"x = 1"
+
+
+def test_noise_is_what_figures_differ_by_and_never_less_than_a_run_from_another():
+    assert noise_of([1.0, 1.0, 1.1]) == 1.3
+    assert noise_of([1.0, 2.0, 6.0]) == 3.0
