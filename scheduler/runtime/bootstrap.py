@@ -51,11 +51,15 @@ def preload() -> None:
 
 
 def main(
-    channel_fd: int = 3, progress_fd: int = 4, native: ModuleType | None = None, scratch: tuple[str, ...] = ()
+    channel_fd: int = 3,
+    progress_fd: int = 4,
+    native: ModuleType | None = None,
+    scratch: tuple[str, ...] = (),
+    private: bool = False,
 ) -> NoReturn:
     """Be a sandbox: read START, then run calls. Ends the process, or raises what a handler raised beyond Exception.
 
-    native: what makes images, if anything does. scratch: directories that start empty.
+    native: what makes images, if anything does. scratch: directories that start empty. private: their names are its alone.
     """
     process = adopt()
     root = __name__.partition(".")[0]
@@ -63,7 +67,7 @@ def main(
         # Only then are all names looked at: in a forked process every object touched is a page copied.
         for name in [name for name in sys.modules if name == root or name.startswith(root + ".")]:
             del sys.modules[name]
-    process.run(channel_fd, progress_fd, process.Images(native, scratch))
+    process.run(channel_fd, progress_fd, process.Images(native, scratch, private))
     raise AssertionError("unreachable")
 
 

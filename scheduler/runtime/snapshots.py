@@ -32,17 +32,20 @@ TAKE, RESTORE = "take", "restore"
 TIER_SNAPSHOT, TIER_SHELL = 1, 2
 REASON_BYTES_MAX = 200
 NOT_FORKED = "this process was not forked from one that all sandboxes of its runtime come from"
+BARE = "isolation is by process: each sandbox has a directory for temporary files of its own, whose name would come along"
 IMAGE_FD = 6  # SANDBOX_FD_IMAGE of native/launcher/steps.h
 HOOKS = "snapshot_restore_py"
 RESTORE_HOOKS_MAX_S = 10.0
 
 
 class Images:
-    """What makes images, if anything does. native: `_sandbox`, or None. scratch: directories that start empty."""
+    """What makes images, if anything does. native: `_sandbox`, or None. scratch: directories that start empty. private: their
+    names are this sandbox's alone: restored, a process would have its maker's in its memory, and leave its files there."""
 
-    def __init__(self, native: ModuleType | None, scratch: tuple[str, ...]) -> None:
+    def __init__(self, native: ModuleType | None, scratch: tuple[str, ...], private: bool = False) -> None:
         self.native = native
         self.scratch = scratch
+        self.private = private
 
     def why_not(self) -> str:
         """Why this process is not a restored one."""
@@ -85,6 +88,8 @@ class Maker:
         """Bytes of the image. Obstacle, ValueError, OSError: there is none, and why."""
         if self._images.native is None:
             raise Obstacle(NOT_FORKED)
+        if self._images.private:
+            raise Obstacle(BARE)
         gc.collect()
         gc.freeze()  # so that the restored's first collection does not write to every page
         find_obstacle(self._standards, self._images.scratch)

@@ -46,7 +46,7 @@ def main():
     multiprocessing.current_process().authkey = os.urandom(32)
     if private:  # without namespaces /tmp is everybody's
         tempfile.tempdir = private
-    bootstrap.main(native=sandbox, scratch=(private,) if private else SCRATCH)
+    bootstrap.main(native=sandbox, scratch=(private,) if private else SCRATCH, private=bool(private))
 
 
 main()

@@ -20,6 +20,7 @@ from pathlib import Path
 from scheduler.client import BlockingClient
 from tests.e2e.raw import RawClient
 
+LOADED = 6  # times as long as on a quiet machine: what is waited for comes or fails by itself, so patience costs nothing
 START_S = 15.0
 ISOLATION = os.environ.get("SCHEDULER_TEST_ISOLATION", "auto")
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,8 +83,8 @@ class Served:
         return self
 
     def wait_line(self, event: str, timeout_s: float) -> dict:
-        """The next line of the log with this event."""
-        deadline = time.monotonic() + timeout_s
+        """The next line of the log with this event. timeout_s: on a quiet machine."""
+        deadline = time.monotonic() + timeout_s * LOADED
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stderr, selectors.EVENT_READ)
             while True:
@@ -124,7 +125,7 @@ class Served:
 
     def wait(self, timeout_s: float = 15.0) -> int:
         try:
-            code = self.process.wait(timeout_s)
+            code = self.process.wait(timeout_s * LOADED)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -157,7 +158,7 @@ class Served:
 
     def get(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=10 * LOADED) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -251,8 +252,8 @@ def alive(pid: int) -> bool:
 
 
 def wait_until(condition, timeout_s: float, what: str) -> None:
-    """Polls a condition of another process, which cannot tell us."""
-    deadline = time.monotonic() + timeout_s
+    """Polls a condition of another process, which cannot tell us. timeout_s: on a quiet machine."""
+    deadline = time.monotonic() + timeout_s * LOADED
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
         time.sleep(0.005)  # the other process cannot wake us

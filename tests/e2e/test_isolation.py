@@ -129,10 +129,11 @@ def test_an_exit_is_told_with_its_status(probed, raw):
 
 
 def test_memory_is_bounded(probed, raw):
-    error, _ = raw.invoke("probe", b'{"hold": 512}')
+    probed.deploy("greedy", FUNCTION, timeout_s=60, memory_mb=128)
+    error, _ = raw.invoke("greedy", b'{"hold": 512}')
     assert error["type"] in ("SandboxDied", "FunctionError"), error
     assert error.get("reason") == "oom" or json.loads(error["payload"])["errorType"] == "MemoryError"
-    assert raw.invoke("probe", b"1")[0] is None
+    assert raw.invoke("greedy", b"1")[0] is None
 
 
 def test_output_reaches_the_log(probed, raw):
@@ -145,7 +146,8 @@ def test_output_reaches_the_log(probed, raw):
 def test_a_sandbox_begins_with_empty_hands(probed, raw):
     """What the last one wrote is gone with it."""
     for _ in range(2):
-        assert raw.invoke("probe", b'{"write": "mark"}')[0] is None
+        error, _ = raw.invoke("probe", b'{"write": "mark"}')
+        assert error is None, error["payload"]
         raw.invoke("probe", b'{"exit": 0}')
 
 

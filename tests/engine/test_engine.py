@@ -167,6 +167,8 @@ async def test_a_need_that_cannot_be_met_is_told_to_the_caller(tmp_path):
         need = await events.next(Need)
         assert (need.function, need.revision) == (HELLO, 1)
         await engine.post(core(SandboxReaped(sandbox=need.sandbox, cause=Cause.LAUNCH_FAILED)))
+        again = await events.next(Need)  # which is tried once more
+        await engine.post(core(SandboxReaped(sandbox=again.sandbox, cause=Cause.LAUNCH_FAILED)))
         error = (await answer(stream))[2]
         assert error["type"] == "InitFailed"
 
