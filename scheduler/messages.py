@@ -676,6 +676,7 @@ class EngineConfig:
     starting_max: int | None = None
     ahead_window_ns: int | None = None
     init_timeout_ns: int | None = None
+    provisioned_init_timeout_ns: int | None = None
     idle_timeout_ns: int | None = None
     idle_min_ns: int | None = None
     idle_max_ns: int | None = None

@@ -43,7 +43,7 @@ def test_the_parts_sum_to_the_whole(served, raw, size, as_value, tail):
 @pytest.mark.slow
 def test_the_whole_is_the_callers_wall_time(served, raw):
     """With a handler of 400 ms the client's own part is far below 1 %: warm, cold and queued calls alike. It also holds the
-    time for which this process waited for a processor, so a few are made: no call's report may say more, the closest has to say all.
+    time for which this process waited for a processor, so a few are made: no report may say more, the closest has to say all.
     """
     source = "import time\ndef handler(event, context):\n    time.sleep(event)\n    return 1\n"
     missing = {}

@@ -109,7 +109,7 @@ class Events:
         self.waiting = []
 
     async def next(self, kind):
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             while True:
                 while self.waiting:
                     event = self.waiting.pop(0)
@@ -203,7 +203,7 @@ async def test_counters_come_in_chunks_and_add_up(tmp_path):
                 await engine.wait_events()
 
         nursery.start_soon(pump)
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             one = await engine.stats()
             both = []
             async with trio.open_nursery() as askers:
@@ -242,7 +242,7 @@ async def test_a_full_ring_keeps_the_order_and_loses_nothing(tmp_path):
                 await reactor.start(engine.run)
                 events = Events(engine)
                 async with await connect(path) as stream:
-                    with trio.fail_after(5):
+                    with trio.fail_after(60):
                         while True:
                             await request(stream, "invoke", "f", b"{}", {"type": "dryrun"})
                             reply = await answer(stream)
