@@ -174,15 +174,15 @@ class _Conversation:
         return True
 
     async def _head(self) -> h11.Request | None:
-        with trio.move_on_after(IDLE_S):
+        with trio.move_on_after(IDLE_S) as patience:
+            begun = False
             while True:
                 event = self._http.next_event()
                 if event is h11.NEED_DATA:
-                    begun = bool(self._http.trailing_data[0])
-                    with trio.move_on_after(HEAD_S if begun else IDLE_S) as slow:
-                        self._http.receive_data(bytes(await self._stream.receive_some(RECEIVE_BYTES)))
-                    if slow.cancelled_caught:
-                        return None
+                    if not begun and self._http.trailing_data[0]:
+                        begun = True
+                        patience.deadline = trio.current_time() + HEAD_S  # for all of it: not from byte to byte
+                    self._http.receive_data(bytes(await self._stream.receive_some(RECEIVE_BYTES)))
                 elif isinstance(event, h11.Request):
                     return event
                 else:

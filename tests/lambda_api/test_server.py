@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 
 import pytest
@@ -70,4 +71,24 @@ async def test_without_a_place_one_is_told_so(nursery):
     with peers[0], peers[1]:
         assert peers[1].recv(4096).startswith(b"HTTP/1.1 503 ")
         assert peers[1].recv(4096) == b""
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_head_that_trickles_has_half_a_minute(ends, autojump_clock):
+    stream, peer = ends
+
+    async def answer(request, host):
+        raise AssertionError
+
+    async def trickle():
+        with contextlib.suppress(BrokenPipeError):
+            while True:
+                await trio.sleep(5)
+                peer.send(b"x")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trickle)
+        began = trio.current_time()
+        assert not await converse(stream, answer, Budget(), b"GET / HTTP/1.1\r\nx: ")
+        assert trio.current_time() - began == pytest.approx(30, abs=1)
         nursery.cancel_scope.cancel()
