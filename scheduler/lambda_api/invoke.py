@@ -52,7 +52,7 @@ class InvokeOperations:
             return Answer(None, 204)
         # By the name that the caller used: which version an alias means is thrown for each call.
         name = str(self._rooms.reference(call))
-        trace = call.request.headers.get("x-amzn-trace-id")
+        trace = call.request.trace()
         if kind == "Event":
             return Answer(None, 202, (("x-amzn-RequestId", await self._rooms.invoker.event(name, payload, trace)),))
         options: dict[str, object] = {"report": True}

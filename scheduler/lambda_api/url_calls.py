@@ -113,8 +113,8 @@ class UrlCalls:
         if len(event) > limits.PAYLOAD_BYTES_MAX:
             raise LambdaError("RequestTooLargeException", "the request is larger than an event may be")
         options: dict[str, object] = {}
-        trace = request.headers.get("x-amzn-trace-id")
-        if trace and trace.isprintable() and trace.isascii() and len(trace) <= 1024:
+        trace = request.trace()
+        if trace is not None:
             options["trace"] = trace
         function = name if qualifier == LATEST else f"{name}:{qualifier}"
         error, result = await self._rooms.invoker.sync(function, event, options)

@@ -22,6 +22,7 @@ __all__ = ["BODY_BYTES_MAX", "Answer", "Request", "gather", "load"]
 
 BODY_BYTES_MAX: Final = 70_167_211  # what Lambda takes of a CreateFunction; the zip is base64 in it
 QUERY_FIELDS_MAX: Final = 64
+TRACE_CHARS_MAX: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,13 @@ class Request:
     headers: Mapping[str, str]
     body: bytes = field(default=b"", repr=False)
     peer: str = ""
+
+    def trace(self) -> str | None:
+        """The trace header, where it is one that calls may carry: another is none. A call that was accepted with it would be
+        refused when its turn comes."""
+        found = self.headers.get("x-amzn-trace-id", "")
+        good = found and found.isascii() and found.isprintable() and len(found) <= TRACE_CHARS_MAX
+        return found if good else None
 
     def fields(self) -> dict[str, list[str]]:
         """The query. LambdaError: it cannot be read."""

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from tests.e2e.serving import RUNTIME
+from tests.e2e.serving import RUNTIME, wait_until
 from tests.lambda_api.client import ROLE, package
 from tests.lambda_api.raw_http import Connection, invoke, request
 
@@ -149,3 +149,24 @@ def test_a_member_stands_in_the_query_once(served, url):
         path = f"/2015-03-31/functions/{NAME}?Qualifier=%24LATEST&Qualifier=1"
         connection.send(request(path, b"", method="GET", length=False))
         assert connection.reply().status == 400
+
+
+@pytest.mark.parametrize("trace", ["\xe9", "x" * 1025, "a\tb"], ids=["not ASCII", "long", "tab"])
+def test_an_event_that_is_accepted_runs_whatever_its_trace_header_says(served, url, aws, trace):
+    """Else it would be refused when its turn comes, and be lost without a word."""
+
+    def delivered():
+        rows = [
+            row for row in served.get("/metrics")[1].splitlines() if row.startswith("scheduler_async_events_delivered_total{")
+        ]
+        return sum(float(row.rpartition(" ")[2]) for row in rows if f'"{NAME}"' in row)
+
+    before = delivered()
+    with Connection(served.http_port) as connection:
+        connection.send(
+            invoke(NAME, b'{"rawPath": "/", "body": "{}"}', "X-Amz-Invocation-Type: Event", f"X-Amzn-Trace-Id: {trace}")
+        )
+        assert connection.reply().status == 202
+        connection.send(invoke(NAME, b'{"rawPath": "/", "body": "{}"}', f"X-Amzn-Trace-Id: {trace}"))
+        assert connection.reply().status == 200
+    wait_until(lambda: delivered() == before + 1, 10, "the event has run")
