@@ -18,6 +18,7 @@ STANDARD = (0, 1, 2)
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 SHOWN_MAX = 3
 THREAD_ENDS_TRIES, THREAD_ENDS_S = 50, 0.002
+QUEUES = {"shm": "shared memory", "sem": "semaphores", "msg": "a message queue"}  # of System V, by their file in /proc/sysvipc
 TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 
@@ -45,6 +46,10 @@ def find_obstacle(before: Standards, scratch: tuple[str, ...]) -> None:
     _find_processes(scratch)
     if any(signal.getitimer(which)[0] for which in TIMERS) or _text("/proc/self/timers"):
         raise Obstacle("init has left a timer running")
+    if _alone():  # else they may be anybody's
+        for name, what in QUEUES.items():
+            if len(_text(f"/proc/sysvipc/{name}").splitlines()) > 1:
+                raise Obstacle(f"init has left {what} of System V behind")
     if Standards.now().files != before.files:
         raise Obstacle("init has replaced descriptor 0, 1 or 2")
     if _status("Seccomp_filters") != before.filters:
