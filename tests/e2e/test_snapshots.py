@@ -202,11 +202,11 @@ def test_an_image_of_a_dead_runtime_process_costs_one_init_and_is_made_again(ima
 
 @pytest.mark.slow
 def test_memory_of_images_is_bounded(place):
-    with Served(place / "bounded", shells_ahead=2, images_mb_max=8) as service:
+    with Served(place / "bounded", shells_ahead=2, images_mb_max=32) as service:
         for number in range(4):
             service.deploy(f"f{number}", PLAIN % number, publish=True)
         found = scrape(service)
-        assert 0 < total(found, "scheduler_image_bytes") <= 8 << 20
+        assert 0 < total(found, "scheduler_image_bytes") <= 32 << 20
         assert total(found, "scheduler_image_evictions_total") >= 1
         states = {name: image(service, name).state for n in range(4) for name in (f"f{n}", f"f{n}:1")}
         assert {"ready", "evicted"} <= set(states.values()), states
