@@ -94,6 +94,10 @@ class CodeStore:
         Raises BadRequest and TooLarge (the package), Throttled (the store is full), Unavailable (the disk).
         """
         async with self._working:
+            held = self.holds(sha256, kind, handler) if sha256 is not None else None
+            if held is not None and not isinstance(source, bytes) and not source.exists():
+                # Somebody else sent the same bytes, and was faster: the upload was forgotten once they were here.
+                return held
             found, size = await _in_thread(_measure, source)
             if sha256 is not None and sha256 != found:
                 raise BadRequest(f"code_sha256: {sha256[:80]!r} is not that of the uploaded bytes, {found}")

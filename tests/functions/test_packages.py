@@ -289,3 +289,14 @@ async def test_killed_at_any_moment_what_was_told_is_whole(tmp_path, seed):
         assert place.name in told or len(tree(place / "task")) == 20
         assert hashlib.sha256((place / "package").read_bytes()).hexdigest() == place.name
     assert store.bytes_held() > 0
+
+
+async def test_an_upload_that_another_deployment_used_up(store, tmp_path):
+    """Two deployments of the same new package at once: the first to be through forgets the upload that both read."""
+    upload = tmp_path / "upload.part"
+    upload.write_bytes(APP)
+    first = await store.add(upload, CodeKind.ZIP, handler="app.handler", sha256=sha256_of(APP))
+    upload.unlink()
+    assert await store.add(upload, CodeKind.ZIP, handler="app.handler", sha256=sha256_of(APP)) == first
+    with pytest.raises(Unavailable):
+        await store.add(upload, CodeKind.ZIP, handler="app.handler", sha256="0" * 64)
