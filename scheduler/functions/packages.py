@@ -95,10 +95,13 @@ class CodeStore:
         """
         async with self._working:
             held = self.holds(sha256, kind, handler) if sha256 is not None else None
-            if held is not None and not isinstance(source, bytes) and not source.exists():
+            try:
+                found, size = await _in_thread(_measure, source)
+            except Unavailable:
                 # Somebody else sent the same bytes, and was faster: the upload was forgotten once they were here.
-                return held
-            found, size = await _in_thread(_measure, source)
+                if held is not None:
+                    return held
+                raise
             if sha256 is not None and sha256 != found:
                 raise BadRequest(f"code_sha256: {sha256[:80]!r} is not that of the uploaded bytes, {found}")
             if size > self._bounds.zipped_bytes_max:
