@@ -1,7 +1,7 @@
 /* scheduler.runtime._sandbox: the fork server's loop. Python calls serve() once; it returns in sandboxes only.
  *
- * The loop is C alone and makes no call into Python: the zygote's memory stays what it was, which images rely on (image.h). What
- * Python does about a fork is done in the child, before and after: there is one thread, so nothing is held at the fork.
+ * The loop is C alone and makes no call into Python: the zygote's memory stays what it was, which images rely on (image.h). Python
+ * is told of no fork: see spawn().
  *
  * The zygote never runs a stranger's code and has one thread, so a raw clone is as safe as fork(2) here, given that the C library's
  * cached thread id is set right (fork(2) does it for the worker, CLONE_CHILD_SETTID at the address the kernel knows for a bare
@@ -13,9 +13,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -196,9 +198,69 @@ static bool spawn(int fd, const struct spawn_order *order, int *fds, unsigned co
     if (newborn->image >= 0 && (fcntl(newborn->image, F_GETFL) & O_ACCMODE) == O_RDONLY) { /* one to be written stays as it is */
         image_thaw(newborn->image, SANDBOX_FD_CHANNEL, SANDBOX_FD_PROGRESS, why_not);
     }
-    PyOS_BeforeFork();
-    PyOS_AfterFork_Child();
+    /* To Python nothing has happened: there is one thread, it held no lock of anybody's, and it goes on where it was, with another
+     * pid. What is to be done after a fork (locks made anew, thread tables) would be done in vain, and touches 240 shared pages,
+     * each of which is then copied. What is drawn at random is drawn anew by startup.enter(). */
     return true;
+}
+
+/* ---- holes in the heaps ----
+ *
+ * What lives in this process has holes between it, in which its copies would put what they make: each in another page, which is
+ * then copied. So they are filled here, once, and what a copy makes lies side by side in pages of its own. */
+
+enum {
+    POOL_BYTES = 16 << 10,       /* CPython's, from which objects of one size come */
+    OBJECT_BYTES_MAX = 512,      /* larger ones come from the C library */
+    OBJECT_STEP = 16,
+    FILL_BYTES_MAX = 8 << 20,    /* of each heap: a bound, should an allocator not behave as is thought here */
+    CHUNK_BYTES_MAX = 64 << 10,
+    CHUNK_STEP = 16
+};
+
+/* Until the blocks of a whole pool have come in a row; those of it are given back. */
+static void fill_objects(size_t bytes) {
+    const unsigned least = (unsigned)(POOL_BYTES / bytes) - 4;
+    char *run[POOL_BYTES / OBJECT_STEP], *last = NULL;
+    unsigned length = 0;
+    for (size_t taken = 0; taken < FILL_BYTES_MAX / 8 && length < least; taken += bytes) {
+        char *const block = PyObject_Malloc(bytes);
+        if (block == NULL) {
+            break;
+        }
+        length = last != NULL && block == last + bytes ? length : 0;
+        run[length++] = block;
+        last = block;
+    }
+    while (length > 0) {
+        PyObject_Free(run[--length]);
+    }
+}
+
+/* What the C library has free below its last chunk, the large ones first. */
+static void fill_chunks(void) {
+#if defined(__GLIBC__)
+    const char *const top = (char *)sbrk(0) - mallinfo2().keepcost;
+    size_t taken = 0;
+    for (size_t bytes = CHUNK_BYTES_MAX; bytes >= CHUNK_STEP + 8; bytes -= CHUNK_STEP) {
+        const char *chunk = NULL;
+        do {
+            char *const got = malloc(bytes - 8);
+            chunk = got;
+            taken += got == NULL ? FILL_BYTES_MAX : bytes;
+            if (got >= top) {
+                free(got);
+            }
+        } while (chunk < top && taken < FILL_BYTES_MAX);
+    }
+#endif
+}
+
+static void fill_holes(void) {
+    for (size_t bytes = OBJECT_STEP; bytes <= OBJECT_BYTES_MAX; bytes += OBJECT_STEP) {
+        fill_objects(bytes);
+    }
+    fill_chunks();
 }
 
 static PyObject *serve(PyObject *self, PyObject *arguments) {
@@ -208,6 +270,7 @@ static PyObject *serve(PyObject *self, PyObject *arguments) {
         return NULL;
     }
     steps_prepare();
+    fill_holes();
     (void)image_baseline(); /* without it there are no images, and who wants one is told */
     const struct spawn_answer ready = {.pid = getpid()};
     if (wire_send(fd, &ready, sizeof ready, NULL, 0, 0) < 0) {

@@ -160,6 +160,37 @@ async def test_runs_code_in_every_runtime_of_this_machine(tmp_path: Path) -> Non
             assert (await sandbox.end()).cause is Cause.KILLED
 
 
+AFTER_BIRTH = """
+import multiprocessing, os, random, threading, time
+from concurrent.futures import ThreadPoolExecutor
+with ThreadPoolExecutor(4) as pool:
+    sums = sorted(pool.map(lambda n: (time.sleep(0.001), n)[1], range(8)))
+child = multiprocessing.get_context("fork").Process(target=os._exit, args=(7,))
+child.start()
+child.join()
+main = threading.main_thread()
+result = {
+    "drawn": [random.random(), multiprocessing.current_process().authkey.hex()],
+    "sums": sums,
+    "child": child.exitcode,
+    "main": main is threading.current_thread() and main.ident == threading.get_ident() and threading.active_count() == 1,
+}
+"""
+
+
+async def test_python_is_whole_in_a_newborn_although_no_fork_hook_has_run(tmp_path: Path) -> None:
+    """Of every runtime: threads, locks and forks work, and nothing that was drawn is a sibling's."""
+    declared = list(runtimes().values())
+    async with launched(tmp_path, declared=declared) as made:
+        for runtime in declared:
+            found = [await (await made.sandbox(runtime=runtime.name)).run(AFTER_BIRTH) for _ in range(2)]
+            for one in found:
+                assert one["sums"] == list(range(8))
+                assert one["child"] == 7
+                assert one["main"]
+            assert all(one != other for one, other in zip(*(one["drawn"] for one in found), strict=True))
+
+
 async def test_shell_has_what_the_engine_needs(tmp_path: Path) -> None:
     async with launched(tmp_path) as made:
         assert made.launcher.isolation is Isolation.ROOT
