@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,6 +104,14 @@ class Service:
 
     def cpu_ns(self) -> int:
         return processes.cpu_ns(self.pid)
+
+    def tree_cpu_ns(self) -> int:
+        """Of all processes that live now."""
+        total = 0
+        for pid in [self.pid, *processes.descendants(self.pid)]:
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                total += processes.cpu_ns(pid)
+        return total
 
     def sandboxes(self, name: str) -> list[int]:
         """Processes that see the function's code."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -29,6 +28,10 @@ AT_ONCE = 8
 IDLE = 1000
 IDLE_MB = 2.0
 STEP = 1.10
+PAIRS = 7
+HELD_WITHIN_S = 120.0
+SETTLED_WITHIN_S = 60.0
+QUIET_NS_PER_S = 20_000_000
 OOM_MS = 200
 NEIGHBOUR = 1.3
 HEADER = struct.Struct("<IBBHIIQ")
@@ -130,12 +133,24 @@ def _births(ctx: Context) -> list[Row]:
 # ---- a thousand at once ----
 
 
-def _hold(service: Service, count: int) -> None:
-    """As many calls at once, each long enough for all of them to overlap."""
-    event = json.dumps({"sleep_ms": 20_000}).encode()
-    threading.stack_size(128 * 1024)
-    with ThreadPoolExecutor(count) as pool:
-        list(pool.map(lambda _: service.client.invoke("idle", event, timeout_s=120), range(count)))
+def _hold(service: Service, count: int) -> int:
+    """Provisions so many, which stay however long the births of the last ones take. How many of them are ready."""
+    service.client.provision("idle:1", count)
+    until = time.monotonic() + HELD_WITHIN_S
+    while (ready := service.client.concurrency("idle")["provisioned"][0]["available"]) < count and time.monotonic() < until:
+        time.sleep(0.2)
+    return int(ready)
+
+
+def _settle(service: Service) -> None:
+    """Until the tree does next to nothing by itself: shells for the next burst are born when this one is over."""
+    until = time.monotonic() + SETTLED_WITHIN_S
+    while time.monotonic() < until:
+        before_ns = service.tree_cpu_ns()
+        time.sleep(0.5)
+        if service.tree_cpu_ns() - before_ns < QUIET_NS_PER_S / 2:
+            return
+    raise RuntimeError(f"the service is still at work after {SETTLED_WITHIN_S:g} s without a call")
 
 
 def _us_per_call(ctx: Context, service: Service) -> float:
@@ -152,26 +167,25 @@ def _pss_kb(service: Service) -> int:
 
 def _thousand(ctx: Context) -> list[Row]:
     count = ctx.pick(IDLE, 100)
-    room = {"sandboxes_max": count + 100, "memory_mb_max": (count + 100) * 128, "concurrency_max": count + 100}
-    with ctx.service(idle_timeout_s=3600, queue_timeout_ms=60_000, **room) as service:
-        service.deploy("idle", "work", timeout_s=60, publish=True)
-        service.deploy("echo")
-        warm_up(service, "echo", payload=ctx.payload())
-        service.client.invoke("idle", b"{}")
-        before = [_us_per_call(ctx, service) for _ in range(3)]
-        time.sleep(1)
-        low_kb, low_rss_kb = _pss_kb(service), service.rss_kb()
+    limit = count + 300  # provisioning leaves 100 calls to functions without
+    room = {"sandboxes_max": limit, "memory_mb_max": limit * 128, "concurrency_max": limit}
+    # Two services, one that holds them and one that holds none, measured in turn: the machine's own ups and downs meet both.
+    with ctx.service(idle_timeout_s=3600, **room) as full, ctx.service(idle_timeout_s=3600, **room) as empty:
+        full.deploy("idle", "work", timeout_s=60, publish=True)
+        for service in (full, empty):
+            service.deploy("echo")
+            warm_up(service, "echo", payload=ctx.payload())
+        _settle(full)
+        low_kb, low_rss_kb = _pss_kb(full), full.rss_kb()
         begun = time.monotonic()
-        _hold(service, count)
+        held = _hold(full, count)
         held_s = time.monotonic() - begun
-        states = service.stats("idle").sandboxes
-        held = states.get("idle", 0) + states.get("busy", 0)
-        time.sleep(1)
-        high_kb, high_rss_kb = _pss_kb(service), service.rss_kb()
-        after = [_us_per_call(ctx, service) for _ in range(3)]
-    each_mb = (high_kb - low_kb) / max(1, held - 1) / 1024
-    ratio = Spread.of(after).median / Spread.of(before).median
-    ctx.say(f"{held} held, {each_mb:.2f} MB each, step {ratio:.2f} ×")
+        _settle(full)
+        high_kb, high_rss_kb = _pss_kb(full), full.rss_kb()
+        pairs = [(_us_per_call(ctx, full), _us_per_call(ctx, empty)) for _ in range(PAIRS)]
+    each_mb = (high_kb - low_kb) / max(1, held) / 1024
+    ratio = Spread.of([with_us / without_us for with_us, without_us in pairs])
+    ctx.say(f"{held} held, {each_mb:.2f} MB each, step {ratio.median:.2f} ×")
     return [
         at_least(
             f"idle sandboxes held at once, of {count:,} asked for",
@@ -179,8 +193,8 @@ def _thousand(ctx: Context) -> list[Row]:
             "sandboxes",
             count,
             notes=f"whole tree {low_kb / 1024:.0f} MB PSS before, {high_kb / 1024:.0f} after; service "
-            f"{low_rss_kb / 1024:.1f} MB RSS before, {high_rss_kb / 1024:.1f} after; the calls that "
-            f"made them took {held_s:.0f} s, of which each slept 20 s",
+            f"{low_rss_kb / 1024:.1f} MB RSS before, {high_rss_kb / 1024:.1f} after; "
+            f"provisioned, all there after {held_s:.1f} s",
         ),
         at_most(f"memory (PSS) added by an idle sandbox, of {held:,}", each_mb, "MB", IDLE_MB),
         at_most(
@@ -188,7 +202,8 @@ def _thousand(ctx: Context) -> list[Row]:
             ratio,
             "×",
             STEP,
-            notes=f"{Spread.of(after).median:.2f} µs against {Spread.of(before).median:.2f} µs",
+            notes=f"{PAIRS} pairs, each with and without: "
+            f"{', '.join(f'{with_us:.2f} and {without_us:.2f} µs' for with_us, without_us in pairs)}",
         ),
     ]
 
@@ -293,8 +308,9 @@ QUESTION = Question(
     asks="How fast do sandboxes come and go, how many can be held, and does one that runs out of memory hurt the others?",
     how=(
         "Births: the launcher alone, eight lives at a time, each with full isolation: shell, code and limits, init, one call, "
-        "killed, its end awaited. A thousand: that many calls at once of a published function that sleeps; then memory of the "
-        "whole tree, and the service's CPU time for warm calls of another function before and after. Memory: a handler takes "
+        "killed, its end awaited. A thousand: as many provisioned sandboxes of a published function; then memory of the whole tree, "
+        "and the service's CPU time for warm calls of another function, in turn with a second service that holds none. "
+        "Memory: a handler takes "
         "400 MB in a function of 128 MB, four times a second, while another function is called one call after the other. "
         "Frozen: calls after rests of 300 ms to a function with `freeze = on` and to one without."
     ),
