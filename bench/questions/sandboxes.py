@@ -308,8 +308,8 @@ QUESTION = Question(
     asks="How fast do sandboxes come and go, how many can be held, and does one that runs out of memory hurt the others?",
     how=(
         "Births: the launcher alone, eight lives at a time, each with full isolation: shell, code and limits, init, one call, "
-        "killed, its end awaited. A thousand: as many provisioned sandboxes of a published function; then memory of the whole tree, "
-        "and the service's CPU time for warm calls of another function, in turn with a second service that holds none. "
+        "killed, its end awaited. A thousand: as many provisioned sandboxes of a published function; then memory of the whole "
+        "tree, and the service's CPU time for warm calls of another function, in turn with a second service that holds none. "
         "Memory: a handler takes "
         "400 MB in a function of 128 MB, four times a second, while another function is called one call after the other. "
         "Frozen: calls after rests of 300 ms to a function with `freeze = on` and to one without."
