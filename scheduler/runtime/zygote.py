@@ -42,7 +42,7 @@ def main():
     gc.freeze()
     init = os.open(os.path.join(DIRECTORY, "_init"), os.O_PATH | os.O_CLOEXEC)
     private = sandbox.serve(LAUNCHER_FD, init)
-    # A sandbox from here on, and no fork hook has run. What was drawn at random before is what all of them have; START reseeds random.
+    # A sandbox from here on, and no fork hook has run. What was drawn at random before all of them have; START reseeds random.
     multiprocessing.current_process().authkey = os.urandom(32)
     if private:  # without namespaces /tmp is everybody's
         tempfile.tempdir = private
