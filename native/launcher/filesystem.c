@@ -565,8 +565,14 @@ int fs_mount_scratch(uint32_t size_mb) {
     return attach_and_close(fs_detached_scratch(size_mb), "/tmp");
 }
 
-int fs_mount_staging(const char *target) {
-    return mount_tmpfs(target, 1, ROOT_INODES, "0700", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+int fs_mount_staging(int directory) {
+    enum { ONTO_DESCRIPTOR = 0x44 /* MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH */ };
+    int fd = detached_tmpfs(1, ROOT_INODES, "0700", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+    const int error = fd < 0 ? fd : result(syscall(SYS_move_mount, fd, "", directory, "", ONTO_DESCRIPTOR));
+    if (error < 0) {
+        wire_close(&fd);
+    }
+    return error < 0 ? error : fd;
 }
 
 int fs_resize_scratch(uint32_t size_mb) {

@@ -53,6 +53,6 @@ int fs_mount_scratch(uint32_t size_mb);
 int fs_detached_scratch(uint32_t size_mb);
 int fs_resize_scratch(uint32_t size_mb);
 /* A small empty tmpfs for directories to mount on, ours alone. */
-int fs_mount_staging(const char *target);
+int fs_mount_staging(int directory);
 
 #endif

@@ -53,37 +53,38 @@ static int result(long value) {
 
 /* ---- the place ---- */
 
-/* Volumes in memory would be memory that counts for nobody. */
-static int check_disk(int directory) {
+/* Volumes in memory would be memory that counts for nobody. And whoever owns what it lies in may have put another in its place
+ * since the launcher made it: root works in its own alone. */
+static int check_directory(int directory) {
     struct statfs status;
-    if (fstatfs(directory, &status) < 0) {
+    struct stat owner;
+    if (fstatfs(directory, &status) < 0 || fstat(directory, &owner) < 0) {
         return -errno;
     }
-    return status.f_type == TMPFS_MAGIC || status.f_type == RAMFS_MAGIC ? -EMEDIUMTYPE : 0;
+    return owner.st_uid != geteuid() || (owner.st_mode & 0077) != 0               ? -EPERM
+           : status.f_type == TMPFS_MAGIC || status.f_type == RAMFS_MAGIC ? -EMEDIUMTYPE
+                                                                          : 0;
 }
 
 int volume_place_open(struct volume_place *place, const char *directory, const char **step) {
     memset(place, 0, sizeof *place);
-    place->staging = place->control = -1;
-    *step = "directory of volumes";
-    place->directory = result(open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    int error = place->directory < 0 ? place->directory : check_disk(place->directory);
-    if (error == 0) {
-        *step = "/dev/loop-control";
-        place->control = result(open("/dev/loop-control", O_RDWR | O_CLOEXEC));
-        error = place->control < 0 ? place->control : 0;
-    }
+    place->directory = place->staging = -1;
+    *step = "/dev/loop-control";
+    place->control = result(open("/dev/loop-control", O_RDWR | O_CLOEXEC));
+    int error = place->control < 0 ? place->control : 0;
     if (error == 0) {
         *step = "mount namespace";
         error = result(unshare(CLONE_NEWNS));
     }
     error = error < 0 ? error : fs_make_private();
-    if (error == 0) {
-        *step = "staging directory";
-        error = fs_mount_staging(directory);
+    if (error == 0) { /* found once, by its name; from here on it is the descriptor's */
+        *step = "directory of volumes";
+        place->directory = result(open(directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+        error = place->directory < 0 ? place->directory : check_directory(place->directory);
     }
     if (error == 0) {
-        place->staging = result(open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+        *step = "staging directory";
+        place->staging = fs_mount_staging(place->directory);
         error = place->staging < 0 ? place->staging : 0;
     }
     return error;

@@ -493,6 +493,30 @@ async def test_a_killed_keeper_costs_no_sandbox(tmp_path: Path) -> None:
         await other.end()
 
 
+@needs_root
+@pytest.mark.parametrize("what", ["a link", "a stranger's directory"])
+async def test_what_was_put_in_the_place_of_its_directory_is_not_used(tmp_path: Path, what: str) -> None:
+    """The service, once it has dropped root, owns what the directory lies in; keepers are root, and start at any time."""
+    async with encrypting(tmp_path, warnings=[]) as made:
+        elsewhere, place = tmp_path / "elsewhere", tmp_path / "scratch"
+        elsewhere.mkdir(mode=0o700)
+        place.rename(tmp_path / "before")
+        if what == "a link":
+            place.symlink_to(elsewhere)
+        else:
+            place.mkdir(mode=0o700)
+            os.chown(place, 65534, 65534)
+        (launcher,) = children(made.launcher.pid)
+        keepers = [child for child in children(launcher) if text_of(f"/proc/{child}/comm").startswith("scheduler-launc")]
+        for keeper in keepers:
+            os.kill(keeper, signal.SIGKILL)
+        await until(lambda: all(gone(keeper) for keeper in keepers), "keepers end")
+        sandbox = await of_size(made, 512)
+        assert device_of(sandbox) == "", "it is in memory instead"
+        assert volumes_in(elsewhere) == volumes_in(place) == []
+        await sandbox.end()
+
+
 SERVICE = """
 import sys
 from pathlib import Path
