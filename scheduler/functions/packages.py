@@ -190,19 +190,24 @@ class CodeStore:
             raise ValueError(f"{ref.path!r} is no path of the code store")
         return self.root / ref.path
 
-    async def _make(self, ref: CodeRef, source: bytes | Path, module: str | None, interpreter: str | None) -> About:
+    def _check_room(self, more: int) -> None:
         held = self.bytes_held()
-        if held >= self.bytes_max:
+        if held + more > self.bytes_max:
             raise Throttled(
-                f"the code store holds {held} bytes, the limit (code_bytes_max) is {self.bytes_max}; remove functions",
+                f"the code store holds {held} bytes, with {more} more it would be over the limit (code_bytes_max), "
+                f"{self.bytes_max}; remove functions",
                 account="node",
                 resource="code_bytes",
                 current=held,
                 limit=self.bytes_max,
             )
+
+    async def _make(self, ref: CodeRef, source: bytes | Path, module: str | None, interpreter: str | None) -> About:
+        self._check_room(1)  # before the work, if nothing would fit
         making = self.root / f"{TEMPORARY}{uuid.uuid4().hex}"
         try:
             unpacked = await _in_thread(_fill, making, source, module, self._bounds)
+            self._check_room(unpacked.size)
             about = About(ref.size, unpacked.files, unpacked.size)
             await _in_thread(_write_about, making, about)
             if interpreter is not None:

@@ -13,7 +13,7 @@ from scheduler import limits
 from scheduler.functions import names, provisioned
 from scheduler.functions.names import LATEST
 from scheduler.lambda_api import views
-from scheduler.lambda_api.errors import LambdaError
+from scheduler.lambda_api.errors import REVISION_TEXT, LambdaError
 from scheduler.lambda_api.packages import admit
 from scheduler.lambda_api.paging import mark, page, unmark
 from scheduler.lambda_api.rooms import refuse
@@ -126,6 +126,8 @@ class FunctionOperations:
             latest = rooms.registry.get(name)
             code = await admit(rooms, call.values, latest.config.handler, latest.config.runtime)
             if call.get("DryRun", False):
+                if call.get("RevisionId", latest.revision_id) != latest.revision_id:
+                    raise LambdaError("PreconditionFailedException", REVISION_TEXT)
                 shown = views.configuration(latest, rooms.registry.identity, qualified=False)
                 return Answer({**shown, "CodeSize": code.size, "CodeSha256": views.code_sha256(code.sha256)})
             deployed = await rooms.registry.update(

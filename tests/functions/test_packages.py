@@ -173,12 +173,15 @@ async def test_what_is_refused_leaves_nothing(store):
 
 
 async def test_a_full_store_says_so(tmp_path):
-    store = await open_code_store(tmp_path / "code", bytes_max=10)
+    store = await open_code_store(tmp_path / "code", bytes_max=60)
     await add(store)
-    with pytest.raises(Throttled, match=r"the limit \(code_bytes_max\) is 10") as caught:
-        await add(store, archive({"other.py": "x"}))
+    held = store.bytes_held()
+    with pytest.raises(Throttled, match=rf"{held} bytes, with {61 - held} more .* the limit \(code_bytes_max\), 60") as caught:
+        await add(store, archive({"other.py": "x" * (61 - held)}))
     assert caught.value.resource == "code_bytes"
+    assert store.bytes_held() == held
     await add(store)  # what is here costs nothing
+    await add(store, archive({"other.py": "x" * (60 - held)}))
 
 
 async def test_the_disk_s_trouble_is_unavailable(store, monkeypatch):

@@ -42,7 +42,7 @@ NEVER = {
     "CodeSigningConfigNotFoundException": "no code signing",
     "FunctionVersionsPerCapacityProviderLimitExceededException": "no capacity providers",
     "CodeStorageExceededException": "the setting code_bytes_max; in test_api_limits.py",
-    "AliasLimitExceededException": "a thousand aliases; in test_api_limits.py",
+    "AliasLimitExceededException": "a thousand aliases of one function, which take too long to make",
     "PublicPolicyException": "no block of public access",
     "ServiceQuotaExceededException": "no quota above the account's",
     "NoPublishedVersionException": "no $LATEST.PUBLISHED",
