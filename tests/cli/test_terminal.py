@@ -63,7 +63,7 @@ class Terminal:
 
 @pytest.mark.parametrize("columns", [80, 120])
 @pytest.mark.parametrize(
-    "command", ["list", "top --once -i 0.05", "describe hello", "invoke hello --report", "bench hello -d 0.1"]
+    "command", ["list", "top --once -i 0.05", "describe hello", "invoke hello --report", "bench hello -n 1 -d 0.5"]
 )
 def test_nothing_is_wider_than_the_terminal_but_what_must_be(service, columns, command):
     service.functions["a-rather-long-name-of-a-function-as-one-finds-them-in-real-life"] = {

@@ -75,7 +75,7 @@ def test_books_balance_and_nothing_is_left(served):
         ("printing", "ok"), ("broken", "InitFailed"), ("brief", "ok"), ("event", "ok"),
     ):  # fmt: skip
         assert books.outcomes[function, outcome] > 0, (function, outcome)
-    assert min(books.deploys, books.cancels, books.connections, books.scrapes) > 5
+    assert min(books.deploys, books.cancels, books.connections, books.scrapes) > 0
 
     # Each event is delivered once; those of `failing` there are none.
     labels = '{function="fast",tenant="default"}'
