@@ -56,6 +56,11 @@ def test_a_function_with_a_network(tmp_path):
             assert world.left() == NOTHING_LEFT
 
 
+def answer(raw):
+    _, result = raw.invoke("calls")
+    return None if result is None else json.loads(result[0])
+
+
 def test_another_launcher_makes_another_network(tmp_path):
     with networks.world() as world:
         world.tell_peers(world.internet)
@@ -71,11 +76,8 @@ def test_another_launcher_makes_another_network(tmp_path):
                 for pid in launcher:
                     os.kill(pid, signal.SIGKILL)
                 wait_until(lambda: not before & world.left()[0], 10, "the old device is gone")
-                # Calls of the moment in which it died may be told so, or run in a sandbox that outlives its network for a moment.
-                answered = (
-                    json.loads(result[0]) for _, result in iter(lambda: raw.invoke("calls"), None) if result is not None
-                )
-                wait_until(lambda: next(answered) == HOST, 10, "another launcher runs it")
+                # Calls of the moment in which it died may be told so, or run in a sandbox that outlives its network.
+                wait_until(lambda: answer(raw) == HOST, 10, "another launcher runs it")
                 assert json.loads(raw.invoke("calls")[1][0]) == HOST
             assert service.stop() == 0
             assert world.left() == NOTHING_LEFT
