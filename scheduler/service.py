@@ -716,12 +716,20 @@ class Service:
             raise NotFound(f"Function not found: {event.function}")
         return [None, {"request_id": await self.events.accept(event)}]
 
+    def _tenant_of(self, name: str) -> str | None:
+        try:
+            return self.registry.get(name).config.tenant
+        except NotFound:
+            return None
+
     async def _start_events(self, inner: trio.Nursery) -> None:
         """The dispatcher's connection is one of the engine's clients."""
         ours, theirs = socket.socketpair()
         await self.post(connection_adopt(theirs.detach(), Right.ALL | Right.OWN))
         caller = self._caller = Caller(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
-        self.events = EventDispatcher(queue=self.event_queue, caller=caller, log=self.log, now_s=time.time)
+        self.events = EventDispatcher(
+            queue=self.event_queue, caller=caller, log=self.log, now_s=time.time, tenant_of=self._tenant_of
+        )
         inner.start_soon(caller.run)
         inner.start_soon(self.events.run)
 

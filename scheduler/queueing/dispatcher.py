@@ -111,13 +111,20 @@ class EventFigures:
 
 
 class Dispatcher:
-    """queue: durable. now_s: Unix time. An event's `function` is "name" or "name:qualifier"."""
+    """queue: durable. now_s: Unix time. An event's `function` is "name" or "name:qualifier".
 
-    def __init__(self, *, queue: EventQueue, caller: Caller, log: Log, now_s: Callable[[], float]) -> None:
+    tenant_of: whose the function of that name is, None where there is none. What was accepted for one tenant's function is
+    not handed to another's that took the name since.
+    """
+
+    def __init__(
+        self, *, queue: EventQueue, caller: Caller, log: Log, now_s: Callable[[], float], tenant_of: Callable[[str], str | None]
+    ) -> None:
         self._queue = queue
         self._caller = caller
         self._log = log
         self._now_s = now_s
+        self._tenant_of = tenant_of
         self._running = 0
         self._free = trio.Event()
         self._stopping = False
@@ -130,6 +137,9 @@ class Dispatcher:
         headers = {"encoding": event.encoding}
         if event.trace is not None:
             headers["trace"] = event.trace
+        tenant = self._tenant_of(_name(event.function))
+        if tenant is not None:
+            headers["tenant"] = tenant
         created_ms = int(self._now_s() * 1000)
         put = await self._queue.put(
             Event(id=request_id, function=event.function, payload=event.payload, created_ms=created_ms, headers=headers)
@@ -193,6 +203,9 @@ class Dispatcher:
             if is_expired(self._age_s(lease.event)):
                 await self._conclude(lease, Dropped(Condition.EVENT_AGE_EXCEEDED), None)
                 return
+            if self._has_another_owner(lease.event):
+                await self._conclude(lease, Dropped(Condition.FUNCTION_GONE), None)
+                return
             error = await self._invoke(lease)
             if self._stopping and error is not None and error.type == "Unavailable":
                 return  # the service is ending: the event waits for the next one
@@ -248,6 +261,10 @@ class Dispatcher:
                     age_s=round(self._age_s(event), 3),
                     error=None if error is None else str(error),
                 )
+
+    def _has_another_owner(self, event: Event) -> bool:
+        tenant = self._tenant_of(_name(event.function))  # None: nobody's, which the engine says as it does of any call
+        return tenant is not None and event.headers.get("tenant", tenant) != tenant
 
     def _age_s(self, event: Event) -> float:
         return self._now_s() - event.created_ms / 1000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import uuid
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 
 import msgpack
 import pytest
@@ -57,7 +58,7 @@ class Rig:
 
 
 @asynccontextmanager
-async def running(directory, *, later_s=0.0):
+async def running(directory, *, later_s=0.0, owners=MappingProxyType({})):
     """A service on the same store as the last one, that many seconds of the world's clock later."""
     ours, theirs = socket.socketpair()
     wall_s = START_S + later_s
@@ -66,7 +67,13 @@ async def running(directory, *, later_s=0.0):
         lines = Lines()
         caller = Caller(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
         start = trio.current_time()
-        dispatcher = Dispatcher(queue=queue, caller=caller, log=Log(lines), now_s=lambda: wall_s + trio.current_time() - start)
+        dispatcher = Dispatcher(
+            queue=queue,
+            caller=caller,
+            log=Log(lines),
+            now_s=lambda: wall_s + trio.current_time() - start,
+            tenant_of=owners.get,
+        )
         nursery.start_soon(caller.run)
         nursery.start_soon(dispatcher.run)
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
@@ -186,6 +193,19 @@ async def test_what_grew_too_old_while_the_service_was_down_is_dropped_untried(t
         assert untried.cancelled_caught
 
 
+async def test_an_event_is_not_handed_to_the_tenant_who_took_the_name_since(tmp_path):
+    async with running(tmp_path, owners={"f": "acme", "kept": "acme"}) as rig:
+        ids = [await rig.dispatcher.accept(read_event(params(name, b"1", {"type": "event"}))) for name in ("f", "kept")]
+        await rig.called()
+        await rig.called()  # both are under way as the service ends
+    async with running(tmp_path, later_s=120, owners={"f": "globex", "kept": "acme"}) as rig:
+        call = await rig.called()
+        assert call[3][0] == "kept"
+        await rig.answer(call)
+        await settled(rig, lambda: rig.queue.statistics().events == 0)
+        assert ids[0] in rig.lines.text and "FunctionGone" in rig.lines.text and ids[1] not in rig.lines.text
+
+
 async def test_figures_of_a_removed_function_are_kept_under_no_name(rig):
     await rig.dispatcher.accept(read_event(params("f:7", b"1", {"type": "event"})))
     await rig.dispatcher.accept(read_event(params("g", b"1", {"type": "event"})))
@@ -212,7 +232,7 @@ async def test_events_outlive_the_service(tmp_path):
         queue = await SqliteEventQueue.load(store, count_max=100, bytes_max=1 << 20)
         ours, theirs = socket.socketpair()
         async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as stream:
-            dispatcher = Dispatcher(queue=queue, caller=Caller(stream), log=Log(Lines()), now_s=lambda: 0.0)
+            dispatcher = Dispatcher(queue=queue, caller=Caller(stream), log=Log(Lines()), now_s=lambda: 0.0, tenant_of=lambda name: None)
             accepted = await dispatcher.accept(read_event(params("f", b"1", {"type": "event"})))
         theirs.close()
     async with open_store(tmp_path / "db") as store:
