@@ -203,7 +203,9 @@ async def test_an_event_is_not_handed_to_the_tenant_who_took_the_name_since(tmp_
         assert call[3][0] == "kept"
         await rig.answer(call)
         await settled(rig, lambda: rig.queue.statistics().events == 0)
-        assert ids[0] in rig.lines.text and "FunctionGone" in rig.lines.text and ids[1] not in rig.lines.text
+        assert ids[0] in rig.lines.text
+        assert "FunctionGone" in rig.lines.text
+        assert ids[1] not in rig.lines.text
 
 
 async def test_figures_of_a_removed_function_are_kept_under_no_name(rig):
@@ -232,7 +234,10 @@ async def test_events_outlive_the_service(tmp_path):
         queue = await SqliteEventQueue.load(store, count_max=100, bytes_max=1 << 20)
         ours, theirs = socket.socketpair()
         async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as stream:
-            dispatcher = Dispatcher(queue=queue, caller=Caller(stream), log=Log(Lines()), now_s=lambda: 0.0, tenant_of=lambda name: None)
+            caller = Caller(stream)
+            dispatcher = Dispatcher(
+                queue=queue, caller=caller, log=Log(Lines()), now_s=lambda: 0.0, tenant_of=lambda name: None
+            )
             accepted = await dispatcher.accept(read_event(params("f", b"1", {"type": "event"})))
         theirs.close()
     async with open_store(tmp_path / "db") as store:
