@@ -31,7 +31,9 @@ enum {
     UNUSED_MS = 300000,
     VOLUMES_SPARE = 128,
     SOCKET_BYTES = 4 << 20, /* room for an order about each volume */
-    KEEPER_FD = 3
+    KEEPER_FD = 3,
+    KEEPER_REAPED = -1,
+    LOSSES_MAX = 2 * SCRATCH_KEEPERS /* keepers in a row that died before they had made anything: more would die too */
 };
 
 static struct scratch_volume *volume_at(struct launcher *launcher, uint32_t number) {
@@ -86,7 +88,7 @@ static int order(struct launcher *launcher, uint32_t number, enum keeper_order_k
     return error;
 }
 
-/* The one with the least to do. */
+/* The one with the least to do. -EBUSY: all are ending; each of them will be told to have ended. */
 static int choose_keeper(struct launcher *launcher, uint32_t *chosen) {
     struct scratch *scratch = &launcher->scratch;
     uint32_t best = SCRATCH_KEEPERS;
@@ -99,7 +101,7 @@ static int choose_keeper(struct launcher *launcher, uint32_t *chosen) {
     }
     *chosen = best;
     scratch->next_keeper = best + 1;
-    return best == SCRATCH_KEEPERS ? -EAGAIN : scratch->keepers[best].pid == 0 ? start_keeper(launcher, best) : 0;
+    return best == SCRATCH_KEEPERS ? -EBUSY : scratch->keepers[best].pid == 0 ? start_keeper(launcher, best) : 0;
 }
 
 /* ---- volumes ---- */
@@ -136,6 +138,7 @@ static struct census count(const struct launcher *launcher, uint32_t size_mb) {
     return census;
 }
 
+/* 0, or -errno; -EBUSY: no keeper took it, and one that is ending will be told to have ended. */
 static int make_volume(struct launcher *launcher, uint32_t size_mb, uint32_t number) {
     struct scratch *scratch = &launcher->scratch;
     uint32_t keeper;
@@ -146,11 +149,11 @@ static int make_volume(struct launcher *launcher, uint32_t size_mb, uint32_t num
     struct scratch_volume *volume = volume_at(launcher, number);
     *volume = (struct scratch_volume){.state = VOLUME_MAKING, .size_mb = size_mb, .keeper = keeper, .slot = NO_SLOT, .mount = -1};
     scratch->mb_used += size_mb;
-    error = order(launcher, number, KEEPER_MAKE);
-    if (error < 0) {
+    if (order(launcher, number, KEEPER_MAKE) < 0) {
         set_free(launcher, volume);
+        return -EBUSY;
     }
-    return error;
+    return 0;
 }
 
 static bool has_room(const struct launcher *launcher, uint32_t size_mb) {
@@ -224,7 +227,8 @@ static enum scratch_verdict ask_for(struct launcher *launcher, uint32_t size_mb,
     }
     if (has_room(launcher, size_mb)) {
         const int failure = make_volume(launcher, size_mb, census.first_free);
-        return failure < 0 ? without(launcher, -failure, error) : SCRATCH_WAIT;
+        const bool again = failure == -EBUSY && launcher->scratch.losses <= LOSSES_MAX; /* scratch_reaped() */
+        return failure < 0 && !again ? without(launcher, -failure, error) : SCRATCH_WAIT;
     }
     if (make_room(launcher, size_mb)) {
         return SCRATCH_WAIT;
@@ -331,6 +335,7 @@ static void gone(struct launcher *launcher, uint32_t number, int32_t error, cons
 static void ready(struct launcher *launcher, uint32_t number, int mount) {
     struct scratch_volume *volume = volume_at(launcher, number);
     SCHED_ASSERT(volume->state == VOLUME_MAKING);
+    launcher->scratch.losses = 0;
     const uint32_t slot = slot_waiting_for_scratch(launcher, volume->size_mb);
     if (slot == NO_SLOT) {
         volume->state = VOLUME_READY;
@@ -365,15 +370,18 @@ static void hear(struct launcher *launcher, uint32_t which, const struct keeper_
     }
 }
 
-/* Its volumes go with it. Those that sandboxes still use live as long as these do. */
+/* Its volumes go with it. Those that sandboxes still use live as long as these do. Who waited for one gets another keeper's, unless
+ * keepers die one after the other and nothing comes of it. */
 static void lost(struct launcher *launcher, uint32_t which) {
     struct scratch *scratch = &launcher->scratch;
     wire_close(&scratch->keepers[which].fd);
     scratch->keepers[which].orders = 0;
+    scratch->losses += scratch->losses <= LOSSES_MAX ? 1 : 0;
+    const int32_t error = scratch->losses > LOSSES_MAX ? ECHILD : 0;
     for (uint32_t i = 0; i < scratch->volumes_count; i++) {
         const struct scratch_volume *volume = &scratch->volumes[i];
         if (volume->state != VOLUME_FREE && volume->state != VOLUME_USED && volume->keeper == which) {
-            gone(launcher, i, volume->state == VOLUME_MAKING ? ECHILD : 0, "its keeper");
+            gone(launcher, i, volume->state == VOLUME_MAKING ? error : 0, "its keeper");
         }
     }
 }
@@ -409,15 +417,17 @@ bool scratch_reaped(struct launcher *launcher, pid_t pid) {
     for (uint32_t i = 0; i < SCRATCH_KEEPERS; i++) {
         struct scratch_keeper *keeper = &launcher->scratch.keepers[i];
         if (keeper->pid == pid) {
-            keeper->pid = 0;
+            keeper->pid = KEEPER_REAPED; /* not started again before all that was its is gone */
             if (keeper->fd >= 0) {
                 scratch_readable(launcher, i); /* its last words, and then its end */
             }
+            keeper->pid = 0;
             /* What sandboxes still use of it ends with them, and is nobody's to empty. */
             for (uint32_t v = 0; v < launcher->scratch.volumes_count; v++) {
                 struct scratch_volume *volume = &launcher->scratch.volumes[v];
                 volume->keeper = volume->state == VOLUME_USED && volume->keeper == i ? SCRATCH_KEEPERS : volume->keeper;
             }
+            serve_waiting(launcher); /* it can be started again */
             return true;
         }
     }

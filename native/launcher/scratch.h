@@ -45,7 +45,7 @@ struct scratch_volume {
 };
 
 struct scratch_keeper {
-    pid_t pid;             /* 0: not running */
+    pid_t pid;             /* 0: not running; KEEPER_REAPED: its last words are being heard */
     int fd;
     unsigned orders;       /* sent and not answered */
 };
@@ -60,6 +60,7 @@ struct scratch {
     uint64_t mb_max, mb_used;  /* of all that are not FREE */
     uint64_t warned_ms;        /* last time something was said */
     uint32_t waiting;          /* slots that wait for a volume */
+    uint32_t losses;           /* keepers that died since a volume was last made */
     uint32_t next_keeper;      /* of those with equally little to do */
     bool restless;             /* there may be more ready than will be kept */
     uint64_t looked_ms;        /* last look for those */

@@ -485,10 +485,10 @@ async def test_a_killed_keeper_costs_no_sandbox(tmp_path: Path) -> None:
         assert keepers
         for keeper in keepers:
             os.kill(keeper, signal.SIGKILL)
+        other = await of_size(made, 512)  # whether or not they have ended
+        assert device_of(other) not in ("", device_of(sandbox))
         await until(lambda: all(gone(keeper) for keeper in keepers), "keepers end")
         assert await sandbox.run("result = open('/tmp/kept').read()") == "kept"
-        other = await of_size(made, 512)
-        assert device_of(other) not in ("", device_of(sandbox))
         await sandbox.end()
         await other.end()
 
