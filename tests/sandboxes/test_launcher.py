@@ -540,11 +540,11 @@ async def test_a_disk_that_the_host_unmounts_is_let_go(tmp_path: Path, mounts: M
         assert disk in text_of(f"/proc/{inner}/mountinfo")
         mounts.remove()
         assert disk not in text_of(f"/proc/{inner}/mountinfo")
-        mounts.add(tmp_path / "top" / "code" / "late")
-        assert "late" in text_of(f"/proc/{inner}/mountinfo")
+        mounts.add(tmp_path / "top" / "code" / "added-late")
+        assert "added-late" in text_of(f"/proc/{inner}/mountinfo")
         for pid in below(inner):
-            assert "late" not in text_of(f"/proc/{pid}/mountinfo")
-        assert await sandbox.run("import os; result = os.listdir('/var/task/late')") == []
+            assert "added-late" not in text_of(f"/proc/{pid}/mountinfo")
+        assert await sandbox.run("import os; result = os.listdir('/var/task/added-late')") == []
 
 
 async def test_an_idle_shell_is_small(tmp_path: Path) -> None:
