@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -222,8 +224,7 @@ def test_a_record_shrinks_to_what_matters(tmp_path: Path) -> None:
 
 def test_an_abort_of_the_core_is_a_verdict() -> None:
     def die() -> None:
-        import os
-
+        faulthandler.disable()  # its report would look like the suite's own end
         os.abort()
 
     value, verdict = isolated(die)
