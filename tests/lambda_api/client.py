@@ -8,8 +8,10 @@ import zipfile
 import boto3
 import botocore.config
 import pytest
+from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 
+OPENED: list[BaseClient] = []  # until conftest.py closes them
 ROLE = "arn:aws:iam::000000000000:role/any"
 SOURCE = """
 import os, time
@@ -33,7 +35,7 @@ def package(text: str = SOURCE, name: str = "app.py") -> bytes:
 
 
 def connect(port: int, key_id: str = "a", secret: str = "b"):
-    return boto3.client(
+    client = boto3.client(
         "lambda",
         endpoint_url=f"http://127.0.0.1:{port}",
         region_name="local",
@@ -42,6 +44,8 @@ def connect(port: int, key_id: str = "a", secret: str = "b"):
         # What is wrong is to be told by the service, not by the client.
         config=botocore.config.Config(retries={"max_attempts": 1}, parameter_validation=False),
     )
+    OPENED.append(client)
+    return client
 
 
 def refusal(call, **arguments):
