@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import zipfile
+from typing import TYPE_CHECKING
 
 import boto3
 import botocore.config
 import pytest
-from botocore.client import BaseClient
 from botocore.exceptions import ClientError
+
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
 
 OPENED: list[BaseClient] = []  # until conftest.py closes them
 ROLE = "arn:aws:iam::000000000000:role/any"
