@@ -364,6 +364,12 @@ class Settings:
     runtime_default: str = row(
         Kind.TEXT, "auto", "runtime of functions that name none; auto: the one that the service runs on", 1, 64, reload=True
     )
+    runtimes_dir: Path | None = row(
+        Kind.PATH,
+        None,
+        "directory of runtimes of your own, one TOML file each (docs/runtimes.md); none: ours alone",
+        optional=True,
+    )
     sandbox_uid_base: int = row(Kind.INT, 300_000, "first of the user ids that sandboxes run as", 65_536, 2_000_000_000)
     cgroup_root: Path | None = row(
         Kind.PATH, None, "directory of the cgroup tree to use; none: found by the service", optional=True

@@ -60,7 +60,8 @@ class Gateway:
             code=service.code,
             layers=service.layers,
             deployments=service.deployments,
-            runtimes={name: runtime.executable for name, runtime in service.runtimes.items()},
+            runtimes=service.offers.compilers,
+            absent_runtimes=service.offers.absent,
             invoker=Invoker(sync=caller.ask, event=self._event, json_problem=json_problem),
             concurrency=service.methods.concurrency.view,
         )

@@ -82,9 +82,10 @@ from scheduler.queueing.caller import Caller
 from scheduler.queueing.dispatcher import Dispatcher as EventDispatcher
 from scheduler.queueing.dispatcher import read_event
 from scheduler.sandboxes.configured import launcher_config
+from scheduler.sandboxes.declarations import read_declarations
 from scheduler.sandboxes.launcher import EXECUTABLE, RUNTIME_PACKAGE, SLOTS_MAX, LaunchFailed, open_launcher, open_starter
+from scheduler.sandboxes.offers import find_offers
 from scheduler.sandboxes.pool import ShellPool
-from scheduler.sandboxes.runtimes import find_runtimes
 from scheduler.sandboxes.supervisor import Supervisor
 from scheduler.sandboxes.templates import Templates
 from scheduler.sandboxes.wire import Limit
@@ -276,10 +277,12 @@ class Service:
         self.gateway = Gateway(self)
         self.connections = Connections(tokens)
         # Not in a thread: there is to be none before the launcher is started.
-        self.runtimes = find_runtimes(
+        self.offers = find_offers(
+            read_declarations(settings.runtimes_dir),
             memory=settings.state_dir / RUNTIMES_FILE,
             prefer_public=settings.isolation == "process" and os.geteuid() == 0,
         )
+        self.shells = self.offers.shells
         user = self._wanted_user()
         self._make_supervisor(self._open_starter(user, stack))
         await inner.start(self.supervisor.run)
@@ -290,7 +293,11 @@ class Service:
             store, count_max=settings.events_max, bytes_max=settings.events_bytes_max
         )
         self.registry = await FunctionRegistry.load(
-            SqliteRegistry(store), settings, runtimes=tuple(self.runtimes), seals=Seals(self.gateway.keyring)
+            SqliteRegistry(store),
+            settings,
+            runtimes=tuple(self.offers.here),
+            absent=self.offers.absent,
+            seals=Seals(self.gateway.keyring),
         )
         self.code = await open_code_store(settings.code_dir, bytes_max=settings.code_bytes_max)
         self.layers = await Layers.load(SqliteRegistry(store))
@@ -318,7 +325,7 @@ class Service:
             registry=self.registry,
             code=self.code,
             uploads=self.uploads,
-            runtimes=self.runtimes,
+            compilers=self.offers.compilers,
             deployments=self.deployments,
             connections=self.connections,
             drain=self.drain_and_end,
@@ -391,10 +398,10 @@ class Service:
         """Who starts launchers when this process no longer can."""
         if user is None:
             return None
-        programs = {sys.executable, *(runtime.executable for runtime in self.runtimes.values()), *map(str, OUR_PROGRAMS)}
+        programs = {sys.executable, *(shell.executable for shell in self.shells.values()), *map(str, OUR_PROGRAMS)} - {""}
         for path in within_reach(programs, user):
             self.log.warning("root", text=f"{path} can be changed by {user.name}, and what is in it runs as root")
-        starter = open_starter(launcher_config(self.settings, runtimes=len(self.runtimes)), self.runtimes.values())
+        starter = open_starter(launcher_config(self.settings, runtimes=len(self.shells)), self.shells.values())
         stack.callback(starter.close)
         return starter
 
@@ -413,8 +420,8 @@ class Service:
         def report(text: str) -> None:
             self.log.warning("sandboxes", text=text)
 
-        config = launcher_config(settings, runtimes=len(self.runtimes))
-        self.pool = ShellPool(self.runtimes, ahead=settings.shells_ahead, most=settings.shells_max, report=report)
+        config = launcher_config(settings, runtimes=len(self.shells))
+        self.pool = ShellPool(self.shells, ahead=settings.shells_ahead, most=settings.shells_max, report=report)
         self._use_runtimes(set())
         self.templates = Templates(
             pool=self.pool,
@@ -428,7 +435,7 @@ class Service:
             post=self.post,
             post_nowait=lambda command: self.engine.post_nowait(command),  # the engine is made later
             orders=self._order,
-            open_launcher=partial(open_launcher, config, self.runtimes.values(), report=report, starter=starter),
+            open_launcher=partial(open_launcher, config, self.shells.values(), report=report, starter=starter),
             restore_failed=self.templates.fell_back,
             lost=self.templates.lost,
             report=report,
@@ -469,7 +476,7 @@ class Service:
     def _use_runtimes(self, deployed: set[str]) -> None:
         """Those that functions need are kept warm, and the one that a function without one will get."""
         auto = self.settings.runtime_default == "auto"
-        default = next(iter(self.runtimes), None) if auto else self.settings.runtime_default
+        default = next(iter(self.offers.here), None) if auto else self.settings.runtime_default
         self.pool.use(deployed | {default} if default is not None else deployed)
 
     async def _open_console(self, address: Address, nursery: trio.Nursery) -> None:

@@ -46,6 +46,7 @@ COMMANDS: Final = {
     "drain": ("drain", "Let running calls finish, then end the service."),
     "key": ("key", "Access keys for the AWS-compatible HTTP API."),
     "token": ("token", "Make, list and revoke the tokens of the service's token file."),
+    "runtimes": ("runtimes", "List what functions can be written in here, and what to install for the rest."),
     "doctor": ("doctor", "Try every protection from inside a sandbox."),
     "completion": ("completion", "Print the script that completes commands and names in a shell."),
 }

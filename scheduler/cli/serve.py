@@ -170,7 +170,7 @@ def _banner(settings: Settings, service: Service) -> None:
         "user": _user(),
         "isolation": _isolation(service),
         "/tmp": _scratch(service),
-        "runtimes": ", ".join(service.runtimes) or "none",
+        "runtimes": ", ".join(service.offers.here) or "none",
     }
     lines = [f"scheduler {__version__} is ready (pid {os.getpid()})", *(f"  {key:<10} {value}" for key, value in rows.items())]
     found = any(path.absolute() == settings.socket for path in default_sockets())

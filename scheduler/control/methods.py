@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from scheduler.functions.registry import Deployed, FunctionRegistry
     from scheduler.functions.uploads import Uploads
     from scheduler.messages import FunctionStats, MethodCall, Snapshot
-    from scheduler.sandboxes.runtimes import Runtime
     from scheduler.snapshots import Snapshots
 
 __all__ = ["Methods"]
@@ -88,7 +87,7 @@ class Methods:
         registry: FunctionRegistry,
         code: CodeStore,
         uploads: Uploads,
-        runtimes: Mapping[str, Runtime],
+        compilers: Mapping[str, str | None],
         deployments: Deployments,
         connections: Connections,
         drain: Callable[[int | None], Awaitable[bool]],
@@ -104,7 +103,7 @@ class Methods:
         self._registry = registry
         self._code = code
         self._uploads = uploads
-        self._runtimes = runtimes
+        self._compilers = compilers
         self._deployments = deployments
         self._connections = connections
         self._drain = drain
@@ -279,7 +278,7 @@ class Methods:
         sha256, kind = call.values["code_sha256"], CodeKind(call.values["code_kind"])
         present = self._registry.get(name).config if name in self._registry else None
         handler = fields.get("handler", present.handler if present else None)
-        runtime = fields.get("runtime", present.runtime if present else next(iter(self._runtimes), None))
+        runtime = fields.get("runtime", present.runtime if present else next(iter(self._compilers), None))
         if not isinstance(handler, str):
             raise BadRequest("handler: is required, MODULE.FUNCTION" if handler is None else "handler: must be text")
         try:
@@ -289,8 +288,8 @@ class Methods:
             if held is None or held.path not in self._registry.code_in_use(call.connection.tenant):
                 raise
             return held
-        known = self._runtimes.get(runtime) if isinstance(runtime, str) else None
-        interpreter = known.executable if known else None  # the registry says what is wrong with it
+        # Of one that is no runtime the registry says what is wrong with it.
+        interpreter = self._compilers.get(runtime) if isinstance(runtime, str) else None
         return await self._code.add(upload, kind, handler=handler, interpreter=interpreter, sha256=sha256)
 
     async def _update(self, call: Call) -> dict[str, Any]:

@@ -345,12 +345,14 @@ def build(
     given: Mapping[str, object],
     *,
     runtimes: Sequence[str],
+    absent: Mapping[str, str] | None = None,
     base: FunctionConfig | None = None,
     defaults: Mapping[str, object] | None = None,
 ) -> FunctionConfig:
     """A configuration of the keys in `given`; keys left out come from `base`, else from `defaults`, else are Lambda's defaults.
 
-    `runtimes`: those offered here, best first; the first is the one for functions that name none. An environment replaces the
+    `runtimes`: those offered here, best first; the first is the one for functions that name none. `absent`: those that could
+    be, and what to do about it. An environment replaces the
     one of `base` whole, as in Lambda. None for `reserved_concurrency` takes the reservation away. A name that differs from
     base's is a problem. Raises InvalidConfig with all problems; unknown keys are among them.
     """
@@ -380,6 +382,8 @@ def build(
     # A function whose runtime is offered no more may still have its other keys changed.
     if "runtime" in given and values["runtime"] not in runtimes and not _named(problems, "runtime"):
         known = f"Member must satisfy enum value set: [{', '.join(runtimes)}]"
+        if (absent or {}).get(values["runtime"]) is not None:
+            known += f" ({(absent or {})[values['runtime']]})"
         problems.append(Problem("runtime", _cut(values["runtime"]), known))
     if base is not None and values["name"] != base.name and not _named(problems, "name"):
         problems.append(Problem("name", _cut(values["name"]), f"Member must be {base.name}: a function keeps its name"))

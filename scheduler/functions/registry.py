@@ -134,6 +134,7 @@ class FunctionRegistry:
         self.identity = Identity(settings.region, settings.account_id)
         self._store = store
         self._runtimes = tuple(runtimes)
+        self._absent: Mapping[str, str] = {}
         self._seals = seals
         self._now_s = now_s
         self._functions: dict[str, _Function] = {}
@@ -149,11 +150,14 @@ class FunctionRegistry:
         *,
         runtimes: Sequence[str],
         seals: Seals,
+        absent: Mapping[str, str] | None = None,
         now_s: Callable[[], float] = time.time,
     ) -> FunctionRegistry:
-        """Read everything. `runtimes`: those offered, best first. seals: for environments; what was stored before them is
+        """Read everything. `runtimes`: those offered, best first; `absent`: those that could be, and what to do about it.
+        seals: for environments; what was stored before them is
         sealed now. Raises Unavailable where a value cannot be understood."""
         registry = cls(store, settings, runtimes, seals, now_s)
+        registry._absent = absent or {}
         versions: dict[str, Published] = {}
         for entry in await _entries(store, VERSION_PREFIX):
             versions[entry.key] = decode_published(entry.key, entry.value, seals)
@@ -283,7 +287,7 @@ class FunctionRegistry:
         """Change configuration, code or layers of `$LATEST`. Raises NotFound, InvalidConfig, RevisionMismatch, BadRequest."""
         async with self._mutation(name):
             function = self._existing(name, revision_id)
-            config = build(fields, runtimes=self._runtimes, base=function.record.latest.config)
+            config = build(fields, runtimes=self._runtimes, absent=self._absent, base=function.record.latest.config)
             return await self._replace(name, function, config, code, publish=publish, layers=layers)
 
     async def publish(
@@ -403,7 +407,7 @@ class FunctionRegistry:
                 if not may_exist:
                     raise Conflict(f"Function already exist: {name}")
                 self._existing(name, revision_id)
-                config = build(fields, runtimes=self._runtimes, base=function.record.latest.config)
+                config = build(fields, runtimes=self._runtimes, absent=self._absent, base=function.record.latest.config)
                 return await self._replace(name, function, config, code, publish=publish)
             if revision_id is not None:
                 raise RevisionMismatch(name, revision_id)
@@ -421,7 +425,7 @@ class FunctionRegistry:
         defaults: dict[str, object] = {"queue_timeout_ms": self.settings.queue_timeout_ms}
         if self.settings.runtime_default != "auto":
             defaults["runtime"] = self.settings.runtime_default
-        return build(fields, runtimes=self._runtimes, defaults=defaults)
+        return build(fields, runtimes=self._runtimes, absent=self._absent, defaults=defaults)
 
     async def _replace(
         self,

@@ -287,6 +287,8 @@ class FunctionOperations:
         offered = self._rooms.runtimes
         if wanted is None or wanted in offered:
             return
+        if wanted in self._rooms.absent_runtimes:
+            raise refuse(f"Runtime: {self._rooms.absent_runtimes[wanted]}; offered are: {', '.join(offered)}")
         if wanted in _RETIRED:
             raise refuse(
                 f"The runtime parameter of {wanted} is no longer supported for creating or updating AWS Lambda functions. We "

@@ -68,15 +68,17 @@ class Invoker:
 
 @dataclass(frozen=True, slots=True)
 class Rooms:
-    """The parts of the service. runtimes: name to the interpreter of each that is offered. concurrency: of a function, as
-    the method functions.concurrency shows it."""
+    """The parts of the service. runtimes: name of each that is offered to the Python that compiles
+    packages for it, if it is one; absent_runtimes: name of each that could be to what to do about it.
+    concurrency: of a function, as the method functions.concurrency shows it."""
 
     settings: Callable[[], Settings]
     registry: FunctionRegistry
     code: CodeStore
     layers: Layers
     deployments: Deployments
-    runtimes: Mapping[str, str]
+    runtimes: Mapping[str, str | None]
+    absent_runtimes: Mapping[str, str]
     invoker: Invoker
     concurrency: Callable[[str], Awaitable[dict[str, Any]]]
 

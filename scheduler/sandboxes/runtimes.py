@@ -19,14 +19,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from scheduler.sandboxes.memory import Memory, is_program
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["BASE_PATHS", "SUPPORTED", "Runtime", "default_runtime", "find_runtimes", "is_public", "probe"]
+__all__ = [
+    "BASE_PATHS",
+    "SUPPORTED",
+    "Runtime",
+    "default_runtime",
+    "find_runtimes",
+    "is_public",
+    "outermost",
+    "probe",
+]
 
 SUPPORTED: Final = ((3, 11), (3, 12), (3, 13))
 PROBE_TIMEOUT_S: Final = 20
-MEMORY_FORMAT: Final = 1
 
 # What every dynamically linked program on Linux may need, and a shell. Missing ones are skipped, symbolic links are copied as
 # links. Nothing below /home, /root, /srv, /var or /usr/local, and of /etc only what is public.
@@ -72,16 +82,20 @@ print(json.dumps({"executable": executable, "prefix": sys.base_prefix, "exec_pre
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """name: Lambda's. executable: the base interpreter, not a virtual environment's. paths: what a sandbox sees of the host,
-    read-only, each at its own place."""
+    """What shells are made of. name: of their pool; for the plain way to run a function that of its runtime. executable: the
+    base interpreter, not a virtual environment's; empty: none is needed. paths: what a sandbox sees of the host, read-only,
+    each at its own place. kind: "fork" (Python's process is forked), "exec" (a program is executed). prestart: words of what
+    a shell of kind "exec" starts at its birth; empty: nothing."""
 
     name: str
     executable: str
     version: tuple[int, int, int]
     paths: tuple[str, ...]
+    kind: str = "fork"
+    prestart: tuple[str, ...] = ()
 
 
-def _outermost(paths: Iterable[str]) -> tuple[str, ...]:
+def outermost(paths: Iterable[str]) -> tuple[str, ...]:
     """In order, without those that lie below another."""
     kept: list[str] = []
     for path in sorted(set(paths)):
@@ -103,7 +117,7 @@ def _needed(prefix: str, executable: str, mapped: Iterable[str]) -> tuple[str, .
         if not any(real == above or real.startswith(above + "/") for above in seen):
             wanted.append(os.path.dirname(file))
             seen.append(os.path.dirname(real))
-    return _outermost(wanted)
+    return outermost(wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,82 +159,33 @@ def _ask(executable: str) -> _Said | None:
     return _Said(found["executable"], found["prefix"], (major, minor, micro), tuple(found["mapped"]))
 
 
+def _probe(known: Memory, executable: str) -> Runtime | None:
+    """As probe(), asked only if it is not known."""
+    real = os.path.realpath(executable)
+    said = _said(known.recall(real))
+    if said is None:
+        said = _ask(executable)
+        # A script starts an interpreter of its own choice, today this one, tomorrow another.
+        if said is not None and is_program(real):
+            value = {name: getattr(said, name) for name in _Said.__slots__}
+            known.learn(real, (real, said.executable, *said.mapped), value)
+    return said.runtime() if said is not None else None
+
+
+def _said(kept: Mapping[str, Any] | None) -> _Said | None:
+    try:
+        if kept is None:
+            return None
+        major, minor, micro = kept["version"]
+        return _Said(str(kept["executable"]), str(kept["prefix"]), (major, minor, micro), tuple(kept["mapped"]))
+    except (LookupError, TypeError, ValueError):  # not what we wrote
+        return None
+
+
 def probe(executable: str) -> Runtime | None:
     """Asks an interpreter what it is. None: it does not run, or is of a version that is not served."""
     said = _ask(executable)
     return said.runtime() if said is not None else None
-
-
-class _Memory:
-    """What interpreters said, in a file of the service's own. A file that cannot be read or written is as none: then they
-    are asked, which costs a tenth of a second each."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._kept: dict[str, Any] = {}
-        self._changed = False
-        with contextlib.suppress(OSError, ValueError):
-            found = json.loads(_own(path)) if path is not None else {}
-            if isinstance(found, dict) and found.get("format") == MEMORY_FORMAT and isinstance(found.get("said"), dict):
-                self._kept = found["said"]
-
-    def probe(self, executable: str) -> Runtime | None:
-        real = os.path.realpath(executable)
-        said = self._recall(real)
-        if said is None:
-            said = _ask(executable)
-            # A script starts an interpreter of its own choice, today this one, tomorrow another.
-            if said is not None and _is_program(real):
-                stamps = {path: _stamp(path) for path in (real, said.executable, *said.mapped)}
-                self._kept[real] = {"stamps": stamps, **{name: getattr(said, name) for name in _Said.__slots__}}
-                self._changed = True
-        return said.runtime() if said is not None else None
-
-    def _recall(self, real: str) -> _Said | None:
-        try:
-            kept = self._kept[real]
-            if any(_stamp(path) != stamp for path, stamp in kept["stamps"].items()):
-                return None
-            major, minor, micro = kept["version"]
-            return _Said(str(kept["executable"]), str(kept["prefix"]), (major, minor, micro), tuple(kept["mapped"]))
-        except (LookupError, TypeError, ValueError, AttributeError):  # not what we wrote
-            return None
-
-    def keep(self) -> None:
-        """Writes what was learnt, if anything was."""
-        if self._path is None or not self._changed:
-            return
-        beside = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-        with contextlib.suppress(OSError):
-            beside.write_text(json.dumps({"format": MEMORY_FORMAT, "said": self._kept}))
-            beside.replace(self._path)
-
-
-def _own(path: Path) -> bytes:
-    """A file that this user alone can have written: what is in it may be executed as this user. OSError: it is not."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    with open(fd, "rb") as file:
-        status = os.fstat(fd)
-        if status.st_uid != os.geteuid() or status.st_mode & 0o022 or status.st_nlink != 1:
-            raise PermissionError(f"{path} may have been written by others")
-        return file.read()
-
-
-def _stamp(path: str) -> list[int]:
-    """That of another file, or of another version of it, differs; of none it is empty."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return []
-    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
-
-
-def _is_program(path: str) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return file.read(4) == b"\x7fELF"
-    except OSError:
-        return False
 
 
 def default_runtime() -> str:
@@ -250,7 +215,7 @@ def _pyenv() -> Path:
 
 
 def find_runtimes(
-    extra: Mapping[str, str] | None = None, *, memory: Path | None = None, prefer_public: bool = False
+    extra: Mapping[str, str] | None = None, *, memory: Path | Memory | None = None, prefer_public: bool = False
 ) -> dict[str, Runtime]:
     """By name, the service's own first. extra: name -> executable, which goes before what is found. memory: a file that keeps
     what interpreters said; its directory must exist. prefer_public: of two of a name rather the one that every user may read,
@@ -258,10 +223,10 @@ def find_runtimes(
 
     ValueError: an `extra` interpreter is not what its name says.
     """
-    known = _Memory(memory)
+    known = memory if isinstance(memory, Memory) else Memory(memory)
     runtimes: dict[str, Runtime] = {}
     for name, executable in (extra or {}).items():
-        runtime = known.probe(executable)
+        runtime = _probe(known, executable)
         if runtime is None or runtime.name != name:
             raise ValueError(f"runtime {name}: {executable} is {runtime.name if runtime else 'not a Python that is served'}")
         runtimes[name] = runtime
@@ -277,7 +242,7 @@ def find_runtimes(
         tried.add(real)
         if os.path.basename(candidate) in runtimes:
             continue
-        runtime = known.probe(candidate)
+        runtime = _probe(known, candidate)
         if runtime is not None:
             found = hidden if prefer_public and not is_public(runtime.executable) else runtimes
             found.setdefault(runtime.name, runtime)
