@@ -147,4 +147,4 @@ test: build ## all tests: C under sanitizers, fuzz smoke, TSan, linters, Python
 	@$(PY) -m pytest -q
 
 clean: ## remove what was built (not the state)
-	@rm -rf build dist $(VENV) *.egg-info scheduler/_native/*.so scheduler/_native/scheduler-launcher scheduler/runtime/*.so scheduler/runtime/_init
+	@rm -rf build dist $(VENV) *.egg-info scheduler/_native/*.so scheduler/_native/scheduler-launcher scheduler/runtime/*.so scheduler/runtime/_init scheduler/runtime/_shell

@@ -1,5 +1,6 @@
 """Everything declarative is in pyproject.toml; this adds the native parts: the engine (cffi), the fork server's
-extension (limited API, loads in every supported Python), the launcher executable, and the first process of a sandbox."""
+extension (limited API, loads in every supported Python), the launcher executable, the first process of a sandbox, and the fork
+server of runtimes that are no Python."""
 
 import os
 import subprocess
@@ -12,12 +13,18 @@ LAUNCHER = Path("native/launcher")
 # What runs inside a newborn, before Python; the launcher shares the file-system and message parts.
 IN_SANDBOX = (
     "calls.c", "filesystem.c", "filter.c", "image_maps.c", "image_take.c", "image_thaw.c",
-    "network_attach.c", "network_message.c", "steps.c", "wire.c",
+    "network_attach.c", "network_message.c", "serve.c", "steps.c", "wire.c",
 )  # fmt: skip
 ONLY_IN_SANDBOX = (
-    "calls.c", "filter.c", "image_maps.c", "image_take.c", "image_thaw.c", "init.c", "steps.c", "zygote_module.c",
+    "agent.c", "agent_channel.c", "calls.c", "execstart.c", "filter.c", "image_maps.c", "image_take.c", "image_thaw.c",
+    "init.c", "serve.c", "shell.c", "steps.c", "zygote_module.c",
+)  # fmt: skip
+IN_SHELL = (
+    "agent.c", "agent_channel.c", "calls.c", "execstart.c", "filesystem.c", "filter.c", "network_attach.c", "network_message.c",
+    "serve.c", "shell.c", "steps.c", "wire.c",
 )  # fmt: skip
 SANDBOX_SOURCES = sorted(str(LAUNCHER / name) for name in ("zygote_module.c", *IN_SANDBOX))
+SHELL_SOURCES = sorted(str(LAUNCHER / name) for name in IN_SHELL)
 LAUNCHER_SOURCES = sorted(str(p) for p in LAUNCHER.glob("*.c") if p.name not in ONLY_IN_SANDBOX)
 # A program without a library, as few pages as can be: process 1 of each sandbox.
 ALONE = ["-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pie", "-no-pie"]
@@ -26,7 +33,7 @@ INCLUDES = ["native/include", "native/core", "native/launcher"]
 
 
 class BuildNative(build_ext):
-    """build_ext plus two plain executables: the launcher beside the engine, init beside the runtime."""
+    """build_ext plus plain executables: the launcher beside the engine, init and shell beside the runtime."""
 
     def run(self) -> None:
         super().run()
@@ -35,6 +42,7 @@ class BuildNative(build_ext):
         for target, sources, more in (
             (base / "_native" / "scheduler-launcher", LAUNCHER_SOURCES, ["-g"]),
             (base / "runtime" / "_init", [str(LAUNCHER / "init.c")], ALONE),
+            (base / "runtime" / "_shell", SHELL_SOURCES, self.smallest()),
         ):
             if target.exists() and target.stat().st_mtime > newest:
                 continue
@@ -42,7 +50,16 @@ class BuildNative(build_ext):
             cc = os.environ.get("CC", "gcc")
             flags = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", *more, *(f"-I{path}" for path in INCLUDES)]
             subprocess.run([cc, *flags, "-o", str(target), *sources], check=True)
-            target.chmod(0o755)  # whatever the umask: a sandbox's uid executes the second one
+            target.chmod(0o755)  # whatever the umask: a sandbox's uid executes those of the runtime
+
+    def smallest(self) -> list[str]:
+        """Static, so that a copy of the process is few pages; some distributions keep the library for that apart."""
+        found = subprocess.run(
+            [os.environ.get("CC", "gcc"), "-static", "-x", "c", "-o", os.devnull, "-"],
+            input=b"int main(void) { return 0; }",
+            capture_output=True,
+        )
+        return ["-static"] if found.returncode == 0 else []
 
 
 sandbox = Extension(

@@ -145,7 +145,7 @@ static const char *const copies[] = {"/etc/ld.so.cache", "/etc/localtime", "/etc
 static const struct {
     const char *path, *text;
 } texts[] = {
-    {"/etc/hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n"},
+    {"/etc/hosts", "127.0.0.1 localhost sandbox sandbox.localdomain\n::1 localhost\n"},
     {"/etc/hostname", "sandbox\n"},
     {"/etc/group", "root:x:0:\n"},
     {"/etc/os-release", "NAME=\"sandbox\"\nID=sandbox\n"},

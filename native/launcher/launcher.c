@@ -76,7 +76,7 @@ static void handle(struct launcher *launcher, const struct request *request, con
     }
     switch ((enum request_kind)request->kind) {
     case REQUEST_RUNTIME: {
-        const int error = launcher->sealed ? -EPERM : zygote_declare(launcher, request->runtime, text, request->text_bytes, request->strings);
+        const int error = launcher->sealed ? -EPERM : zygote_declare(launcher, request, text);
         if (error < 0) {
             launcher_warn("a runtime could not be declared");
         }

@@ -73,6 +73,8 @@ struct zygote {
     char *text;                     /* strings of the runtime, owned; NULL: not declared */
     const char *strings[PROTOCOL_STRINGS_MAX];
     unsigned count;
+    unsigned words;                 /* of the strings, from STRING_WORDS on: a command that shells start at birth */
+    bool exec;                      /* shells are those of shell.c */
     pid_t pid;                      /* 0: not running */
     int fd;
     unsigned orders;                /* sent and not answered */
@@ -120,7 +122,7 @@ int launcher_run(const struct options *options, struct cgroups *groups);
 
 void zygotes_init(struct launcher *launcher);
 /* Remembers a runtime; its zygote starts with the first shell. 0 or -errno. */
-int zygote_declare(struct launcher *launcher, uint32_t runtime, const char *text, unsigned bytes, unsigned strings);
+int zygote_declare(struct launcher *launcher, const struct request *request, const char *text);
 /* Puts a slot into the queue of its runtime; starts the zygote if it does not run. 0 or -errno. */
 int zygote_enqueue(struct launcher *launcher, uint32_t slot);
 /* Ends the zygote, unless shells are under way; sandboxes that it made live on. */

@@ -15,12 +15,13 @@
 #include <stdint.h>
 
 enum {
-    PROTOCOL_VERSION = 7,
+    PROTOCOL_VERSION = 8,
     PROTOCOL_TEXT_BYTES_MAX = 16384, /* of one request: a runtime's list of mounts is the longest */
     PROTOCOL_STRINGS_MAX = 160,
     PROTOCOL_STEP_BYTES = 48,        /* a step's name, NUL-terminated */
     PROTOCOL_NOTE_BYTES = 200,       /* what a person reads, NUL-terminated */
-    PROTOCOL_RUNTIMES_MAX = 16,
+    PROTOCOL_RUNTIMES_MAX = 32,
+    PROTOCOL_PORTS_MAX = 4,          /* listeners in one sandbox */
     PROTOCOL_SLOTS_MAX = 4096,       /* sandboxes alive at once */
     PROTOCOL_FDS_MAX = 12            /* of one message */
 };
@@ -28,9 +29,11 @@ enum {
 /* ---- service <-> launcher ---- */
 
 enum request_kind {
-    REQUEST_RUNTIME = 1,    /* runtime; strings: name, executable, runtime package directory, then (source, target) of each mount */
+    REQUEST_RUNTIME = 1,    /* runtime, flags, words; strings: name, executable, runtime package directory, then `words` of a command
+                               that shells start at birth, then (source, target) of each mount */
     REQUEST_SHELL = 2,      /* runtime, token */
     REQUEST_SPECIALISE = 3, /* shell, memory_mb, ephemeral_storage_mb, flags; strings: code_dir, layers_dir (may be empty);
+                               ports;
                                descriptor, if any: the image of an initialised process, for the sandbox */
     REQUEST_KILL = 4,       /* shell */
     REQUEST_REST = 5,       /* runtime: end its process; the next shell starts another. Not heeded while shells are under way */
@@ -46,7 +49,8 @@ enum request_kind {
 
 enum request_flag {
     REQUEST_OUTBOUND = 1,   /* SPECIALISE: the sandbox gets a network */
-    REQUEST_QUIET = 2       /* SPECIALISE: only a failure is answered: whoever asks hears of success from the sandbox itself */
+    REQUEST_QUIET = 2,      /* SPECIALISE: only a failure is answered: whoever asks hears of success from the sandbox itself */
+    REQUEST_EXEC = 4        /* RUNTIME: its sandboxes execute a program (shell.c), not Python */
 };
 
 struct request {
@@ -59,7 +63,8 @@ struct request {
     uint32_t strings;
     uint32_t text_bytes;
     uint32_t flags;
-    uint32_t unused;
+    uint32_t words;
+    uint16_t ports[PROTOCOL_PORTS_MAX]; /* of the sandbox's loopback, to listen at, in order; 0: no more */
 };
 
 enum notice_kind {
@@ -68,7 +73,7 @@ enum notice_kind {
     NOTICE_REFUSED = 2,           /* it cannot: step, error, note. It exits afterwards */
     NOTICE_SHELL = 3,             /* token, shell; descriptors: channel, output, progress, pidfd, then as flags say cpu, memory */
     NOTICE_SHELL_FAILED = 4,      /* token, step, error */
-    NOTICE_SPECIALISED = 5,       /* shell */
+    NOTICE_SPECIALISED = 5,       /* shell; descriptors: the listeners */
     NOTICE_SPECIALISE_FAILED = 6, /* shell, step, error; EXITED follows */
     NOTICE_EXITED = 7,            /* shell, cause, status, cpu_ns, memory_peak_bytes; step and error with CAUSE_LAUNCH_FAILED */
     NOTICE_WARNING = 8,           /* note: something the operator should know */
@@ -138,16 +143,17 @@ struct specialise_order {          /* descriptors: mount of the code, mount of t
     uint32_t limit_data;           /* 1: no memory group here, bound RLIMIT_DATA instead */
     uint32_t address;              /* of its network, host order; 0: none */
     uint32_t link;                 /* number of its link in the router */
+    uint16_t ports[PROTOCOL_PORTS_MAX];
 };
 
-struct stage_answer {
+struct stage_answer {              /* descriptors of stage 2: the listeners */
     uint32_t stage;                /* 1 born, 2 specialised, 3 the worker has ended: error is its wait status */
     int32_t error;
     char step[PROTOCOL_STEP_BYTES];
 };
 
-_Static_assert(sizeof(struct request) == 48 && sizeof(struct notice) == 304, "mirrored in Python");
+_Static_assert(sizeof(struct request) == 56 && sizeof(struct notice) == 304, "mirrored in Python");
 _Static_assert(sizeof(struct spawn_order) == 136 && sizeof(struct spawn_answer) == 64, "no padding");
-_Static_assert(sizeof(struct specialise_order) == 32 && sizeof(struct stage_answer) == 56, "no padding");
+_Static_assert(sizeof(struct specialise_order) == 40 && sizeof(struct stage_answer) == 56, "no padding");
 
 #endif

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -304,7 +305,8 @@ void slot_cloned(struct launcher *launcher, uint64_t shell, pid_t pid, int pidfd
     }
 }
 
-static void hear(struct launcher *launcher, uint32_t index, const struct stage_answer *answer) {
+/* fds: what came with the answer; stays the caller's. */
+static void hear(struct launcher *launcher, uint32_t index, const struct stage_answer *answer, const int *fds, unsigned count) {
     struct slot *slot = &launcher->slots[index];
     if (answer->stage == 3) {
         slot->ended = true;
@@ -319,8 +321,10 @@ static void hear(struct launcher *launcher, uint32_t index, const struct stage_a
     } else if (slot->state == SLOT_SPECIALISING && answer->stage == 2) {
         const struct notice notice = {.kind = NOTICE_SPECIALISED, .shell = shell_id(launcher, index)};
         enter(launcher, slot, SLOT_LIVE);
-        if (!slot->quiet) {
-            (void)launcher_tell(&notice, NULL, 0);
+        if (!slot->quiet && launcher_tell(&notice, fds, count) < 0) { /* too many descriptors under way */
+            slot->error = ETOOMANYREFS;
+            wire_text(slot->step, sizeof slot->step, "descriptors to the service");
+            kill_slot(slot);
         }
     }
 }
@@ -330,16 +334,20 @@ void slot_readable(struct launcher *launcher, uint32_t index) {
     struct slot *slot = &launcher->slots[index];
     while (slot->control >= 0) {
         struct stage_answer answer;
-        const ssize_t got = wire_receive(slot->control, &answer, sizeof answer, NULL, 0, NULL, MSG_DONTWAIT);
+        int fds[PROTOCOL_PORTS_MAX];
+        unsigned count;
+        const ssize_t got = wire_receive(slot->control, &answer, sizeof answer, fds, PROTOCOL_PORTS_MAX, &count, MSG_DONTWAIT);
         if (got == -EAGAIN) {
             return;
         }
         if (got != (ssize_t)sizeof answer) {
+            wire_close_all(fds, count);
             wire_close(&slot->control); /* dead, or (process isolation) specialised: the reaper tells */
             return;
         }
         answer.step[sizeof answer.step - 1] = '\0';
-        hear(launcher, index, &answer);
+        hear(launcher, index, &answer, fds, count);
+        wire_close_all(fds, count);
     }
 }
 
@@ -481,6 +489,7 @@ static int send_specialise(struct launcher *launcher, uint32_t index, const stru
                                         .limit_data = (launcher->groups.controllers & FLAG_MEMORY) == 0}};
     const bool outbound = (request->flags & REQUEST_OUTBOUND) != 0 && launcher->options.isolation != ISOLATION_PROCESS;
     struct slot *slot = &launcher->slots[index];
+    memcpy(held.order.ports, request->ports, sizeof held.order.ports);
     int error = add_mounts(launcher, &held, paths, step);
     if (error == 0) {
         const struct cgroup_limits limits = {.memory_mb = request->memory_mb, .pids_max = launcher->options.pids_max};

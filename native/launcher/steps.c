@@ -6,6 +6,7 @@
 #include <linux/capability.h>
 #include <linux/securebits.h>
 #include <net/if.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -48,6 +49,7 @@ enum {
     LOCKED_BYTES_MAX = 64 << 10,
     SIGNALS_MAX = 4096,
     DATA_SLACK_MB = 64,
+    LISTENERS_BACKLOG = 64,
     LAST_CAPABILITY_GUESS = 63
 };
 
@@ -467,8 +469,40 @@ static int network(struct newborn *newborn) {
     return error;
 }
 
+/* At the sandbox's own loopback, before anything else can be there: who connects is in the sandbox. A bare process has the host's,
+ * where any port may be taken, so it gets one that is free. */
+static int listen_at(uint16_t port) {
+    const int yes = 1;
+    const struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) {
+        return -errno;
+    }
+    if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) < 0 ||
+        bind(fd, (const struct sockaddr *)&address, sizeof address) < 0 || listen(fd, LISTENERS_BACKLOG) < 0) {
+        const int error = -errno;
+        wire_close(&fd);
+        return error;
+    }
+    return fd;
+}
+
+static int listeners(struct newborn *newborn) {
+    const bool own = newborn->order.isolation != ISOLATION_PROCESS;
+    for (unsigned i = 0; i < PROTOCOL_PORTS_MAX && newborn->special.ports[i] != 0; i++) {
+        const int fd = listen_at(own ? newborn->special.ports[i] : 0);
+        if (fd < 0) {
+            return fd;
+        }
+        newborn->listeners[newborn->listeners_count++] = fd;
+    }
+    return 0;
+}
+
 static const struct step specialise[] = {
     {"network", network, AS_ROOT},
+    {"listeners", listeners, ALWAYS},
     {"code at /var/task", code, NAMESPACED},
     {"layers at /opt", layers, NAMESPACED},
     {"/tmp", scratch_storage, NAMESPACED},
@@ -504,12 +538,16 @@ static int run_steps(const struct step *steps, unsigned count, struct newborn *n
     return 0;
 }
 
-static void answer(const struct newborn *newborn, uint32_t stage, int error, const char *step) {
+/* What was made for others goes along, and is no longer here. */
+static void answer(struct newborn *newborn, uint32_t stage, int error, const char *step) {
     struct stage_answer message = {.stage = stage, .error = -error};
     wire_text(message.step, sizeof message.step, step);
-    if (wire_send(newborn->control, &message, sizeof message, NULL, 0, 0) < 0 || error < 0) {
+    const unsigned count = error < 0 ? 0 : newborn->listeners_count;
+    if (wire_send(newborn->control, &message, sizeof message, newborn->listeners, count, 0) < 0 || error < 0) {
         _exit(126); /* told or not, this process must not go on */
     }
+    wire_close_all(newborn->listeners, newborn->listeners_count);
+    newborn->listeners_count = 0;
 }
 
 static void await_order(struct newborn *newborn) {

@@ -35,6 +35,8 @@ struct newborn {
     int image;                              /* -1: none */
     int door;                               /* of its network, until it is attached; -1: none */
     int scratch;                            /* mount for /tmp; -1: none */
+    int listeners[PROTOCOL_PORTS_MAX];      /* made in stage 2, gone with its answer */
+    unsigned listeners_count;
 };
 
 /* clone flags that this isolation asks for (namespaces only). */

@@ -17,7 +17,7 @@
 #include "launcher.h"
 #include "wire.h"
 
-enum { STRING_NAME, STRING_EXECUTABLE, STRING_PACKAGE, STRING_BINDS, ZYGOTE_FD = 3 };
+enum { STRING_NAME, STRING_EXECUTABLE, STRING_PACKAGE, STRING_WORDS, ZYGOTE_FD = 3 };
 enum { START_PATIENCE_MS = 60000 }; /* Python's own start, from a cold and slow disk */
 
 static const char PACKAGE_TARGET[] = "/var/runtime";
@@ -69,7 +69,7 @@ static void enter_root(const struct options *options, const struct zygote *zygot
     struct fs_bind binds[FS_BINDS_MAX];
     unsigned count = 0;
     binds[count++] = (struct fs_bind){zygote->strings[STRING_PACKAGE], PACKAGE_TARGET};
-    for (unsigned i = STRING_BINDS; i + 1 < zygote->count; i += 2) {
+    for (unsigned i = STRING_WORDS + zygote->words; i + 1 < zygote->count; i += 2) {
         if (count == FS_BINDS_MAX) {
             fail(-E2BIG, "mounts of the runtime", "");
         }
@@ -94,6 +94,31 @@ static void enter_root(const struct options *options, const struct zygote *zygot
     }
 }
 
+/* An interpreter that runs zygote.py, or the small program that takes the words of a command. */
+static void become_zygote(const struct zygote *zygote, const char *directory) {
+    char file[512];
+    char *arguments[PROTOCOL_STRINGS_MAX + 8];
+    unsigned count = 0;
+    if ((unsigned)snprintf(file, sizeof file, "%s/%s", directory, zygote->exec ? "_shell" : "zygote.py") >= sizeof file) {
+        fail(-ENAMETOOLONG, "program of the runtime", "");
+    }
+    if (zygote->exec) {
+        arguments[count++] = file;
+        for (unsigned i = 0; i < zygote->words; i++) {
+            arguments[count++] = (char *)(uintptr_t)zygote->strings[STRING_WORDS + i];
+        }
+    } else {
+        char *const python[] = {(char *)(uintptr_t)zygote->strings[STRING_EXECUTABLE], "-I", "-S", "-B", file};
+        memcpy(arguments, python, sizeof python);
+        count = sizeof python / sizeof *python;
+    }
+    arguments[count] = NULL;
+    /* glibc: an arena per thread costs address space and pages that a small function never uses */
+    char *const environment[] = {"PATH=/usr/bin:/bin", "LANG=C.UTF-8", "TZ=:UTC", "MALLOC_ARENA_MAX=1", NULL};
+    execve(arguments[0], arguments, environment);
+    fail(-errno, "execute", arguments[0]);
+}
+
 static void run_zygote(const struct options *options, const struct zygote *zygote, int fd) {
     if (dup2(fd, ZYGOTE_FD) < 0 || syscall(SYS_close_range, ZYGOTE_FD + 1, ~0U, 0) < 0) {
         _exit(126);
@@ -102,20 +127,11 @@ static void run_zygote(const struct options *options, const struct zygote *zygot
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || setsid() < 0) {
         fail(-errno, "session of the runtime", "");
     }
-    char script[512];
     const bool whole = options->isolation != ISOLATION_PROCESS;
     if (whole) {
         enter_root(options, zygote);
     }
-    const char *directory = whole ? PACKAGE_TARGET : zygote->strings[STRING_PACKAGE];
-    if ((unsigned)snprintf(script, sizeof script, "%s/zygote.py", directory) >= sizeof script) {
-        fail(-ENAMETOOLONG, "zygote.py", "");
-    }
-    char *const arguments[] = {(char *)(uintptr_t)zygote->strings[STRING_EXECUTABLE], "-I", "-S", "-B", script, NULL};
-    /* glibc: an arena per thread costs address space and pages that a small function never uses */
-    char *const environment[] = {"PATH=/usr/bin:/bin", "LANG=C.UTF-8", "TZ=:UTC", "MALLOC_ARENA_MAX=1", NULL};
-    execve(arguments[0], arguments, environment);
-    fail(-errno, "execute", arguments[0]);
+    become_zygote(zygote, whole ? PACKAGE_TARGET : zygote->strings[STRING_PACKAGE]);
 }
 
 /* ---- the launcher's side ---- */
@@ -153,23 +169,27 @@ static int start(struct launcher *launcher, uint32_t runtime) {
     return error;
 }
 
-int zygote_declare(struct launcher *launcher, uint32_t runtime, const char *text, unsigned bytes, unsigned strings) {
-    if (runtime >= PROTOCOL_RUNTIMES_MAX || launcher->zygotes[runtime].text != NULL) {
+int zygote_declare(struct launcher *launcher, const struct request *request, const char *text) {
+    const unsigned bytes = request->text_bytes;
+    if (request->runtime >= PROTOCOL_RUNTIMES_MAX || launcher->zygotes[request->runtime].text != NULL) {
         return -EINVAL;
     }
-    struct zygote *zygote = &launcher->zygotes[runtime];
+    struct zygote *zygote = &launcher->zygotes[request->runtime];
     char *copy = malloc(bytes);
     if (copy == NULL) {
         return -ENOMEM;
     }
     memcpy(copy, text, bytes);
     const int count = wire_strings(copy, bytes, zygote->strings, PROTOCOL_STRINGS_MAX);
-    if (count < STRING_BINDS || (unsigned)count != strings || (count - STRING_BINDS) % 2 != 0) {
+    if (count < STRING_WORDS || (unsigned)count != request->strings || request->words > (unsigned)count - STRING_WORDS ||
+        ((unsigned)count - STRING_WORDS - request->words) % 2 != 0) {
         free(copy);
         return -EINVAL;
     }
     zygote->text = copy;
     zygote->count = (unsigned)count;
+    zygote->words = request->words;
+    zygote->exec = (request->flags & REQUEST_EXEC) != 0;
     return 0;
 }
 

@@ -33,7 +33,9 @@ from scheduler.sandboxes.wire import (
     FDS_MAX,
     FLAG_SCRATCH,
     NOTICE_BYTES,
+    PORTS_MAX,
     PROTOCOL_VERSION,
+    REQUEST_EXEC,
     REQUEST_OUTBOUND,
     REQUEST_QUIET,
     RUNTIMES_MAX,
@@ -113,7 +115,9 @@ class Shell:
 class Specialisation:
     """code_dir becomes /var/task, layers_dir /opt, both read-only; files must be readable for others. The size of /tmp is
     ephemeral_storage_mb; where it is in memory, what is written there counts as the sandbox's memory too. outbound: it may
-    reach other machines (Launcher.network). freeze: stopped as a whole while it has no call; carried out by freeze()."""
+    reach other machines (Launcher.network). freeze: stopped as a whole while it has no call; carried out by freeze(). ports:
+    where the sandbox's own loopback (127.0.0.1) is listened at, at most four; specialising hands the listeners out. Where
+    isolation is "process" they are the host's, at ports that are free: getsockname() tells which."""
 
     code_dir: str
     memory_mb: int
@@ -121,6 +125,14 @@ class Specialisation:
     layers_dir: str | None = None
     outbound: bool = False
     freeze: bool = False
+    ports: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.ports) > PORTS_MAX or len(set(self.ports)) != len(self.ports):
+            raise ValueError(f"ports are {self.ports}, must be at most {PORTS_MAX}, each another")
+        for port in self.ports:
+            if not 1 <= port <= 65_535:
+                raise ValueError(f"ports has {port}, must be 1 to 65,535")
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +237,14 @@ class _Waiting:
     shell: Shell | None = None
     failure: LaunchFailed | None = None
     failed: Callable[[LaunchFailed], None] | None = None
+    specialised: Callable[[tuple[int, ...]], None] | None = None
+    ports: int = 0  # listeners that have to come
+    listeners: tuple[int, ...] = ()
 
-    def finish(self, *, shell: Shell | None = None, failure: LaunchFailed | None = None) -> None:
-        self.shell, self.failure = shell, failure
+    def finish(
+        self, *, shell: Shell | None = None, failure: LaunchFailed | None = None, listeners: tuple[int, ...] = ()
+    ) -> None:
+        self.shell, self.failure, self.listeners = shell, failure, listeners
         self.done.set()
         if self.failed is not None and failure is not None:
             self.failed(failure)
@@ -292,25 +309,28 @@ class Launcher:
         assert waiting.shell is not None
         return waiting.shell
 
-    async def specialise(self, shell: Shell, spec: Specialisation, *, image: int | None = None) -> None:
+    async def specialise(self, shell: Shell, spec: Specialisation, *, image: int | None = None) -> tuple[int, ...]:
         """Gives a shell its code and limits and takes its privileges. LaunchFailed: it is dead already, Exited follows (unless
         been told before). If cancelled, the shell is killed. ValueError: a path that is none.
 
         image: descriptor of the image of an initialised process, open for writing if the sandbox shall make it; START's
         "snapshot" tells the sandbox which (docs/internals/channel.md). It stays the caller's, who may close it afterwards.
+        Returns the listeners at spec.ports, in their order, non-blocking: the caller's to close.
         """
         request = _specialise(shell, spec)
-        waiting = self._specialising[shell.id] = _Waiting()
+        waiting = self._specialising[shell.id] = _Waiting(ports=len(spec.ports))
         try:
             self._post(request, image)
             await waiting.done.wait()
         except trio.Cancelled:
             self.kill(shell.id)
+            close_all(waiting.listeners)
             raise
         finally:
             self._specialising.pop(shell.id, None)
         if waiting.failure is not None:
             raise waiting.failure
+        return waiting.listeners
 
     def specialise_soon(
         self,
@@ -319,13 +339,17 @@ class Launcher:
         failed: Callable[[LaunchFailed], None],
         *,
         image: int | None = None,
+        done: Callable[[tuple[int, ...]], None] | None = None,
     ) -> None:
         """As specialise(), without waiting, for those who hear of success from the sandbox itself: what is written to its
         channel meanwhile is read when it is specialised, or never. `failed` is told of a failure, once, later; loaded() ends
-        that. LaunchFailed: the launcher is dead, and `failed` is not told."""
-        request = _specialise(shell, spec, REQUEST_QUIET)
+        that. done: is told of success, once, later, and owns the listeners at spec.ports, as specialise() returns them;
+        needed where there are ports. LaunchFailed: the launcher is dead, and neither is told."""
+        if spec.ports and done is None:
+            raise ValueError(f"ports are {spec.ports}, and nobody would have their listeners: done is missing")
+        request = _specialise(shell, spec, REQUEST_QUIET if done is None else 0)
         self._post(request, image)
-        self._specialising[shell.id] = _Waiting(failed=failed)
+        self._specialising[shell.id] = _Waiting(failed=failed, specialised=done, ports=len(spec.ports))
 
     async def network(self) -> None:
         """Makes what sandboxes with a network need, unless it is there: devices and rules of this machine, until the launcher
@@ -490,8 +514,17 @@ class Launcher:
         self._shells.pop(notice.token).finish(failure=LaunchFailed(notice.step, notice.error))
 
     def _on_specialised(self, notice: Notice, fds: list[int]) -> None:
-        if (waiting := self._specialising.pop(notice.shell, None)) is not None:
-            waiting.finish()
+        waiting = self._specialising.pop(notice.shell, None)
+        if waiting is None:  # cancelled meanwhile
+            close_all(fds)
+        elif len(fds) != waiting.ports:  # the kernel hands over what there is room for
+            close_all(fds)
+            self.kill(notice.shell)
+            waiting.finish(failure=LaunchFailed("descriptors", errno.EMFILE))
+        elif waiting.specialised is not None:
+            waiting.specialised(tuple(fds))
+        else:
+            waiting.finish(listeners=tuple(fds))
 
     def _on_specialise_failed(self, notice: Notice, fds: list[int]) -> None:
         if (waiting := self._specialising.pop(notice.shell, None)) is not None:
@@ -640,6 +673,7 @@ def _specialise(shell: Shell, spec: Specialisation, flags: int = 0) -> bytes:
         memory_mb=spec.memory_mb,
         ephemeral_storage_mb=spec.ephemeral_storage_mb,
         flags=flags | (REQUEST_OUTBOUND if spec.outbound else 0),
+        ports=spec.ports,
         strings=(spec.code_dir, spec.layers_dir or ""),
     )
 
@@ -652,7 +686,11 @@ def _declarations(runtimes: Iterable[Runtime]) -> Iterable[bytes]:
     for index, runtime in enumerate(runtimes):
         mounts = itertools.chain.from_iterable((path, path) for path in runtime.paths)
         yield encode(
-            RequestKind.RUNTIME, runtime=index, strings=(runtime.name, runtime.executable, str(RUNTIME_PACKAGE), *mounts)
+            RequestKind.RUNTIME,
+            runtime=index,
+            flags=REQUEST_EXEC if runtime.kind == "exec" else 0,
+            words=len(runtime.prestart),
+            strings=(runtime.name, runtime.executable, str(RUNTIME_PACKAGE), *runtime.prestart, *mounts),
         )
 
 

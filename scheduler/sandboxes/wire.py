@@ -22,7 +22,9 @@ __all__ = [
     "FLAG_SCRATCH",
     "LAYOUT",
     "NOTICE_BYTES",
+    "PORTS_MAX",
     "PROTOCOL_VERSION",
+    "REQUEST_EXEC",
     "REQUEST_OUTBOUND",
     "REQUEST_QUIET",
     "RUNTIMES_MAX",
@@ -40,11 +42,13 @@ __all__ = [
 
 FDS_MAX: Final = 12
 FLAG_SCRATCH: Final = 16  # of READY: /tmp can be on disk, encrypted
-PROTOCOL_VERSION: Final = 7
+PORTS_MAX: Final = 4
+PROTOCOL_VERSION: Final = 8
+REQUEST_EXEC: Final = 4
 REQUEST_OUTBOUND: Final = 1
 REQUEST_QUIET: Final = 2
 TEXT_BYTES_MAX: Final = 16384
-RUNTIMES_MAX: Final = 16
+RUNTIMES_MAX: Final = 32
 SLOTS_MAX: Final = 4096
 
 # struct -> (field, struct code) in order; no padding.
@@ -59,7 +63,8 @@ LAYOUT: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         ("strings", "I"),
         ("text_bytes", "I"),
         ("flags", "I"),
-        ("unused", "I"),
+        ("words", "I"),
+        ("ports", "8s"),
     ),
     "notice": (
         ("kind", "I"),
@@ -83,6 +88,7 @@ def _struct(name: str) -> struct.Struct:
 
 
 _REQUEST: Final = _struct("request")
+_PORTS: Final = struct.Struct(f"<{PORTS_MAX}H")
 _NOTICE: Final = _struct("notice")
 NOTICE_BYTES: Final = _NOTICE.size
 
@@ -178,6 +184,8 @@ def encode(
     memory_mb: int = 0,
     ephemeral_storage_mb: int = 0,
     flags: int = 0,
+    words: int = 0,
+    ports: Iterable[int] = (),
     strings: Iterable[str] = (),
 ) -> bytes:
     parts = [os.fsencode(text) for text in strings]
@@ -187,8 +195,9 @@ def encode(
     text = b"".join(part + b"\0" for part in parts)
     if len(text) > TEXT_BYTES_MAX:
         raise ValueError(f"paths of one request are {len(text)} bytes, the limit is {TEXT_BYTES_MAX}")
-    numbers = (runtime, token, shell, memory_mb, ephemeral_storage_mb, len(parts), len(text), flags, 0)
-    return _REQUEST.pack(kind.value, *numbers) + text
+    numbers = (runtime, token, shell, memory_mb, ephemeral_storage_mb, len(parts), len(text), flags, words)
+    listeners = (*ports, *[0] * PORTS_MAX)[:PORTS_MAX]
+    return _REQUEST.pack(kind.value, *numbers, _PORTS.pack(*listeners)) + text
 
 
 def descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:

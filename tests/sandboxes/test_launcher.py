@@ -88,10 +88,11 @@ def test_constants_are_those_of_c() -> None:
         )
         for member in kind
     }
-    for name in ("VERSION", "TEXT_BYTES_MAX", "RUNTIMES_MAX", "SLOTS_MAX"):
+    for name in ("VERSION", "TEXT_BYTES_MAX", "RUNTIMES_MAX", "SLOTS_MAX", "PORTS_MAX"):
         ours[f"PROTOCOL_{name}"] = getattr(wire, "PROTOCOL_VERSION" if name == "VERSION" else name)
     ours["REQUEST_OUTBOUND"] = wire.REQUEST_OUTBOUND
     ours["REQUEST_QUIET"] = wire.REQUEST_QUIET
+    ours["REQUEST_EXEC"] = wire.REQUEST_EXEC
     ours["FLAG_SCRATCH"] = wire.FLAG_SCRATCH
     del theirs["PROTOCOL_STRINGS_MAX"]  # Python counts bytes, which bind first
     assert theirs == ours
@@ -108,23 +109,25 @@ def _request(**changes: int) -> bytes:
         "strings": 0,
         "text_bytes": 0,
         "flags": 0,
-        "unused": 0,
+        "words": 0,
     }
-    return struct.pack("<IIQQIIIIII", *{**values, **changes}.values())
+    return struct.pack("<IIQQIIIIII8x", *{**values, **changes}.values())
 
 
 BROKEN = {
     "empty text, one string": _request(kind=2, strings=1),
-    "short": _request(kind=2)[:39],
+    "short": _request(kind=2)[:55],
     "one byte": b"\x02",
     "longer than it says": _request(kind=2) + b"abc\0",
     "shorter than it says": _request(kind=2, strings=1, text_bytes=100) + b"abc\0",
     "unterminated": _request(kind=3, strings=1, text_bytes=3) + b"abc",
     "too many strings": _request(kind=1, strings=500, text_bytes=500) + bytes(500),
     "unknown kind": _request(kind=77),
-    "runtime out of range": _request(kind=1, runtime=16, strings=3, text_bytes=6) + b"a\0b\0c\0",
+    "runtime out of range": _request(kind=1, runtime=32, strings=3, text_bytes=6) + b"a\0b\0c\0",
     "runtime declared twice": _request(kind=1, strings=3, text_bytes=6) + b"a\0b\0c\0",
     "mount without a target": _request(kind=1, runtime=2, strings=4, text_bytes=8) + b"a\0b\0c\0d\0",
+    "more words than strings": _request(kind=1, runtime=2, words=2, strings=4, text_bytes=8) + b"a\0b\0c\0d\0",
+    "words beyond counting": _request(kind=1, runtime=2, words=0xFFFFFFFE, strings=5, text_bytes=10) + b"a\0b\0c\0d\0e\0",
     "too long": _request(kind=1, strings=1, text_bytes=20_000) + b"a" * 19_999 + b"\0",
 }
 

@@ -1,0 +1,17 @@
+/* agent.h: the worker of a sandbox that executes programs. It holds the channel; the runtime and the extensions are its children and
+ * speak with the service over sockets of their own (the Runtime API), so that no call passes through here.
+ *
+ *   START      extensions are started, then the runtime; it ends as the runtime ends: with its status, or by its signal
+ *   STOP       SIGTERM to the runtime, the rest of the time for the extensions, then all is killed
+ *   extensions their output is told as LOG frames; one that cannot be started or ends is told by EXTENSION, and ends the sandbox
+ *
+ * It has no privilege when it comes here, and has the uid of what it starts: what that can do to it, it does to itself. It cannot be
+ * traced, and its children have none of its descriptors.
+ */
+#ifndef LAUNCHER_AGENT_H
+#define LAUNCHER_AGENT_H
+
+/* In a specialised sandbox, descriptors as channel.md has them. temp_dir: where temporary files of the runtime belong; "": /tmp. */
+_Noreturn void agent_run(const char *temp_dir);
+
+#endif
