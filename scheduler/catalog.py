@@ -17,7 +17,7 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from scheduler.errors import BadRequest, Throttled
 from scheduler.functions.names import LATEST, Identity, is_version
@@ -30,6 +30,7 @@ from scheduler.messages import (
     FunctionPut,
     FunctionRemove,
     FunctionSwitch,
+    Look,
     Resource,
     SandboxWant,
     core,
@@ -60,6 +61,12 @@ __all__ = [
 WHOLE_PART = 0xFFFF_FFFF  # of 2**32
 S = 1_000_000_000
 MS = 1_000_000
+_LOOKS: Final = {
+    ("Text", ""): Look.TEXT,
+    ("JSON", "DEBUG"): Look.JSON | Look.DEBUG,
+    ("JSON", "INFO"): Look.JSON,
+    ("JSON", "WARN"): Look.JSON | Look.WARN,
+}
 
 
 class CatalogFull(Throttled):
@@ -407,6 +414,7 @@ class Catalog:
                 tenant_number=self.tenant_number(known.spec.config.tenant),
                 memory_mb=spec.config.memory_mb,
                 timeout_ms=spec.config.timeout_s * 1000,
+                look=_LOOKS[spec.config.log_format, spec.config.shown_system_log_level],
             )
         )
         if fresh:

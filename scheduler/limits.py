@@ -23,6 +23,7 @@ TENANT_NAME_CHARS_MAX: Final = 64
 HANDLER_CHARS_MAX: Final = 128
 DESCRIPTION_CHARS_MAX: Final = 256
 ROLE_CHARS_MAX: Final = 2048
+LOG_GROUP_CHARS_MAX: Final = 512
 
 # ---- configuration -------------------------------------------------------------------------------------------------------
 MEMORY_MB_MIN: Final = 128
@@ -95,6 +96,7 @@ LIMITS: Final = (
     _row("HANDLER_CHARS_MAX", "characters", "lambda", "Handler"),
     _row("DESCRIPTION_CHARS_MAX", "characters", "lambda", "Description"),
     _row("ROLE_CHARS_MAX", "characters", "ours", "Role; an ARN of IAM is shorter"),
+    _row("LOG_GROUP_CHARS_MAX", "characters", "lambda", "LoggingConfig.LogGroup"),
     _row("MEMORY_MB_MIN", "MB", "lambda", "MemorySize"),
     _row("MEMORY_MB_MAX", "MB", "lambda", "MemorySize"),
     _row("MEMORY_MB_DEFAULT", "MB", "lambda", "MemorySize"),

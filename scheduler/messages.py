@@ -48,6 +48,7 @@ __all__ = [
     "HttpHanded",
     "InitFailed",
     "Killed",
+    "Look",
     "LoopStats",
     "MethodCall",
     "Need",
@@ -185,6 +186,15 @@ class Right(IntFlag):
     ADMIN = 4
     ALL = 7
     OWN = 8  # the service's own connection's alone
+
+
+class Look(IntFlag):
+    """Of the platform's lines in a function's log: their format, and which of them."""
+
+    TEXT = 0
+    JSON = 1
+    DEBUG = 2
+    WARN = 4
 
 
 # ---- commands ---------------------------------------------------------------------------------------------------------------
@@ -365,10 +375,19 @@ def name_remove(name: str) -> Command:
 
 
 def function_info(
-    function: int, *, name: str, version: str, tenant: str, tenant_number: int, memory_mb: int, timeout_ms: int
+    function: int,
+    *,
+    name: str,
+    version: str,
+    tenant: str,
+    tenant_number: int,
+    memory_mb: int,
+    timeout_ms: int,
+    look: Look = Look.TEXT,
 ) -> Command:
+    """look: of its log's platform lines."""
     blob = b"\0".join((name.encode(), version.encode(), tenant.encode()))
-    numbers = (memory_mb, timeout_ms, tenant_number)
+    numbers = (memory_mb, timeout_ms, tenant_number, int(look))
     return Command(kind=CommandKind.FUNCTION_INFO, function=function, blob=blob, u32s=numbers)
 
 

@@ -15,7 +15,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from scheduler.functions.model import Freeze, Network
+from scheduler.functions.model import Freeze, LogFormat, Network
 from scheduler.functions.names import LATEST
 from scheduler.sandboxes.launcher import Specialisation
 from scheduler.sandboxes.supervisor import Order
@@ -65,6 +65,8 @@ def environment(
         "LAMBDA_TASK_ROOT": task_root,
         "LAMBDA_RUNTIME_DIR": RUNTIME_DIR,
     }
+    if config.log_format == LogFormat.JSON.value:
+        reserved |= {"AWS_LAMBDA_LOG_FORMAT": "JSON", "AWS_LAMBDA_LOG_LEVEL": config.shown_application_log_level}
     return {**OVERRIDABLE, **config.environment, **reserved}
 
 
@@ -126,7 +128,7 @@ def make_recipe(
     """code_dir: where the package lies unpacked; layers_dir: where its layers do; task_root: where a sandbox sees the code.
     mark: hex digits nobody can know: they stand for the log stream's name until that is made."""
     config = version.config
-    log_group = f"/aws/lambda/{config.name}"
+    log_group = config.log_group_name
     start: dict[str, object] = {
         "function_name": config.name,
         "function_version": version.version,

@@ -53,7 +53,8 @@ enum sched_command_kind {
                                          the ARN that calls by this name are told, where it is not the function's own */
     SCHED_CMD_NAME_REMOVE = 3,        /* blob: name */
     SCHED_CMD_FUNCTION_INFO = 4,      /* function; blob: NUL-separated: display name, version, tenant;
-                                         u32s: memory_mb, timeout_ms, tenant's number (0: anybody's).
+                                         u32s: memory_mb, timeout_ms, tenant's number (0: anybody's), how its log's
+                                         platform lines look (sched_look).
                                          Functions of one display name share a journal, log_dir/<display name>.journal */
     SCHED_CMD_SANDBOX_START = 5,      /* sandbox (from the NEED event), fds[0] channel, fds[1] output pipe, fds[2] progress memfd,
                                          fds[3] pidfd, fds[4] cpu usage file or -1, fds[5] memory peak file or -1;
@@ -76,6 +77,14 @@ enum sched_command_kind {
 
 enum sched_adopt_flag { SCHED_ADOPT_HTTP = 1 };
 enum sched_start_flag { SCHED_START_TELLS_REST = 1 };
+
+/* How the platform's own lines of a function's log are written, and which of them: LogFormat and SystemLogLevel. */
+enum sched_look {
+    SCHED_LOOK_TEXT = 0,              /* Lambda's text, of which nothing is left out */
+    SCHED_LOOK_JSON = 1,              /* one JSON object a line */
+    SCHED_LOOK_DEBUG = 2,             /* of these, platform.runtimeDone as well */
+    SCHED_LOOK_WARN = 4               /* of these, only what did not go well */
+};
 
 struct sched_command {
     uint32_t kind;

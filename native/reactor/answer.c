@@ -63,7 +63,7 @@ static struct journal_record record_of(const struct core_action *answer, const s
                                        const struct function_info *info, uint64_t now_ns) {
     struct journal_record record = {.kind = ticket->logged_start ? JOURNAL_END : JOURNAL_CALL,
                                     .outcome = (uint8_t)answer->outcome, .cause = (uint8_t)answer->cause,
-                                    .sandbox = answer->sandbox};
+                                    .look = info->look, .sandbox = answer->sandbox};
     memcpy(record.request_id, ticket->request_id, 16);
     *end = (struct journal_end){.run_ns = run_ns(answer, info, now_ns), .init_ns = answer->tier != CORE_TIER_WARM ? answer->init_ns : 0,
                                 .memory_mb = info->memory_mb, .memory_peak_mb = answer->memory_peak_mb,
@@ -77,10 +77,11 @@ size_t answer_log_tail(struct sched *sched, const struct core_action *answer, co
                        const struct function_info *info, char out[TAIL_BYTES]) {
     char last[1024];
     struct journal_end end;
-    const struct journal_record record = record_of(answer, ticket, &end, info, sched->now_ns);
+    struct journal_record record = record_of(answer, ticket, &end, info, sched->now_ns);
+    record.time_ns = journal_now_ns();
     const size_t last_bytes = journal_render_end(last, sizeof last, &record, &end);
     char first[256];
-    const size_t first_bytes = journal_render_start(first, sizeof first, ticket->request_id, info->version, strlen(info->version));
+    const size_t first_bytes = journal_render_start(first, sizeof first, &record, info->version, strlen(info->version));
     const struct channel *channel = channel_find(sched, answer->sandbox);
     size_t logged = channel != NULL && channel->tail != NULL && channel->tail_seq == ticket->seq ? channel->tail_bytes : 0;
     SCHED_ASSERT(last_bytes <= TAIL_BYTES);
@@ -363,7 +364,9 @@ void answer_call(struct sched *sched, const struct core_action *answer, const st
     if (info->journal != NULL && answer_ran(answer)) {
         struct journal_end end;
         struct journal_record record = record_of(answer, ticket, &end, info, sched->now_ns);
-        journal_add(&sched->journal, info->journal, &record, &end, sizeof end, info->version, strlen(info->version));
+        if (journal_shows(info->look, (enum journal_kind)record.kind, record.outcome)) {
+            journal_add(&sched->journal, info->journal, &record, &end, sizeof end, info->version, strlen(info->version));
+        }
     }
     /* A running call that was cancelled is answered to nobody; one that never ran is told so. */
     const bool discarded = answer->cancelled != 0 && answer->outcome != CORE_CANCELLED;

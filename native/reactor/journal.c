@@ -30,7 +30,7 @@ struct letter {
     struct journal_buffer *buffer;
 };
 
-static uint64_t realtime_ns(void) {
+uint64_t journal_now_ns(void) {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME_COARSE, &now); /* a log line's time: a few ms are near enough, and it costs half */
     return (uint64_t)now.tv_sec * 1000000000ULL + (uint64_t)now.tv_nsec;
@@ -368,9 +368,9 @@ void journal_add(struct journal *journal, struct journal_file *file, struct jour
     if (file == NULL) {
         return;
     }
-    head->time_ns = realtime_ns();
+    head->time_ns = journal_now_ns();
     if (file->dropped_bytes > 0) {
-        struct journal_record gap = {.kind = JOURNAL_DROPPED, .time_ns = head->time_ns};
+        struct journal_record gap = {.kind = JOURNAL_DROPPED, .look = head->look, .time_ns = head->time_ns};
         if (put(journal, file, &gap, &file->dropped_bytes, sizeof file->dropped_bytes, NULL, 0)) {
             file->dropped_bytes = 0;
         }

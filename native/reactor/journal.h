@@ -5,7 +5,7 @@
  * cannot keep up, or the disk takes no more, records are dropped and counted, and the journal says so where they are missing.
  *
  * A record, little-endian as the machine (journals do not travel):
- *   u32 size of the whole record, u8 kind, u8 outcome (core_outcome), u8 cause (core_cause), u8 version's length,
+ *   u32 size of the whole record, u8 kind, u8 outcome (core_outcome), u8 cause (core_cause), u8 look (sched_look),
  *   u64 time_ns (realtime), u64 sandbox, u8[16] request id, and by kind:
  *     START: version    LOG: bytes    END, CALL: struct journal_end, version    TEXT: a line, without its end    DROPPED: u64 bytes
  * CALL is START and END of a call that wrote nothing.
@@ -19,6 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine.h"
 #include "journal_disk.h"
 #include "mailbox.h"
 
@@ -45,7 +46,7 @@ struct journal_record {
     uint8_t kind;
     uint8_t outcome;
     uint8_t cause;
-    uint8_t version_bytes;
+    uint8_t look;
     uint64_t time_ns;
     uint64_t sandbox;
     uint8_t request_id[16];
@@ -114,11 +115,17 @@ bool journal_busy(const struct journal *journal);
 /* Records dropped or lost so far. */
 uint64_t journal_lost(const struct journal *journal);
 
+/* What a look leaves out is not written either. outcome: a call's; JOURNAL_START has none. */
+bool journal_shows(uint8_t look, enum journal_kind kind, uint8_t outcome);
 /* "REPORT RequestId: …" and its kin, as Lambda words them; bytes written, at most out_bytes (cut). Used for log tails too. */
-size_t journal_render_start(char *out, size_t out_bytes, const uint8_t request_id[16], const char *version, size_t version_bytes);
+size_t journal_render_start(char *out, size_t out_bytes, const struct journal_record *head, const char *version, size_t version_bytes);
 size_t journal_render_end(char *out, size_t out_bytes, const struct journal_record *head, const struct journal_end *end);
+/* As records have it: realtime, of the coarse clock. */
+uint64_t journal_now_ns(void);
 /* 36 characters and a NUL. */
 void journal_uuid(const uint8_t id[16], char out[37]);
+/* Of a start that failed: a line without its end. error: its type, NULL: it took too long. again: it was the second try, in a call. */
+size_t journal_render_init(char *out, size_t out_bytes, uint8_t look, uint64_t init_ns, bool again, const char *error);
 /* As Lambda's messages have it: "killed", "segmentation fault". */
 const char *journal_signal(int number);
 uint64_t journal_billed_ms(uint64_t run_ns, uint64_t init_ns);

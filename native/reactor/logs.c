@@ -66,13 +66,11 @@ void logs_init_report(struct sched *sched, const struct channel *channel, const 
     if (info == NULL || info->journal == NULL) {
         return;
     }
-    char text[256];
-    const int size = snprintf(text, sizeof text, "INIT_REPORT Init Duration: %.2f ms\tPhase: %s\tStatus: %s%s%s",
-                              (double)(sched->now_ns - channel->begun_ns) / 1e6,
-                              core_sandbox_again(sched->core, channel->sandbox) ? "invoke" : "init", error == NULL ? "timeout" : "error",
-                              error == NULL ? "" : "\tError Type: ", error == NULL ? "" : error);
-    struct journal_record record = {.kind = JOURNAL_TEXT, .sandbox = channel->sandbox};
-    journal_add(&sched->journal, info->journal, &record, text, size < (int)sizeof text ? (size_t)size : sizeof text - 1, NULL, 0);
+    char text[512];
+    const size_t size = journal_render_init(text, sizeof text, info->look, sched->now_ns - channel->begun_ns,
+                                            core_sandbox_again(sched->core, channel->sandbox), error);
+    struct journal_record record = {.kind = JOURNAL_TEXT, .look = info->look, .sandbox = channel->sandbox};
+    journal_add(&sched->journal, info->journal, &record, text, size, NULL, 0);
 }
 
 void logs_tell_trouble(struct sched *sched) {
@@ -129,10 +127,13 @@ void logs_take(struct sched *sched, struct channel *channel, uint32_t seq, const
     if (info == NULL || info->journal == NULL) {
         return;
     }
+    record.look = info->look;
     if (ticket != NULL && !ticket->logged_start) {
         struct journal_record start = record;
         start.kind = JOURNAL_START;
-        journal_add(&sched->journal, info->journal, &start, info->version, strlen(info->version), NULL, 0);
+        if (journal_shows(info->look, JOURNAL_START, CORE_OK)) {
+            journal_add(&sched->journal, info->journal, &start, info->version, strlen(info->version), NULL, 0);
+        }
         ticket->logged_start = true;
     }
     while (bytes > 0) {

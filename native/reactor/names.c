@@ -196,6 +196,7 @@ void info_put(struct sched *sched, uint64_t function, const uint8_t *blob, size_
     info->memory_mb = u32s[0];
     info->timeout_ms = u32s[1];
     info->tenant_number = u32s[2];
+    info->look = (uint8_t)u32s[3];
     if (info->journal == NULL) {
         info->journal = journal_open(&sched->journal, info->display);
     }

@@ -216,6 +216,7 @@ struct function_info {
     uint32_t memory_mb;
     uint32_t timeout_ms;
     uint32_t tenant_number;
+    uint8_t look;               /* sched_look: of its log's platform lines */
     uint8_t *init_error;        /* JSON of the last failed start, until one goes well */
     uint32_t init_error_bytes;
     struct journal_file *journal;

@@ -48,9 +48,120 @@ static size_t clipped(int size, size_t max) {
     return size < 0 ? 0 : (size_t)size < max ? (size_t)size : max == 0 ? 0 : max - 1;
 }
 
-size_t journal_render_start(char *out, size_t out_bytes, const uint8_t request_id[16], const char *version, size_t version_bytes) {
+/* ---- JSON ------------------------------------------------------------------------------------------------------------- */
+
+/* What status a platform event tells of a call, and the type of its error; NULL: none. */
+struct fate {
+    const char *status;
+    const char *error;
+};
+
+static struct fate fate_of(uint8_t outcome, uint8_t cause) {
+    switch ((enum core_outcome)outcome) {
+    case CORE_TIMEOUT:
+        return (struct fate){"timeout", NULL};
+    case CORE_SANDBOX_DIED:
+        return (struct fate){"failure", cause == CORE_CAUSE_OOM ? "Runtime.OutOfMemory" : "Runtime.ExitError"};
+    case CORE_FUNCTION_ERROR:
+        return (struct fate){"error", "Unhandled"};
+    case CORE_TOO_LARGE:
+        return (struct fate){"error", "Function.ResponseSizeTooLarge"};
+    case CORE_OK: case CORE_INIT_FAILED: case CORE_THROTTLED: case CORE_DEADLINE: case CORE_NOT_FOUND: case CORE_UNAVAILABLE:
+    case CORE_CANCELLED: case CORE_INTERNAL: case CORE_OUTCOMES:
+        break;
+    }
+    return (struct fate){"success", NULL};
+}
+
+/* Levels of Lambda's system log: start and a report of success are INFO, what did not go well is WARN, the rest is DEBUG. */
+bool journal_shows(uint8_t look, enum journal_kind kind, uint8_t outcome) {
+    if ((look & SCHED_LOOK_WARN) == 0 || (look & SCHED_LOOK_JSON) == 0) {
+        return true;
+    }
+    return kind != JOURNAL_START && ((kind != JOURNAL_END && kind != JOURNAL_CALL) || fate_of(outcome, 0).status[0] != 's');
+}
+
+static size_t json_open(char *out, size_t out_bytes, uint64_t time_ns, const char *type) {
+    const time_t seconds = (time_t)(time_ns / 1000000000ULL);
+    struct tm parts;
+    char when[32] = "";
+    if (gmtime_r(&seconds, &parts) != NULL) {
+        strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%S", &parts);
+    }
+    return clipped(snprintf(out, out_bytes, "{\"time\":\"%s.%03uZ\",\"type\":\"platform.%s\",\"record\":{", when,
+                            (unsigned)(time_ns / 1000000 % 1000), type), out_bytes);
+}
+
+static size_t json_start(char *out, size_t out_bytes, const struct journal_record *head, const char *version, size_t version_bytes,
+                         const char *id) {
+    const size_t at = json_open(out, out_bytes, head->time_ns, "start");
+    return at + clipped(snprintf(out + at, out_bytes - at, "\"requestId\":\"%s\",\"version\":\"%.*s\"}}\n", id, (int)version_bytes,
+                                 version), out_bytes - at);
+}
+
+static size_t json_fate(char *out, size_t out_bytes, const struct fate *fate) {
+    if (fate->error == NULL) {
+        return clipped(snprintf(out, out_bytes, "\"status\":\"%s\"", fate->status), out_bytes);
+    }
+    return clipped(snprintf(out, out_bytes, "\"status\":\"%s\",\"errorType\":\"%s\"", fate->status, fate->error), out_bytes);
+}
+
+static size_t json_end(char *out, size_t out_bytes, const struct journal_record *head, const struct journal_end *end, const char *id) {
+    const struct fate fate = fate_of(head->outcome, head->cause);
+    size_t at = 0;
+    if ((head->look & SCHED_LOOK_DEBUG) != 0 || fate.status[0] != 's') {
+        at += json_open(out, out_bytes, head->time_ns, "runtimeDone");
+        at += clipped(snprintf(out + at, out_bytes - at, "\"requestId\":\"%s\",", id), out_bytes - at);
+        at += json_fate(out + at, out_bytes - at, &fate);
+        at += clipped(snprintf(out + at, out_bytes - at, ",\"metrics\":{\"durationMs\":%.3f}}}\n", (double)end->run_ns / 1e6),
+                      out_bytes - at);
+    }
+    char init[64] = "";
+    if (end->init_ns > 0) {
+        snprintf(init, sizeof init, ",\"initDurationMs\":%.3f", (double)end->init_ns / 1e6);
+    }
+    at += json_open(out + at, out_bytes - at, head->time_ns, "report");
+    at += clipped(snprintf(out + at, out_bytes - at,
+                           "\"requestId\":\"%s\",\"metrics\":{\"durationMs\":%.3f,\"billedDurationMs\":%" PRIu64 ",\"memorySizeMB\":%" PRIu32
+                           ",\"maxMemoryUsedMB\":%" PRIu32 "%s},",
+                           id, (double)end->run_ns / 1e6, journal_billed_ms(end->run_ns, end->init_ns), end->memory_mb,
+                           end->memory_peak_mb, init), out_bytes - at);
+    at += json_fate(out + at, out_bytes - at, &fate);
+    return at + clipped(snprintf(out + at, out_bytes - at, "}}\n"), out_bytes - at);
+}
+
+static size_t json_dropped(char *out, size_t out_bytes, const struct journal_record *head, uint64_t bytes) {
+    const size_t at = json_open(out, out_bytes, head->time_ns, "logsDropped");
+    return at + clipped(snprintf(out + at, out_bytes - at, "\"droppedBytes\":%" PRIu64 ",\"reason\":\"the disk could not keep up\"}}\n",
+                                 bytes), out_bytes - at);
+}
+
+/* ---- both ------------------------------------------------------------------------------------------------------------- */
+
+size_t journal_render_init(char *out, size_t out_bytes, uint8_t look, uint64_t init_ns, bool again, const char *error) {
+    const char *const phase = again ? "invoke" : "init";
+    if ((look & SCHED_LOOK_JSON) == 0) {
+        return clipped(snprintf(out, out_bytes, "INIT_REPORT Init Duration: %.2f ms\tPhase: %s\tStatus: %s%s%s", (double)init_ns / 1e6,
+                                phase, error == NULL ? "timeout" : "error", error == NULL ? "" : "\tError Type: ",
+                                error == NULL ? "" : error), out_bytes);
+    }
+    const size_t at = json_open(out, out_bytes, journal_now_ns(), "initReport");
+    return at + clipped(snprintf(out + at, out_bytes - at,
+                                 "\"phase\":\"%s\",\"status\":\"%s\"%s%s%s,\"metrics\":{"
+                                 "\"durationMs\":%.3f}}}", phase, error == NULL ? "timeout" : "error",
+                                 error == NULL ? "" : ",\"errorType\":\"", error == NULL ? "" : error, error == NULL ? "" : "\"",
+                                 (double)init_ns / 1e6), out_bytes - at);
+}
+
+size_t journal_render_start(char *out, size_t out_bytes, const struct journal_record *head, const char *version, size_t version_bytes) {
     char id[37];
-    journal_uuid(request_id, id);
+    journal_uuid(head->request_id, id);
+    if (!journal_shows(head->look, JOURNAL_START, 0)) {
+        return 0;
+    }
+    if ((head->look & SCHED_LOOK_JSON) != 0) {
+        return json_start(out, out_bytes, head, version, version_bytes, id);
+    }
     return clipped(snprintf(out, out_bytes, "START RequestId: %s Version: %.*s\n", id, (int)version_bytes, version), out_bytes);
 }
 
@@ -85,6 +196,9 @@ static size_t render_fate(char *out, size_t out_bytes, const struct journal_reco
 size_t journal_render_end(char *out, size_t out_bytes, const struct journal_record *head, const struct journal_end *end) {
     char id[37];
     journal_uuid(head->request_id, id);
+    if ((head->look & SCHED_LOOK_JSON) != 0) {
+        return journal_shows(head->look, JOURNAL_END, head->outcome) ? json_end(out, out_bytes, head, end, id) : 0;
+    }
     char init[64] = "";
     if (end->init_ns > 0) {
         snprintf(init, sizeof init, "Init Duration: %.2f ms\t", (double)end->init_ns / 1e6);
@@ -132,7 +246,7 @@ int64_t sched_render_record(const uint8_t *in, size_t in_bytes, char *out, size_
     size_t at = 0;
     switch (head.kind) {
     case JOURNAL_START:
-        at = journal_render_start(out, out_bytes, head.request_id, (const char *)body, body_bytes);
+        at = journal_render_start(out, out_bytes, &head, (const char *)body, body_bytes);
         break;
     case JOURNAL_LOG:
         memcpy(out, body, body_bytes);
@@ -151,7 +265,7 @@ int64_t sched_render_record(const uint8_t *in, size_t in_bytes, char *out, size_
         }
         memcpy(&end, body, sizeof end);
         if (head.kind == JOURNAL_CALL) {
-            at = journal_render_start(out, out_bytes, head.request_id, (const char *)body + sizeof end, body_bytes - sizeof end);
+            at = journal_render_start(out, out_bytes, &head, (const char *)body + sizeof end, body_bytes - sizeof end);
         }
         at += journal_render_end(out + at, out_bytes - at, &head, &end);
         break;
@@ -160,6 +274,10 @@ int64_t sched_render_record(const uint8_t *in, size_t in_bytes, char *out, size_
         uint64_t bytes = 0;
         if (body_bytes >= sizeof bytes) {
             memcpy(&bytes, body, sizeof bytes);
+        }
+        if ((head.look & SCHED_LOOK_JSON) != 0) {
+            at = json_dropped(out, out_bytes, &head, bytes);
+            break;
         }
         at = clipped(snprintf(out, out_bytes, "LOGS DROPPED: %" PRIu64 " bytes, the disk could not keep up\n", bytes), out_bytes);
         break;

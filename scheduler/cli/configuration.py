@@ -66,6 +66,22 @@ OPTIONS: Final = (
         type=click.Choice(("on", "off")),
         help="on: a sandbox is stopped as a whole while it has no call, as on Lambda; off: its threads go on.",
     ),
+    click.option(
+        "--log-format",
+        type=click.Choice(("Text", "JSON")),
+        help="How its log is written; JSON: one object a line, with levels.",
+    ),
+    click.option(
+        "--application-log-level",
+        type=click.Choice(("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL")),
+        help="What the function's logger leaves out, with JSON; INFO.",
+    ),
+    click.option(
+        "--system-log-level",
+        type=click.Choice(("DEBUG", "INFO", "WARN")),
+        help="What is left out of the platform's own lines, with JSON; INFO.",
+    ),
+    click.option("--log-group", metavar="NAME", help="What its log is called; /aws/lambda/NAME."),
     click.option("--description", metavar="TEXT", help="What it is for."),
 )
 
@@ -106,6 +122,10 @@ COMPARED: Final = (
     ("network", "network", str),
     ("snapshot", "snapshot", lambda value: value or "auto"),
     ("freeze", "freeze", str),
+    ("log format", "log_format", str),
+    ("application log level", "application_log_level", lambda value: value or "none"),
+    ("system log level", "system_log_level", lambda value: value or "none"),
+    ("log group", "log_group", str),
     ("tenant", "tenant", str),
     ("description", "description", lambda value: value or "none"),
 )

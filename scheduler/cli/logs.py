@@ -64,6 +64,7 @@ class Lines:
         ("the end of the log", "scheduler logs hello"),
         ("go on printing (Ctrl-C ends it)", "scheduler logs hello -f"),
         ("the last ten minutes, lines with ERROR alone", "scheduler logs hello --since 10m --filter ERROR"),
+        ("what functions of one log group logged", "scheduler logs /shop/orders"),
         ("one invocation alone", "scheduler logs hello --request-id 8f507cfc-5ff0-4e5c-9d9c-4f6c1d0e8d7a"),
     ),
 )
@@ -92,7 +93,8 @@ def logs_command(
     wanted: str | None,
     limit_bytes: int,
 ) -> None:
-    """Print what a function logged: START, its lines, END and REPORT of each invocation.
+    """Print what a function logged: START, its lines, END and REPORT of each invocation. A name with a slash in it is a log
+    group: what its functions logged, one after the other.
 
     With --json: one object a chunk, {"text": ..., "cursor": ...}.
     """
@@ -100,21 +102,37 @@ def logs_command(
     shared.name = name
     try:
         with connected(context) as client:
-            cursor, lines = None, Lines(wanted)
-            while True:
-                wait_ms = 5_000 if follow and cursor is not None else None
+            names = [name] if "/" not in name else [f.name for f in client.list() if f.log_group == name]
+            if not names:
+                raise click.UsageError(f"no function has the log group {name!r}")
+            cursors: dict[str, object] = dict.fromkeys(names)
+            lines = {one: Lines(wanted) for one in names}
+            left = list(names)
+            while left:
+                one = left.pop(0)
+                # Who follows several waits for each a while.
+                wait_ms = max(200, 5_000 // len(names)) if follow and cursors[one] is not None else None
                 chunk = client.logs(
-                    name, cursor=cursor, limit_bytes=limit_bytes, wait_ms=wait_ms, request_id=request_id, since_ms=since_ms
+                    one,
+                    cursor=cursors[one],
+                    limit_bytes=limit_bytes,
+                    wait_ms=wait_ms,
+                    request_id=request_id,
+                    since_ms=since_ms,
                 )
-                cursor = chunk.cursor
+                cursors[one] = chunk.cursor
                 over = not follow and (since_ms is None or not chunk.text)
-                text = lines.take(chunk.text) + (lines.end() if over else "")
+                text = lines[one].take(chunk.text) + (lines[one].end() if over else "")
                 if shared.as_json and (text or (over and since_ms is None)):
-                    emit_json({"text": text, "cursor": cursor})
+                    emit_json({"text": text, "cursor": chunk.cursor})
                 elif text:
                     click.echo(text, nl=over and not text.endswith("\n"))
-                if over or _reader_gone():
+                if _reader_gone():
                     return
+                if follow:
+                    left.append(one)
+                elif not over:
+                    left.insert(0, one)  # the rest of it before the next function's
     except KeyboardInterrupt:
         if not follow:
             raise

@@ -60,6 +60,10 @@ CONFIGURATION_KEYS: Final = (
     "freeze",
     "description",
     "network",
+    "log_format",
+    "application_log_level",
+    "system_log_level",
+    "log_group",
 )
 
 

@@ -221,6 +221,10 @@ class FunctionDescription:
     network: str
     snapshot: str
     freeze: str
+    log_format: str
+    application_log_level: str
+    system_log_level: str
+    log_group: str
     code_sha256: str
     code_size: int
     last_modified: str
@@ -253,6 +257,10 @@ class FunctionDescription:
             network=_get(raw, "network", str, "none"),
             snapshot=_get(raw, "snapshot", str, ""),
             freeze=_get(raw, "freeze", str, "off"),
+            log_format=_get(raw, "log_format", str, "Text"),
+            application_log_level=_get(raw, "application_log_level", str, ""),
+            system_log_level=_get(raw, "system_log_level", str, ""),
+            log_group=_get(raw, "log_group", str, ""),
             code_sha256=_get(raw, "code_sha256", str, ""),
             code_size=_get(raw, "code_size", int, 0),
             last_modified=_get(raw, "last_modified", str, ""),

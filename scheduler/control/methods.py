@@ -70,6 +70,10 @@ CONFIGURATION = tuple(
         "freeze",
         "description",
         "network",
+        "log_format",
+        "application_log_level",
+        "system_log_level",
+        "log_group",
     )
 )
 

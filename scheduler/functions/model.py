@@ -34,6 +34,7 @@ __all__ = [
     "FIELDS",
     "FUNCTION_LEVEL",
     "RESERVED_ENVIRONMENT",
+    "ApplicationLogLevel",
     "CodeKind",
     "CodeRef",
     "Field",
@@ -42,10 +43,12 @@ __all__ = [
     "FunctionVersion",
     "InvalidConfig",
     "LayerRef",
+    "LogFormat",
     "Network",
     "Problem",
     "Snapshot",
     "State",
+    "SystemLogLevel",
     "build",
     "describe",
     "environment_bytes",
@@ -80,6 +83,32 @@ class Freeze(enum.Enum):
 
     ON = "on"
     OFF = "off"
+
+
+class LogFormat(enum.Enum):
+    """Of the platform's lines, and of what the runtime's logger writes."""
+
+    TEXT = "Text"
+    JSON = "JSON"
+
+
+class ApplicationLogLevel(enum.Enum):
+    """The lowest that is written where the format is JSON."""
+
+    TRACE = "TRACE"
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARN = "WARN"
+    ERROR = "ERROR"
+    FATAL = "FATAL"
+
+
+class SystemLogLevel(enum.Enum):
+    """The same of the platform's lines."""
+
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARN = "WARN"
 
 
 class State(enum.Enum):
@@ -134,11 +163,30 @@ class FunctionConfig:
     network: str = Network.NONE.value
     snapshot: str = Snapshot.AUTO.value
     freeze: str = Freeze.OFF.value
+    log_format: str = LogFormat.TEXT.value
+    application_log_level: str = ""  # "": that of the format, none for text
+    system_log_level: str = ""
+    log_group: str = ""  # "": /aws/lambda/NAME
 
     def __post_init__(self) -> None:
         # Own, sealed copy: a frozen thing must not change through the map its maker kept.
         object.__setattr__(self, "environment", MappingProxyType(dict(self.environment)))
 
+    @property
+    def log_group_name(self) -> str:
+        return self.log_group or f"/aws/lambda/{self.name}"
+
+    @property
+    def shown_application_log_level(self) -> str:
+        """What holds: the format's own where none is said."""
+        return self.application_log_level or _DEFAULT_LEVEL[self.log_format]
+
+    @property
+    def shown_system_log_level(self) -> str:
+        return self.system_log_level or _DEFAULT_LEVEL[self.log_format]
+
+
+_DEFAULT_LEVEL: Final = {LogFormat.TEXT.value: "", LogFormat.JSON.value: "INFO"}
 
 FUNCTION_LEVEL: Final = ("tenant", "reserved_concurrency", "weight")
 """Keys that belong to the function, not to a version: a published version shows the function's present value."""
@@ -176,13 +224,17 @@ class FunctionVersion:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong. `shown` is the value as it may be printed; `constraint` a sentence that has the limit."""
+    """One thing that is wrong. `shown` is the value as it may be printed; `constraint` a sentence that has the limit. `whole`:
+    the sentence says it all, as where two keys do not go together."""
 
     field: str
     shown: str
     constraint: str
+    whole: bool = False
 
     def __str__(self) -> str:
+        if self.whole:
+            return f"{self.field}: {self.constraint}"
         return f"Value {self.shown} at '{self.field}' failed to satisfy constraint: {self.constraint}"
 
 
@@ -246,6 +298,12 @@ def _one_of(kind: type[enum.Enum]) -> Callable[[Any], str | None]:
         return None if value in words else f"Member must satisfy enum value set: [{', '.join(words)}]"
 
     return check
+
+
+def _one_of_or_none(kind: type[enum.Enum]) -> Callable[[Any], str | None]:
+    """An empty text as well, where nothing is said."""
+    check = _one_of(kind)
+    return lambda value: None if value == "" else check(value)
 
 
 def _encodable(text: str) -> bool:
@@ -336,7 +394,29 @@ FIELDS: Final = (
     Field("network", "network", _one_of(Network)),
     Field("snapshot", "snapshot", _one_of(Snapshot)),
     Field("freeze", "freeze", _one_of(Freeze)),
+    Field("log_format", "loggingConfig.logFormat", _one_of(LogFormat)),
+    Field("application_log_level", "loggingConfig.applicationLogLevel", _one_of_or_none(ApplicationLogLevel)),
+    Field("system_log_level", "loggingConfig.systemLogLevel", _one_of_or_none(SystemLogLevel)),
+    Field(
+        "log_group",
+        "loggingConfig.logGroup",
+        _text(0, limits.LOG_GROUP_CHARS_MAX, re.compile(r"[.\-_/#A-Za-z0-9]*"), r"[\.\-_/#A-Za-z0-9]+"),
+    ),
 )
+
+
+def _levels_need_json(values: Mapping[str, Any]) -> Problem | None:
+    if values.get("log_format", LogFormat.TEXT.value) == LogFormat.JSON.value:
+        return None
+    for key in ("application_log_level", "system_log_level"):
+        if values.get(key):
+            text = f"{values[key]} needs log_format JSON: lines of text have no level; leave it out, or set LogFormat to JSON"
+            return Problem(key, str(values[key]), text, whole=True)
+    return None
+
+
+# What keys say together. Asked only where each of them is right by itself.
+_RULES: Final[tuple[Callable[[Mapping[str, Any]], Problem | None], ...]] = (_levels_need_json,)
 
 _REQUIRED: Final = ("name", "handler")
 
@@ -364,6 +444,8 @@ def build(
     values: dict[str, Any] = dict(defaults or {})
     if base is not None:
         values = {f.name: getattr(base, f.name) for f in FIELDS}
+        if given.get("log_format") == LogFormat.TEXT.value:  # which takes levels of JSON with it
+            values |= {"application_log_level": "", "system_log_level": ""}
     for field in FIELDS:
         if field.name not in given:
             continue
@@ -387,6 +469,8 @@ def build(
         problems.append(Problem("runtime", _cut(values["runtime"]), known))
     if base is not None and values["name"] != base.name and not _named(problems, "name"):
         problems.append(Problem("name", _cut(values["name"]), f"Member must be {base.name}: a function keeps its name"))
+    if not problems:
+        problems = [problem for rule in _RULES if (problem := rule(values)) is not None]
     if problems:
         raise InvalidConfig(problems)
     return FunctionConfig(**values)
@@ -434,6 +518,10 @@ def describe(version: FunctionVersion, versions: Sequence[str], identity: Identi
         "network": config.network,
         "snapshot": config.snapshot,
         "freeze": config.freeze,
+        "log_format": config.log_format,
+        "application_log_level": config.shown_application_log_level,
+        "system_log_level": config.shown_system_log_level,
+        "log_group": config.log_group_name,
         "code_sha256": version.code.sha256,
         "code_size": version.code.size,
         "last_modified": version.last_modified,

@@ -69,7 +69,10 @@ if TYPE_CHECKING:
 
 __all__ = ["SANDBOX_KEYS", "Conflict", "Deployed", "FunctionRegistry", "Page", "RevisionMismatch"]
 
-SANDBOX_KEYS: Final = ("handler", "runtime", "memory_mb", "timeout_s", "ephemeral_storage_mb", "environment", "network")
+SANDBOX_KEYS: Final = (
+    "handler", "runtime", "memory_mb", "timeout_s", "ephemeral_storage_mb", "environment", "network", "log_format",
+    "application_log_level", "log_group",
+)  # fmt: skip
 """Keys a sandbox is made with: a change of one makes a new revision, so that sandboxes of the old one drain."""
 
 ORPHAN_AGE_S: Final = 3600

@@ -143,6 +143,8 @@ def translate(error: SchedulerError) -> LambdaError:
         return _throttled(error)
     if isinstance(error, InvalidConfig):
         for problem in error.problems:  # those that Lambda tells in a sentence of their own
+            if problem.whole:
+                return LambdaError("InvalidParameterValueException", str(problem))
             if problem.constraint.startswith("Lambda was unable"):
                 return LambdaError("InvalidParameterValueException", problem.constraint)
     name = _BY_REASON.get(error.reason or "") if error.type == "BadRequest" else None

@@ -1,18 +1,19 @@
 """Operations on functions and versions.
 
 Law of this file: from checked members to the registry's own words and back; what is allowed in a configuration is
-functions.model's to say. Fields of Lambda's that this service does not honour are refused by name, never stored and ignored.
+functions.model's to say, and what becomes of each member is lambda_api.configured's.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from scheduler import limits
 from scheduler.functions import names, provisioned
 from scheduler.functions.names import LATEST
 from scheduler.lambda_api import views
+from scheduler.lambda_api.configured import check_supported, fields_of
 from scheduler.lambda_api.errors import REVISION_TEXT, LambdaError
 from scheduler.lambda_api.packages import admit
 from scheduler.lambda_api.paging import mark, page, unmark
@@ -21,7 +22,7 @@ from scheduler.lambda_api.settings import check_tags
 from scheduler.lambda_api.wire import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
     from scheduler.functions.model import FunctionVersion
     from scheduler.lambda_api.layers import LayerOperations
@@ -29,41 +30,6 @@ if TYPE_CHECKING:
     from scheduler.lambda_api.rooms import ApiCall, Rooms
 
 __all__ = ["FunctionOperations"]
-
-
-# member -> what makes it more than its default, and so something that would have to be honoured
-_UNSUPPORTED: Final[Mapping[str, Callable[[Any], bool]]] = {
-    "VpcConfig": lambda v: bool(v.get("SubnetIds") or v.get("SecurityGroupIds")),
-    "FileSystemConfigs": bool,
-    "ImageConfig": bool,
-    "CodeSigningConfigArn": bool,
-    "CapacityProviderConfig": lambda v: True,
-    "DurableConfig": lambda v: True,
-    "TenancyConfig": lambda v: True,
-    "PublishTo": bool,
-    "KMSKeyArn": bool,
-    "DeadLetterConfig": lambda v: bool(v.get("TargetArn")),
-    "TracingConfig": lambda v: v.get("Mode") == "Active",
-    "SnapStart": lambda v: False,  # sandboxes are restored from snapshots whatever it says
-    "LoggingConfig": lambda v: v.get("LogFormat") == "JSON" or bool({"ApplicationLogLevel", "SystemLogLevel"} & set(v)),
-}
-
-# What Lambda itself has retired. One that this machine offers all the same is fine.
-_RETIRED: Final = frozenset({
-    "nodejs", "nodejs4.3", "nodejs4.3-edge", "nodejs6.10", "nodejs8.10", "nodejs10.x", "nodejs12.x", "nodejs14.x", "nodejs16.x",
-    "nodejs18.x", "nodejs20.x", "java8", "python2.7", "python3.6", "python3.7", "python3.8", "python3.9", "dotnetcore1.0",
-    "dotnetcore2.0", "dotnetcore2.1", "dotnetcore3.1", "dotnet6", "go1.x", "ruby2.5", "ruby2.7", "ruby3.2", "provided",
-})  # fmt: skip
-
-# member -> key of a deployment
-_KEYS: Final[Mapping[str, str]] = {
-    "Runtime": "runtime",
-    "Handler": "handler",
-    "Role": "role",
-    "Description": "description",
-    "Timeout": "timeout_s",
-    "MemorySize": "memory_mb",
-}
 
 
 class FunctionOperations:
@@ -96,12 +62,11 @@ class FunctionOperations:
     async def _create(self, call: ApiCall) -> Answer:
         rooms = self._rooms
         name = self._new_name(call)
-        if call.get("PackageType", "Zip") != "Zip":
-            raise refuse("PackageType: Image is not supported: this service runs zip packages only")
+        check_supported(call)
         for needed in ("Runtime", "Handler"):
             if needed not in call.values:
                 raise refuse(f"{needed} is mandatory for functions created with deployment packages of type Zip.")
-        fields = {"name": name, **self._fields(call)}
+        fields = {"name": name, **fields_of(call, self._rooms)}
         if call.principal.tenant is not None:
             fields["tenant"] = call.principal.tenant
         async with rooms.update(name):
@@ -120,7 +85,7 @@ class FunctionOperations:
     async def _update_code(self, call: ApiCall) -> Answer:
         rooms = self._rooms
         name = rooms.own_name(call)
-        self._check_supported(call)
+        check_supported(call)
         async with rooms.update(name):
             rooms.visible(call, name)  # it may have gone meanwhile, and its name be another tenant's
             latest = rooms.registry.get(name)
@@ -139,7 +104,7 @@ class FunctionOperations:
     async def _update_configuration(self, call: ApiCall) -> Answer:
         rooms = self._rooms
         name = rooms.own_name(call)
-        fields = self._fields(call)
+        fields = fields_of(call, self._rooms)
         async with rooms.update(name):
             rooms.visible(call, name)  # it may have gone meanwhile, and its name be another tenant's
             layers = await self._layers.chosen(call, rooms.registry.get(name).code)
@@ -162,7 +127,7 @@ class FunctionOperations:
     async def _publish(self, call: ApiCall) -> Answer:
         rooms = self._rooms
         name = rooms.own_name(call)
-        self._check_supported(call)
+        check_supported(call)
         wanted = call.get("CodeSha256")
         async with rooms.update(name):
             rooms.visible(call, name)  # it may have gone meanwhile, and its name be another tenant's
@@ -273,41 +238,6 @@ class FunctionOperations:
         if reference.qualifier not in (None, LATEST):
             raise refuse("FunctionName: names a version; a new function has none yet")
         return reference.name
-
-    def _check_supported(self, call: ApiCall) -> None:
-        for name, matters in _UNSUPPORTED.items():
-            value = call.get(name)
-            if value is not None and matters(value):
-                raise refuse(f"{name}: is not supported by this service (yet); leave it out")
-        wanted = call.get("Architectures")
-        if wanted and wanted != [views.ARCHITECTURE]:
-            raise refuse(f"Architectures: {wanted[0]} cannot run on this machine, which is {views.ARCHITECTURE}")
-
-    def _check_runtime(self, wanted: str | None) -> None:
-        offered = self._rooms.runtimes
-        if wanted is None or wanted in offered:
-            return
-        if wanted in self._rooms.absent_runtimes:
-            raise refuse(f"Runtime: {self._rooms.absent_runtimes[wanted]}; offered are: {', '.join(offered)}")
-        if wanted in _RETIRED:
-            raise refuse(
-                f"The runtime parameter of {wanted} is no longer supported for creating or updating AWS Lambda functions. We "
-                "recommend you use a supported runtime while creating or updating functions."
-            )
-        raise refuse(
-            f"Value {wanted} at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: "
-            f"[{', '.join(sorted(offered))}] or be a valid ARN"
-        )
-
-    def _fields(self, call: ApiCall) -> dict[str, Any]:
-        self._check_supported(call)
-        self._check_runtime(call.get("Runtime"))
-        fields = {key: call.values[member] for member, key in _KEYS.items() if member in call.values}
-        if "EphemeralStorage" in call.values:
-            fields["ephemeral_storage_mb"] = call.values["EphemeralStorage"]["Size"]
-        if "Environment" in call.values:
-            fields["environment"] = call.values["Environment"].get("Variables", {})
-        return fields
 
     def _configuration(self, version: FunctionVersion, *, qualified: bool) -> dict[str, Any]:
         """As readers see it: an update that is under way shows in what it is about, `$LATEST`."""

@@ -42,6 +42,7 @@ _CODE: Final = (
     member("S3Bucket", text(3, 63)),
     member("S3Key", text(1, 1024)),
     member("S3ObjectVersion", text(1, 1024)),
+    member("S3ObjectStorageMode", text()),
     member("ImageUri", text()),
     member("SourceKMSKeyArn", ARN),
 )
@@ -84,6 +85,8 @@ _CONFIGURATION: Final[tuple[Member, ...]] = (
     )),
     member("CapacityProviderConfig", struct()),
     member("DurableConfig", struct()),
+    member("RuntimeConfig", struct()),
+    member("AcceleratorConfig", struct()),
 )  # fmt: skip
 
 # IAM is not here: any role's ARN will do, and none is needed. What is given is kept and shown.

@@ -15,11 +15,12 @@ from scheduler.config import DEFAULT_TENANT
 from scheduler.functions.attached import Policy, fresh_revision
 from scheduler.functions.layers import LAYERS_OF_ONE_MAX, LayerVersion
 from scheduler.functions.model import LayerRef, timestamp
+from scheduler.lambda_api.configured import ARCHITECTURE
 from scheduler.lambda_api.errors import REVISION_TEXT, LambdaError
 from scheduler.lambda_api.packages import admit
 from scheduler.lambda_api.paging import page
 from scheduler.lambda_api.rooms import refuse
-from scheduler.lambda_api.views import ARCHITECTURE, code_sha256, modified
+from scheduler.lambda_api.views import code_sha256, modified
 from scheduler.lambda_api.wire import Answer
 
 if TYPE_CHECKING:

@@ -6,18 +6,16 @@ Law of this file: pure; from what the registry holds to maps.
 from __future__ import annotations
 
 import base64
-import platform
 from typing import TYPE_CHECKING, Any
 
 from scheduler.functions.names import LATEST
+from scheduler.lambda_api.configured import ARCHITECTURE, shown_of
 
 if TYPE_CHECKING:
     from scheduler.functions.model import FunctionVersion
     from scheduler.functions.names import Identity
 
-__all__ = ["ARCHITECTURE", "code_sha256", "configuration", "modified"]
-
-ARCHITECTURE = {"x86_64": "x86_64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+__all__ = ["code_sha256", "configuration", "modified"]
 
 
 def modified(timestamp: str) -> str:
@@ -45,14 +43,12 @@ def configuration(version: FunctionVersion, identity: Identity, *, qualified: bo
         "LastModified": modified(version.last_modified),
         "CodeSha256": code_sha256(version.code.sha256),
         "Version": version.version,
-        "TracingConfig": {"Mode": "PassThrough"},
         "RevisionId": version.revision_id,
         "State": version.state.value,
         "LastUpdateStatus": "Successful",
         "PackageType": "Zip",
         "Architectures": [ARCHITECTURE],
-        "EphemeralStorage": {"Size": config.ephemeral_storage_mb},
-        "LoggingConfig": {"LogFormat": "Text", "LogGroup": f"/aws/lambda/{config.name}"},
+        **shown_of(config),
     }
     if version.layers:
         shown["Layers"] = [{"Arn": layer.arn, "CodeSize": layer.code.size} for layer in version.layers]

@@ -82,15 +82,16 @@ def set_up_logging(write: Callable[[bytes], None], request_id: Callable[[], str]
     handler.addFilter(LambdaLoggerFilter(request_id))
     root = logging.getLogger()
     root.addHandler(handler)
-    level = os.environ.get("AWS_LAMBDA_LOG_LEVEL", "").upper()
-    level = {"TRACE": "DEBUG", "FATAL": "CRITICAL"}.get(level, level)
+    level = _level()
     if level in logging.getLevelNamesMapping():
         root.setLevel(level)
 
 
 def failure_line(error: dict[str, Any]) -> bytes:
-    """What the log shows of a failed call: Lambda's lines, or one JSON object."""
+    """What the log shows of a failed call: Lambda's lines, or one JSON object, unless the level leaves it out."""
     if _json_wanted():
+        if _level() == "CRITICAL":
+            return b""
         return to_json({"timestamp": time.strftime(_JSON_TIME, time.gmtime()), "level": "ERROR", **error}) + b"\n"
     lines = [f"[ERROR] {error['errorType']}" + (f": {error['errorMessage']}" if error["errorMessage"] else "")]
     lines.append("Traceback (most recent call last):")
@@ -99,6 +100,12 @@ def failure_line(error: dict[str, Any]) -> bytes:
             text = line.lstrip(" ")
             lines.append(_NO_BREAK_SPACE * (len(line) - len(text)) + text)
     return ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace")
+
+
+def _level() -> str:
+    """As Python's logging calls it."""
+    level = os.environ.get("AWS_LAMBDA_LOG_LEVEL", "").upper()
+    return {"TRACE": "DEBUG", "FATAL": "CRITICAL"}.get(level, level)
 
 
 def _json_wanted() -> bool:

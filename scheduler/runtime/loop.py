@@ -251,5 +251,7 @@ def fail(
     elif stage == WRITING:
         error = Fault("Runtime.MarshalError", f"Unable to marshal response: {text_of(error)}")
     known = from_exception(error, context.aws_request_id)
-    channel.print(failure_line(known))
+    line = failure_line(known)
+    if line:
+        channel.print(line)
     return error_bytes(known), RESULT_FUNCTION_ERROR

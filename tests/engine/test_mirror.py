@@ -47,6 +47,11 @@ def test_rights_and_bounds():
         "ALL": messages.Right.ALL,
         "OWN": messages.Right.OWN,
     }
+    looks = ffi.typeof("enum sched_look").relements
+    assert {name.removeprefix("SCHED_LOOK_"): number for name, number in looks.items()} == {
+        "TEXT": 0,
+        **{look.name: look.value for look in messages.Look},
+    }
     assert messages.NO_LIMIT == lib.CORE_NO_LIMIT
     assert messages.NO_ACCOUNT == lib.CORE_NO_ACCOUNT
     assert lib.SCHED_ABI == engine.ABI

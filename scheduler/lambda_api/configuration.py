@@ -1,0 +1,124 @@
+"""docs/configuration.md, made from a table: `python -m scheduler.lambda_api.configuration > docs/configuration.md`.
+
+Law of this file: rows and their rendering. Each field of a function's configuration is honoured, and the row says by what and
+which test shows it, or refused, and the row has the message. A test compares the page with the table, the table with AWS's
+service model, and looks whether each test is there.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Final
+
+from scheduler.lambda_api.configured import REFUSED
+
+__all__ = ["ROWS", "Row", "render"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """member: as Lambda's API names it, outer and inner with a dot. key: of a deployment; "" where there is none. how: what it
+    does here, and who enforces it. tests: FILE::NAME. A refused one needs neither: its message is the code's own."""
+
+    member: str
+    key: str
+    how: str
+    tests: tuple[str, ...] = ()
+    refused: bool = False
+
+
+def _refused(member: str, *tests: str) -> Row:
+    top = member.split(".")[-1] if member.startswith("Code.") else member.split(".")[0]
+    return Row(member, "", f"refused: “{top}: {REFUSED[top][1]}”", tests or (_REFUSALS,), refused=True)
+
+
+_REFUSALS: Final = "tests/lambda_api/test_configured.py::test_what_is_not_honoured_is_refused_by_name"
+_LOG: Final = "tests/lambda_api/test_logging.py::"
+
+ROWS: Final[tuple[Row, ...]] = (
+    Row("FunctionName", "name", "grammar and 64 characters, by the registry; in any of Lambda's forms",
+        ("tests/functions/test_names.py::test_accepted",)),
+    Row("Runtime", "runtime", "must be one that this machine offers; the launcher starts its interpreter",
+        ("tests/lambda_api/test_configured.py::test_a_runtime_that_is_not_offered_is_refused",)),
+    Row("Role", "role", "kept and shown: nothing here acts in its name, since there is no IAM",
+        ("tests/lambda_api/test_boto3.py::test_a_function_from_creation_to_its_end",)),
+    Row("Handler", "handler", "what the runtime imports and calls; 128 characters without blanks",
+        ("tests/lambda_api/test_every_operation.py::test_good_and_bad_calls",)),
+    Row("Code.ZipFile", "", "the package; 50 MB, 250 MB unpacked",
+        ("tests/lambda_api/test_hostile_packages.py::test_the_limit_of_250_mb_unpacked",)),
+    Row("Code.S3Bucket", "",
+        "refused: “S3Bucket: is not supported here; send the package as ZipFile”", (_REFUSALS,), refused=True),
+    Row("Code.S3Key", "", "as S3Bucket", (_REFUSALS,), refused=True),
+    Row("Code.S3ObjectVersion", "", "belongs to S3Key, without which it says nothing", (_REFUSALS,), refused=True),
+    _refused("Code.S3ObjectStorageMode"),
+    _refused("Code.ImageUri"),
+    _refused("Code.SourceKMSKeyArn"),
+    Row("Description", "description", "kept and shown, of each version; 256 characters",
+        ("tests/functions/test_registry.py::test_publish_only_when_changed",)),
+    Row("Timeout", "timeout_s", "1 to 900 s, by the core's timer; the sandbox is killed",
+        ("tests/e2e/test_errors.py::test_timeout_fires_in_time_and_the_next_call_starts_at_once",)),
+    Row("MemorySize", "memory_mb",
+        "128 to 10,240 MB, by the memory cgroup; CPU is memory/1,769 MB of a processor, by the CPU cgroup",
+        ("tests/e2e/test_isolation.py::test_memory_is_bounded",
+         "tests/sandboxes/test_cgroups.py::test_cpu_is_bounded_by_memory")),
+    Row("EphemeralStorage.Size", "ephemeral_storage_mb", "512 to 10,240 MB of encrypted /tmp, by the volume's size",
+        ("tests/lambda_api/test_configured.py::test_memory_and_storage_as_a_sandbox_sees_them",)),
+    Row("Publish", "publish",
+        "also makes a numbered version", ("tests/lambda_api/test_every_operation.py::test_good_and_bad_calls",)),
+    _refused("PublishTo"),
+    _refused("VpcConfig"),
+    _refused("PackageType"),
+    _refused("ImageConfig"),
+    _refused("DeadLetterConfig"),
+    Row("Environment.Variables", "environment",
+        "4 KB of JSON, no reserved name; sealed at rest, complete in the sandbox; an update replaces all",
+        ("tests/functions/test_model.py::test_reserved_names_are_refused",
+         "tests/functions/test_model.py::test_environment_is_measured_on_its_json_text",
+         "tests/e2e/test_secrets.py::test_an_environment_is_nowhere_in_the_state")),
+    _refused("KMSKeyArn"),
+    _refused("TracingConfig"),
+    Row("Tags", "", "kept and shown; 50 of them", ("tests/lambda_api/test_attached.py::test_tags",)),
+    Row("Layers", "", "unpacked over one another to /opt, in their order; 5 of them, 250 MB with the package",
+        ("tests/lambda_api/test_layers.py::test_later_layers_lie_over_earlier_ones",)),
+    _refused("FileSystemConfigs"),
+    _refused("CodeSigningConfigArn"),
+    Row("Architectures", "", "this machine's; another is refused: “Architectures: … cannot run on this machine, which is …”",
+        ("tests/lambda_api/test_configured.py::test_another_machines_code_is_refused",)),
+    Row("SnapStart.ApplyOn", "", "accepted: sandboxes of all versions are restored from images", (_REFUSALS,)),
+    Row("LoggingConfig.LogFormat", "log_format",
+        "Text or JSON, of the platform's lines (by the engine) and of the runtime's logger",
+        (_LOG + "test_json_lines_of_the_platform_and_of_the_function",)),
+    Row("LoggingConfig.ApplicationLogLevel", "application_log_level", "what the runtime's logger leaves out; needs JSON",
+        (_LOG + "test_levels_leave_out_what_is_below",)),
+    Row("LoggingConfig.SystemLogLevel", "system_log_level", "what the engine leaves out of its own lines; needs JSON",
+        (_LOG + "test_levels_leave_out_what_is_below",)),
+    Row("LoggingConfig.LogGroup", "log_group", "shown, told to the function, and found by `scheduler logs GROUP`",
+        (_LOG + "test_functions_of_a_log_group_are_found_by_it",)),
+    _refused("TenancyConfig"),
+    _refused("CapacityProviderConfig"),
+    _refused("DurableConfig"),
+    _refused("RuntimeConfig"),
+    _refused("AcceleratorConfig"),
+)  # fmt: skip
+
+HEAD = """# Configuration of functions, field by field
+
+Each field of Lambda's function configuration is honoured here, or refused by name when a function is made or changed: none is
+stored and ignored. *Key* is what `function.toml`, `scheduler deploy` and the clients call it. This page is generated
+(`python -m scheduler.lambda_api.configuration`); a test compares it with AWS's service model and looks whether each test
+is there.
+"""
+
+
+def render() -> str:
+    """The page."""
+    lines = [HEAD, "| member | key | here | tested by |", "|---|---|---|---|"]
+    for row in ROWS:
+        tests = "<br>".join(f"`{test}`" for test in row.tests)
+        lines.append(f"| `{row.member}` | {f'`{row.key}`' if row.key else ''} | {row.how} | {tests} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())
