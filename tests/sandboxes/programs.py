@@ -73,27 +73,27 @@ class Program:
     listeners: tuple[int, ...] = ()
     output: bytearray = field(default_factory=bytearray)
     extensions: bytearray = field(default_factory=bytearray)
-
-    async def _read(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            await trio.lowlevel.wait_readable(self.shell.channel_fd)
-            more = os.read(self.shell.channel_fd, count - len(data))
-            if not more:
-                raise EOFError("the sandbox closed its channel")
-            data += more
-        return data
+    received: bytearray = field(default_factory=bytearray)
 
     async def frame(self) -> tuple[int, bytes]:
-        """The next that is no LOG. EOFError: there is none."""
+        """The next that is no LOG. EOFError: there is none. May be cancelled: what has come is kept."""
         with trio.fail_after(PATIENCE_S):
             while True:
-                length, kind, flags, *_ = HEADER.unpack(await self._read(HEADER.size))
-                body = await self._read(length)
-                if kind != LOG:
-                    return kind, body
-                assert flags == OF_EXTENSION
-                self.extensions += body
+                if len(self.received) >= HEADER.size:
+                    length, kind, flags, *_ = HEADER.unpack_from(self.received)
+                    if len(self.received) >= HEADER.size + length:
+                        body = bytes(self.received[HEADER.size : HEADER.size + length])
+                        del self.received[: HEADER.size + length]
+                        if kind != LOG:
+                            return kind, body
+                        assert flags == OF_EXTENSION
+                        self.extensions += body
+                        continue
+                await trio.lowlevel.wait_readable(self.shell.channel_fd)
+                more = os.read(self.shell.channel_fd, 65_536)
+                if not more:
+                    raise EOFError("the sandbox closed its channel")
+                self.received += more
 
     async def words(self) -> tuple[int, dict[str, Any]]:
         kind, body = await self.frame()
@@ -141,10 +141,11 @@ async def program(
     ports: tuple[int, ...] = (),
     layers_dir: str | None = None,
     memory_mb: int = 128,
+    ephemeral_storage_mb: int = 512,
     afresh: bool = False,
 ) -> Program:
     shell = await made.shell()
-    spec = Specialisation(made.code_dir, memory_mb, 512, layers_dir, ports=ports)
+    spec = Specialisation(made.code_dir, memory_mb, ephemeral_storage_mb, layers_dir, ports=ports)
     with trio.fail_after(PATIENCE_S):
         listeners = await made.launcher.specialise(shell, spec)
     running = Program(made.launcher, shell, listeners)

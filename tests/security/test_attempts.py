@@ -174,8 +174,10 @@ async def test_canary_each_attempt_works_without_its_protection(
 def test_every_protection_has_attempts_that_it_holds() -> None:
     from tests.security.test_neighbours import CHANNELS
     from tests.security.test_network import ATTEMPTS as NETWORK
+    from tests.security.test_sandboxed_programs import ATTEMPTS as PROGRAMS
 
     used = {name for attempt in ATTEMPTS.values() for name in attempt.held_by}
     used |= {name for channel in CHANNELS.values() for name in channel.held_by}
     used |= {name for attempt in NETWORK.values() for name in attempt.held_by}
+    used |= {name for attempt in PROGRAMS.values() for name in attempt.held_by}
     assert used == set(PROTECTIONS)

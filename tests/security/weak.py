@@ -45,6 +45,7 @@ def _listed(name: str) -> tuple[str, ...]:
 
 
 IN_SANDBOX = (*_listed("IN_SANDBOX"), "zygote_module")
+IN_SHELL = _listed("IN_SHELL")
 ONLY_IN_SANDBOX = _listed("ONLY_IN_SANDBOX")
 
 
@@ -80,6 +81,9 @@ PROTECTIONS: dict[str, tuple[Edit | Disarm, ...]] = {
     "privileges": tuple(map(Disarm, ("identity", "no_capabilities", "bounding_set", "no_new_privileges", "no_groups"))),
     "uid": (Disarm("identity"), Disarm("no_groups")),
     "not traceable": (Disarm("not_traceable"),),
+    "agent not traceable": (  # nor by its change of uid, after which the kernel shuts it too
+        Edit("steps.c", "return outcome(prctl(PR_SET_DUMPABLE, 0));", "return outcome(prctl(PR_SET_DUMPABLE, 1));"),
+    ),
     "masked proc": (Disarm("masked_proc"),),
     "read-only mounts": (
         Edit("filesystem.c", "CODE_ATTRIBUTES = MOUNT_ATTR_RDONLY | ", "CODE_ATTRIBUTES = "),
@@ -98,12 +102,13 @@ PROTECTIONS: dict[str, tuple[Edit | Disarm, ...]] = {
     ),
     "group namespace": (Disarm("group_namespace"),),
     "descriptors": (Edit("steps.c", "outcome(syscall(SYS_close_range, kept, ~0U, 0));", "0;"),),
+    "agent's descriptors": (Edit("agent.c", "fcntl(SANDBOX_FD_CHANNEL, F_SETFD, FD_CLOEXEC) < 0", "false"),),
     "session keyring": (Disarm("session_keyring"),),
     "resource limits": (Disarm("resource_limits"),),
     "process limit": (Disarm("process_limit"),),
     "control groups": (
         Disarm("enter_groups"),
-        Edit("zygote_module.c", "arguments.flags |= CLONE_INTO_CGROUP;", ""),
+        Edit("serve.c", "arguments.flags |= CLONE_INTO_CGROUP;", ""),
     ),
     "size of /tmp": (Edit("steps.c", ": fs_resize_scratch(newborn->special.ephemeral_storage_mb);", ": 0;"),),
     "rules of the host": (
@@ -174,23 +179,24 @@ def weaken(names: tuple[str, ...]) -> Weak:
         texts[stem] = edit.apply(texts[stem])
     with ThreadPoolExecutor(2) as pool:
         objects = dict(zip(texts, pool.map(_compile, texts, texts.values()), strict=True))
-    return Weak(_package(objects[name] for name in IN_SANDBOX), _launcher(objects))
+    shell = [objects[name] for name in IN_SHELL]
+    return Weak(_package([objects[name] for name in IN_SANDBOX], shell), _launcher(objects))
 
 
 def _together(objects: Iterable[Path]) -> str:
     return hashlib.sha256("".join(path.name for path in objects).encode()).hexdigest()[:24]
 
 
-def _package(objects: Iterable[Path]) -> Path:
-    parts = list(objects)
+def _package(parts: list[Path], shell: list[Path]) -> Path:
     sources = b"".join(path.read_bytes() for path in sorted(RUNTIME.glob("*.py")))
-    place = KEPT / f"package-{_together(parts)}-{hashlib.sha256(sources).hexdigest()[:12]}"
+    place = KEPT / f"package-{_together([*parts, *shell])}-{hashlib.sha256(sources).hexdigest()[:12]}"
     if not place.exists():
         (extension,) = RUNTIME.glob("_sandbox.*.so")
         with tempfile.TemporaryDirectory(dir=KEPT) as directory:
             made = Path(directory, "runtime")
-            shutil.copytree(RUNTIME, made, ignore=shutil.ignore_patterns("*.so"))
+            shutil.copytree(RUNTIME, made, ignore=shutil.ignore_patterns("*.so", "_shell"))
             _link(parts, made / extension.name, "-shared")
+            _link(shell, made / "_shell")
             made.chmod(0o755)
             made.rename(place)
     return place
