@@ -135,6 +135,8 @@ class AccessKeys:
     def reseal(self) -> int:
         """Seals every secret under the keyring's current key; how many were under another."""
         count = 0
+        if all(row.sealed.split(".")[1:2] == [self._keyring.current] for row in self._keys.values()):
+            return 0
         with self._edit() as rows:
             for index, row in enumerate(rows):
                 if row.sealed.split(".")[1:2] != [self._keyring.current]:

@@ -28,6 +28,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
+from urllib.parse import urlsplit
 
 from scheduler import limits
 from scheduler.errors import SchedulerError
@@ -473,6 +474,37 @@ class Settings:
         Kind.INT, MIB, "unread answers of one connection before it is not read any more", 65_536, GIB
     )
 
+    # ---- keys ----
+    key_source: str = row(
+        Kind.CHOICE,
+        "keyring",
+        "what wraps the data keys of environments and secrets: the file keyring.json, a KMS, or Vault's transit engine",
+        choices=("keyring", "kms", "vault"),
+    )
+    key_server: str = row(Kind.TEXT, "", "address of the KMS or Vault, https://HOST[:PORT]; http:// to loopback only", 0, 2_048)
+    key_id: str = row(
+        Kind.TEXT, "", "the key there: id, ARN or alias of the KMS, or name of a key of the transit engine", 0, 2_048
+    )
+    key_region: str = row(Kind.TEXT, "", "region that requests to the KMS are signed for; empty: `region`", 0, 64)
+    key_credentials_file: Path | None = row(
+        Kind.PATH,
+        None,
+        "AWS credentials file for the KMS, or file of the token for Vault; readable by no others; read anew when it changes",
+        optional=True,
+    )
+    key_ca_file: Path | None = row(
+        Kind.PATH, None, "authorities that the key server's certificate may be of, PEM; none: the system's", optional=True
+    )
+    key_mount: str = row(Kind.TEXT, "transit", "where Vault's transit engine is mounted", 1, 256)
+    key_namespace: str = row(Kind.TEXT, "", "Vault's namespace, where it has some", 0, 256)
+    key_cache_s: int = row(
+        Kind.INT,
+        300,
+        "seconds that a data key from a key server is used without asking again; 0: it is asked for each time",
+        0,
+        86_400,
+    )
+
     # ---- disk ----
     log_bytes_max: int = row(Kind.INT, 16 * MIB, "one function's log file before it rotates", 65_536, GIB)
     log_files_max: int = row(Kind.INT, 4, "rotated log files kept for each function", 0, 1_000)
@@ -671,6 +703,8 @@ def _resolved(settings: Settings, own_socket: bool) -> Settings:
         tls_cert_file=settings.tls_cert_file and settings.tls_cert_file.absolute(),
         tls_key_file=settings.tls_key_file and settings.tls_key_file.absolute(),
         cgroup_root=settings.cgroup_root and settings.cgroup_root.absolute(),
+        key_credentials_file=settings.key_credentials_file and settings.key_credentials_file.absolute(),
+        key_ca_file=settings.key_ca_file and settings.key_ca_file.absolute(),
     )
 
 
@@ -685,6 +719,7 @@ def _relations(settings: Settings) -> Iterator[str]:
     if not (settings.region.isascii() and settings.region.replace("-", "").isalnum()):
         yield f"region: {settings.region!r} is not made of letters, digits and -"
     yield from _tcp_relations(settings)
+    yield from _key_relations(settings)
     if settings.http is not None and not settings.http.loopback and settings.http_auth == "none":
         yield f"http: {settings.http} can be reached from other machines, and http_auth = none asks nobody who they are"
     for low, high in (
@@ -697,6 +732,24 @@ def _relations(settings: Settings) -> Iterator[str]:
     ):
         if getattr(settings, low) > getattr(settings, high):
             yield f"{low}: {getattr(settings, low)} is more than {high}, which is {getattr(settings, high)}"
+
+
+def _key_relations(settings: Settings) -> Iterator[str]:
+    """A key server needs all that it takes to ask it, and nothing of that is to be given without one."""
+    needed = ("key_server", "key_id", "key_credentials_file")
+    if settings.key_source == "keyring":
+        given = next((name for name in needed if getattr(settings, name)), None)
+        if given is not None:
+            yield f"{given}: is given, but key_source = keyring asks no key server"
+        return
+    for name in needed:
+        if not getattr(settings, name):
+            yield f"key_source: {settings.key_source} needs {name}"
+    parts = urlsplit(settings.key_server)
+    if settings.key_server and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username):
+        yield f"key_server: {settings.key_server!r} is not https://HOST[:PORT]"
+    elif parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        yield f"key_server: {settings.key_server!r} would carry data keys in the clear: only loopback may be http://"
 
 
 def _tcp_relations(settings: Settings) -> Iterator[str]:

@@ -41,7 +41,7 @@ class Gateway:
         settings = service.settings
         self._service = service
         self.keyring = Keyring.open(settings.keyring_file)
-        self._keys = AccessKeys(settings.access_key_file, self.keyring)
+        self.access_keys = AccessKeys(settings.access_key_file, self.keyring)
         self._known: dict[str, AccessKey] = {}  # that the engine knows
         self._api: Api | None = None
         self._front: Front | None = None
@@ -66,7 +66,7 @@ class Gateway:
             concurrency=service.methods.concurrency.view,
         )
         open_to_all = service.settings.http_auth == "none"
-        self._api = Api(rooms, OpenAccess() if open_to_all else SignedAccess(self._keys.find), service.log)
+        self._api = Api(rooms, OpenAccess() if open_to_all else SignedAccess(self.access_keys.find), service.log)
         self._front = Front(self._api.answer, give_back=lambda fd: service.post(http_adopt(fd)), nursery=nursery)
         nursery.start_soon(self._watch_keys)
 
@@ -92,7 +92,7 @@ class Gateway:
 
     def key_commands(self) -> list[Command]:
         """What the engine is to know of access keys, beside what it knows already."""
-        before, self._known = self._known, {key.id: key for key in self._keys.all()}
+        before, self._known = self._known, {key.id: key for key in self.access_keys.all()}
         gone = [key_remove(key_id) for key_id in before if key_id not in self._known]
         return gone + [
             key_put(key.id, key.secret, rights_of(key), tenant_number=self._tenant_number(key.tenant))
@@ -108,9 +108,9 @@ class Gateway:
         while True:
             await trio.sleep(KEYS_PERIOD_S)
             try:
-                if self._keys.refresh():
+                if self.access_keys.refresh():
                     await self._service.post(*self.key_commands())
-                    log.info("access keys read", keys=len(self._keys))
+                    log.info("access keys read", keys=len(self.access_keys))
             except AccessKeysBroken as error:
                 if error.message != told:
                     log.error("access keys", text=f"{error.message}; the keys read before stay in use")

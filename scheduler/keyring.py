@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from scheduler.errors import SchedulerError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
 __all__ = ["Keyring", "KeyringBroken", "Unsealable"]
@@ -83,6 +83,10 @@ class Keyring:
         """The id of the key that seals."""
         return self._keys[-1].id
 
+    def generations(self) -> tuple[tuple[str, str], ...]:
+        """(id, when it was made), the one that seals last."""
+        return tuple((key.id, key.made) for key in self._keys)
+
     def seal(self, data: bytes, context: Mapping[str, str]) -> str:
         """A text that only this keyring opens, and only for the same context."""
         key = self._keys[-1]
@@ -123,6 +127,20 @@ class Keyring:
         except OSError as error:
             raise KeyringBroken(f"keyring {self._path}: {error.strerror}") from None
         return self.current
+
+    def retire(self, unused: Collection[str]) -> int:
+        """Destroys those keys: what is still sealed under one of them opens no more. How many there were; the one that seals
+        stays."""
+        try:
+            with _turn(self._path):
+                raw = _load(self._path)
+                kept = [row for row in raw[:-1] if row["id"] not in unused] + raw[-1:]
+                if len(kept) < len(raw):
+                    _write(self._path, kept)
+                self._keys = _read(self._path)
+        except OSError as error:
+            raise KeyringBroken(f"keyring {self._path}: {error.strerror}") from None
+        return len(raw) - len(kept)
 
 
 def _bound(context: Mapping[str, str]) -> bytes:

@@ -37,6 +37,15 @@ EPHEMERAL_STORAGE_MB_MIN: Final = 512
 EPHEMERAL_STORAGE_MB_MAX: Final = 10_240
 EPHEMERAL_STORAGE_MB_DEFAULT: Final = 512
 ENVIRONMENT_BYTES_MAX: Final = 4 * KIB
+SECRET_NAME_CHARS_MAX: Final = 512
+SECRET_BYTES_MAX: Final = 64 * KIB
+SECRET_VERSIONS_MAX: Final = 20
+SECRETS_MAX: Final = 10_000
+KEY_NAME_CHARS_MAX: Final = 2048
+MASTER_KEYS_MAX: Final = 1_000
+MASTER_KEY_GENERATIONS_MAX: Final = 100
+KMS_PLAINTEXT_BYTES_MAX: Final = 4 * KIB
+GRANTS_MAX: Final = 64
 WEIGHT_MIN: Final = 1
 WEIGHT_MAX: Final = 10_000
 WEIGHT_DEFAULT: Final = 100
@@ -108,6 +117,15 @@ LIMITS: Final = (
     _row("EPHEMERAL_STORAGE_MB_MAX", "MB", "lambda", "EphemeralStorage.Size"),
     _row("EPHEMERAL_STORAGE_MB_DEFAULT", "MB", "lambda", "EphemeralStorage.Size"),
     _row("ENVIRONMENT_BYTES_MAX", "bytes", "lambda", "Environment.Variables, measured on the JSON text of the map"),
+    _row("SECRET_NAME_CHARS_MAX", "characters", "lambda", "Secrets Manager's Name"),
+    _row("SECRET_BYTES_MAX", "bytes", "lambda", "Secrets Manager's SecretString or SecretBinary"),
+    _row("SECRET_VERSIONS_MAX", "", "ours", "versions kept of one secret; the oldest that bear no stage go"),
+    _row("SECRETS_MAX", "", "ours", "secrets of all tenants"),
+    _row("KEY_NAME_CHARS_MAX", "characters", "lambda", "KMS's KeyId: id, ARN or alias"),
+    _row("MASTER_KEYS_MAX", "", "ours", "keys of the KMS endpoint, of all tenants"),
+    _row("MASTER_KEY_GENERATIONS_MAX", "", "ours", "rotations of one of them"),
+    _row("KMS_PLAINTEXT_BYTES_MAX", "bytes", "lambda", "KMS's Encrypt"),
+    _row("GRANTS_MAX", "", "ours", "entries of a function's secrets, and of its keys"),
     _row("WEIGHT_MIN", "", "ours", "share of CPU time among the functions of a tenant, and among tenants"),
     _row("WEIGHT_MAX", "", "ours", "share of CPU time"),
     _row("WEIGHT_DEFAULT", "", "ours", "share of CPU time"),

@@ -36,6 +36,7 @@ from scheduler.console.pages import Pages
 from scheduler.control.access import Connections, TokenFile
 from scheduler.control.api import ApiMethods
 from scheduler.control.dispatch import Dispatcher
+from scheduler.control.keys import KeyMethods
 from scheduler.control.methods import Methods
 from scheduler.deployments import Deployments
 from scheduler.engine import Engine, histogram_bounds
@@ -46,9 +47,9 @@ from scheduler.functions.names import LATEST, Identity
 from scheduler.functions.names import parse as parse_name
 from scheduler.functions.packages import open_code_store
 from scheduler.functions.registry import FunctionRegistry
-from scheduler.functions.sealed import Seals
 from scheduler.functions.uploads import open_uploads
 from scheduler.gateway import Gateway
+from scheduler.keyroom import KeyRoom
 from scheduler.log import Log
 from scheduler.messages import (
     Closed,
@@ -103,6 +104,7 @@ if TYPE_CHECKING:
 
     from scheduler.config import Address, Settings
     from scheduler.control.access import Connection
+    from scheduler.functions.model import FunctionVersion
     from scheduler.messages import Event
     from scheduler.privileges import User
     from scheduler.sandboxes.ledger import Version as ImageVersion
@@ -247,6 +249,7 @@ class Service:
         inner.start_soon(self._watch_tokens)
         inner.start_soon(self._collect_code)
         inner.start_soon(self._keep_floors)
+        inner.start_soon(self.keyroom.finish)
         if settings.metrics is not None:
             await self._open_console(settings.metrics, inner)
         self.gateway.open(inner, self._caller)
@@ -275,6 +278,7 @@ class Service:
         _raise_descriptor_limit(settings, self.log)
         tokens = TokenFile(settings.token_file) if settings.token_file is not None else None
         self.gateway = Gateway(self)
+        self.keyroom = KeyRoom(settings, self.gateway.keyring, self.gateway.access_keys, self.log)
         self.connections = Connections(tokens)
         # Not in a thread: there is to be none before the launcher is started.
         self.offers = find_offers(
@@ -297,12 +301,13 @@ class Service:
             settings,
             runtimes=tuple(self.offers.here),
             absent=self.offers.absent,
-            seals=Seals(self.gateway.keyring),
+            seals=self.keyroom.seals,
         )
+        self.keyroom.use(self.registry)
         self.code = await open_code_store(settings.code_dir, bytes_max=settings.code_bytes_max)
         self.layers = await Layers.load(SqliteRegistry(store))
         self.order_book = OrderBook(
-            self.identity, launch=self.catalog.launch, task_dir=self.code.task_dir, merged_dir=self.code.merged_dir
+            self.identity, launch=self._launch, task_dir=self.code.task_dir, merged_dir=self.code.merged_dir
         )
         self.uploads = await open_uploads(
             settings.upload_dir, count_max=settings.uploads_max, bytes_max=settings.uploads_bytes_max
@@ -341,7 +346,11 @@ class Service:
             ),
         )
         self.dispatcher = Dispatcher(
-            methods=(*self.methods.rows(), *ApiMethods(self.gateway.operation, self.uploads, self.registry).rows()),
+            methods=(
+                *self.methods.rows(),
+                *ApiMethods(self.gateway.operation, self.uploads, self.registry).rows(),
+                *KeyMethods(view=self.keyroom.view, rotate=self.keyroom.rotate).rows(),
+            ),
             connections=self.connections,
             post=self.engine.post,
             nursery=inner,
@@ -435,6 +444,7 @@ class Service:
             post=self.post,
             post_nowait=lambda command: self.engine.post_nowait(command),  # the engine is made later
             orders=self._order,
+            prepare=self._prepare,
             open_launcher=partial(open_launcher, config, self.shells.values(), report=report, starter=starter),
             restore_failed=self.templates.fell_back,
             lost=self.templates.lost,
@@ -677,6 +687,16 @@ class Service:
                 self.log.info("code removed", packages=len(removed))
 
     # ---- what others ask ----
+
+    def _launch(self, function: int, revision: int) -> FunctionVersion | None:
+        """As the catalog's, where a sandbox can be made of it at once: its keys are at hand."""
+        version = self.catalog.launch(function, revision)
+        return version if version is not None and self.registry.usable_now(version) else None
+
+    async def _prepare(self, function: int, revision: int) -> str | None:
+        """Why no sandbox can be made of it, after its keys were asked for; None: one can."""
+        version = self.catalog.launch(function, revision)
+        return "it is no more" if version is None else await self.keyroom.ready(version.name)
 
     def _order(self, function: int, revision: int, provisioned: bool) -> Order | None:
         launcher = self.supervisor.launcher

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 from scheduler import limits
 from scheduler.config import DEFAULT_TENANT
 from scheduler.errors import BadRequest
+from scheduler.functions.environments import Environment
 from scheduler.functions.names import LATEST, NAME, TENANT, Identity
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ class FunctionConfig:
     memory_mb: int = limits.MEMORY_MB_DEFAULT
     timeout_s: int = limits.TIMEOUT_S_DEFAULT
     ephemeral_storage_mb: int = limits.EPHEMERAL_STORAGE_MB_DEFAULT
-    environment: Mapping[str, str] = dataclasses.field(default_factory=lambda: MappingProxyType({}), repr=False, hash=False)
+    environment: Environment = dataclasses.field(default_factory=lambda: Environment({}), repr=False, hash=False)
     reserved_concurrency: int | None = None
     weight: int = limits.WEIGHT_DEFAULT
     queue_timeout_ms: int = limits.QUEUE_TIMEOUT_MS_DEFAULT
@@ -167,10 +168,16 @@ class FunctionConfig:
     application_log_level: str = ""  # "": that of the format, none for text
     system_log_level: str = ""
     log_group: str = ""  # "": /aws/lambda/NAME
+    kms_key_arn: str = ""
+    secrets: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        # Own, sealed copy: a frozen thing must not change through the map its maker kept.
-        object.__setattr__(self, "environment", MappingProxyType(dict(self.environment)))
+        # Own, sealed copies: a frozen thing must not change through what its maker kept.
+        if not isinstance(self.environment, Environment):
+            object.__setattr__(self, "environment", Environment(self.environment))
+        object.__setattr__(self, "secrets", tuple(self.secrets))
+        object.__setattr__(self, "keys", tuple(self.keys))
 
     @property
     def log_group_name(self) -> str:
@@ -291,6 +298,25 @@ def _text(minimum: int, maximum: int, pattern: re.Pattern[str] | None = None, sh
     return check
 
 
+KEY_NAME: Final = re.compile(r"[a-zA-Z0-9:/_-]*")
+KEY_PATTERN: Final = re.compile(r"[a-zA-Z0-9:/_-]*\*?")
+SECRET_PATTERN: Final = re.compile(r"[a-zA-Z0-9/_+=.@-]*\*?")
+
+
+def _patterns(chars_max: int, pattern: re.Pattern[str], shown: str) -> Callable[[Any], str | None]:
+    """A list of names, of which each may end in * for all that begin so."""
+    one = _text(1, chars_max, pattern, shown)
+
+    def check(value: Any) -> str | None:
+        if not isinstance(value, list | tuple):
+            return "Member must be a list of text"
+        if len(value) > limits.GRANTS_MAX:
+            return f"Member must have at most {limits.GRANTS_MAX} entries"
+        return next((problem for entry in value if (problem := one(entry)) is not None), None)
+
+    return check
+
+
 def _one_of(kind: type[enum.Enum]) -> Callable[[Any], str | None]:
     words = [member.value for member in kind]
 
@@ -402,6 +428,9 @@ FIELDS: Final = (
         "loggingConfig.logGroup",
         _text(0, limits.LOG_GROUP_CHARS_MAX, re.compile(r"[.\-_/#A-Za-z0-9]*"), r"[\.\-_/#A-Za-z0-9]+"),
     ),
+    Field("kms_key_arn", "kmsKeyArn", _text(0, limits.KEY_NAME_CHARS_MAX, KEY_NAME, "[a-zA-Z0-9:/_-]*")),
+    Field("secrets", "secrets", _patterns(limits.SECRET_NAME_CHARS_MAX, SECRET_PATTERN, "[a-zA-Z0-9/_+=.@-]+[*]?")),
+    Field("keys", "keys", _patterns(limits.KEY_NAME_CHARS_MAX, KEY_PATTERN, "[a-zA-Z0-9:/_-]+[*]?")),
 )
 
 
@@ -512,6 +541,7 @@ def describe(version: FunctionVersion, versions: Sequence[str], identity: Identi
         "timeout_s": config.timeout_s,
         "ephemeral_storage_mb": config.ephemeral_storage_mb,
         "environment": dict(config.environment),
+        "environment_error": _trouble(config.environment),
         "reserved_concurrency": config.reserved_concurrency,
         "weight": config.weight,
         "queue_timeout_ms": config.queue_timeout_ms,
@@ -522,9 +552,18 @@ def describe(version: FunctionVersion, versions: Sequence[str], identity: Identi
         "application_log_level": config.shown_application_log_level,
         "system_log_level": config.shown_system_log_level,
         "log_group": config.log_group_name,
+        "kms_key_arn": config.kms_key_arn,
+        "secrets": list(config.secrets),
+        "keys": list(config.keys),
         "code_sha256": version.code.sha256,
         "code_size": version.code.size,
         "last_modified": version.last_modified,
         "state": version.state.value,
         "state_reason": version.state_reason,
     }
+
+
+def _trouble(environment: Environment) -> dict[str, str] | None:
+    """Why no variable is shown, as Lambda tells it."""
+    problem = environment.problem
+    return None if problem is None else {"ErrorCode": problem.code, "Message": problem.message}

@@ -34,6 +34,8 @@ __all__ = [
     "function_key",
     "holds_plain_text",
     "version_key",
+    "with_wrapped_key",
+    "wrapped_key",
 ]
 
 FORMAT: Final = 1
@@ -70,47 +72,64 @@ class Published:
 
 def holds_plain_text(value: bytes) -> bool:
     """An environment in it was stored before they were sealed."""
+    return not is_sealed(_of(json.loads(value))["config"]["environment"])
+
+
+def wrapped_key(value: bytes) -> tuple[str, str] | None:
+    """(function, wrapped data key) of a stored function or version; None: its environment has none."""
+    config = _of(json.loads(value))["config"]
+    environment = config["environment"]
+    return (config["name"], environment["under"]) if is_sealed(environment) and environment else None
+
+
+def with_wrapped_key(value: bytes, wrapped: str) -> bytes:
+    """The same with its data key wrapped anew; the seal around the environment stays byte for byte."""
     raw = json.loads(value)
-    version = raw.get("latest") or raw["version"]
-    return not is_sealed(version["config"]["environment"])
+    _of(raw)["config"]["environment"]["under"] = wrapped
+    return _dump(raw)
 
 
-def encode_function(record: Record, seals: Seals) -> bytes:
+def _of(raw: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = raw.get("latest") or raw["version"]
+    return found
+
+
+async def encode_function(record: Record, seals: Seals) -> bytes:
     return _dump(
         {
             "format": FORMAT,
-            "latest": _version_out(record.latest, seals),
+            "latest": await _version_out(record.latest, seals),
             "last_version": record.last_version,
             "published": [list(pair) for pair in record.published],
         }
     )
 
 
-def decode_function(key: str, value: bytes, seals: Seals) -> Record:
+async def decode_function(key: str, value: bytes, seals: Seals) -> Record:
     """Raises Unavailable where the value cannot be understood."""
     raw = _load(key, value)
     try:
         published = tuple((int(number), str(record)) for number, record in raw["published"])
-        return Record(_version_in(raw["latest"], seals), int(raw["last_version"]), published)
+        return Record(await _version_in(raw["latest"], seals), int(raw["last_version"]), published)
     except (KeyError, TypeError, ValueError) as error:
         raise _broken(key, error) from error
 
 
-def encode_published(published: Published, seals: Seals) -> bytes:
+async def encode_published(published: Published, seals: Seals) -> bytes:
     return _dump(
         {
             "format": FORMAT,
-            "version": _version_out(published.version, seals),
+            "version": await _version_out(published.version, seals),
             "source_description": published.source_description,
         }
     )
 
 
-def decode_published(key: str, value: bytes, seals: Seals) -> Published:
+async def decode_published(key: str, value: bytes, seals: Seals) -> Published:
     """Raises Unavailable where the value cannot be understood."""
     raw = _load(key, value)
     try:
-        return Published(_version_in(raw["version"], seals), str(raw["source_description"]))
+        return Published(await _version_in(raw["version"], seals), str(raw["source_description"]))
     except (KeyError, TypeError, ValueError) as error:
         raise _broken(key, error) from error
 
@@ -123,11 +142,11 @@ def _code_in(raw: Mapping[str, Any]) -> CodeRef:
     return CodeRef(raw["sha256"], raw["size"], CodeKind(raw["kind"]), raw["path"])
 
 
-def _version_out(version: FunctionVersion, seals: Seals) -> dict[str, Any]:
+async def _version_out(version: FunctionVersion, seals: Seals) -> dict[str, Any]:
     config = version.config
     plain = {field.name: getattr(config, field.name) for field in fields(config) if field.name != "environment"}
     return {
-        "config": {**plain, "environment": seals.seal(config.environment, config.name)},
+        "config": {**plain, "environment": await seals.seal(config)},
         "version": version.version,
         "revision": version.revision,
         "revision_id": version.revision_id,
@@ -139,9 +158,9 @@ def _version_out(version: FunctionVersion, seals: Seals) -> dict[str, Any]:
     }
 
 
-def _version_in(raw: Mapping[str, Any], seals: Seals) -> FunctionVersion:
+async def _version_in(raw: Mapping[str, Any], seals: Seals) -> FunctionVersion:
     config = dict(raw["config"])
-    environment = seals.open(config.pop("environment"), config["name"])
+    environment = await seals.open(config.pop("environment"), config["name"])
     return FunctionVersion(
         config=FunctionConfig(**config, environment=environment),
         version=raw["version"],

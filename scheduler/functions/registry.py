@@ -56,7 +56,10 @@ from scheduler.functions.records import (
     function_key,
     holds_plain_text,
     version_key,
+    with_wrapped_key,
+    wrapped_key,
 )
+from scheduler.keys.port import KeyProblem
 from scheduler.store.port import ABSENT, RevisionConflict
 
 if TYPE_CHECKING:
@@ -71,10 +74,14 @@ __all__ = ["SANDBOX_KEYS", "Conflict", "Deployed", "FunctionRegistry", "Page", "
 
 SANDBOX_KEYS: Final = (
     "handler", "runtime", "memory_mb", "timeout_s", "ephemeral_storage_mb", "environment", "network", "log_format",
-    "application_log_level", "log_group",
+    "application_log_level", "log_group", "kms_key_arn", "secrets", "keys",
 )  # fmt: skip
 """Keys a sandbox is made with: a change of one makes a new revision, so that sandboxes of the old one drain."""
 
+KEY_TEXT: Final = (
+    "Lambda was unable to configure access to your environment variables because the KMS key is invalid for CreateGrant. "
+    "Please check your KMS key settings. KMS Exception: "
+)
 ORPHAN_AGE_S: Final = 3600
 LOAD_PAGE: Final = 200
 
@@ -163,13 +170,13 @@ class FunctionRegistry:
         registry._absent = absent or {}
         versions: dict[str, Published] = {}
         for entry in await _entries(store, VERSION_PREFIX):
-            versions[entry.key] = decode_published(entry.key, entry.value, seals)
+            versions[entry.key] = await decode_published(entry.key, entry.value, seals)
             if holds_plain_text(entry.value):
-                await store.put(entry.key, encode_published(versions[entry.key], seals), expect=entry.revision)
+                await store.put(entry.key, await encode_published(versions[entry.key], seals), expect=entry.revision)
         for entry in await _entries(store, FUNCTION_PREFIX):
-            record, revision = decode_function(entry.key, entry.value, seals), entry.revision
+            record, revision = await decode_function(entry.key, entry.value, seals), entry.revision
             if holds_plain_text(entry.value):
-                revision = await store.put(entry.key, encode_function(record, seals), expect=entry.revision)
+                revision = await store.put(entry.key, await encode_function(record, seals), expect=entry.revision)
             registry._admit(entry.key, revision, record, versions)
         await registry._sweep(versions)
         registry.attachments = await Attachments.load(store)
@@ -291,6 +298,9 @@ class FunctionRegistry:
         async with self._mutation(name):
             function = self._existing(name, revision_id)
             config = build(fields, runtimes=self._runtimes, absent=self._absent, base=function.record.latest.config)
+            problem = config.environment.problem
+            if problem is not None and config.kms_key_arn != function.record.latest.config.kms_key_arn:
+                raise problem  # under another key it could be put only by who can open it
             return await self._replace(name, function, config, code, publish=publish, layers=layers)
 
     async def publish(
@@ -559,6 +569,60 @@ class FunctionRegistry:
                 account=f"tenant:{tenant.name}",
             )
 
+    # ---- keys --------------------------------------------------------------------------------------------------------
+
+    def usable_now(self, version: FunctionVersion) -> bool:
+        """A sandbox can be made of it at once: the key of its environment is at hand."""
+        return self._seals.usable_now(version.config.environment, version.name)
+
+    async def unlock(self, name: str) -> KeyProblem | None:
+        """Asks again for the keys of a function's environments: those that are locked, and those whose key has not been asked
+        for in a while. The first problem, or None. Raises NotFound."""
+        self.get(name)
+        function = self._functions[name]
+        versions = (function.record.latest, *(published.version for published in function.versions.values()))
+        for version in versions:
+            await self._seals.refresh(version.config.environment, name)
+        return next((problem for v in versions if (problem := v.config.environment.problem) is not None), None)
+
+    async def rewrap(self, name: str, wrap: Callable[[str, str], Awaitable[str | None]]) -> int:
+        """Wraps the data keys of a function and its versions anew; environments stay as they are. wrap: from a function's name
+        and a wrapped key to the new one, or None where there is nothing to be done. How many were changed. What raises leaves
+        the rest as it was: each is done in one step, and any mixture opens."""
+        if name not in self._functions:
+            return 0
+        async with self._mutation(name):
+            function = self._functions.get(name)
+            if function is None:
+                return 0
+            changed = 0
+            for key in (*(version_key(name, record) for _, record in function.record.published), function_key(name)):
+                entry = await self._store.get(key)
+                held = wrapped_key(entry.value) if entry is not None else None
+                wrapped = await wrap(*held) if held is not None else None
+                if entry is None or wrapped is None:
+                    continue
+                stored = await self._settle(
+                    name, self._store.put(key, with_wrapped_key(entry.value, wrapped), expect=entry.revision)
+                )
+                if key == function_key(name):
+                    function.stored = stored
+                changed += 1
+            return changed
+
+    async def wrapped_keys(self) -> tuple[str, ...]:
+        """Every wrapped data key that the store holds of functions and versions."""
+        found = []
+        for prefix in (VERSION_PREFIX, FUNCTION_PREFIX):
+            for entry in await _entries(self._store, prefix):
+                held = wrapped_key(entry.value)
+                found += [held[1]] if held is not None else []
+        return tuple(found)
+
+    def names(self) -> tuple[str, ...]:
+        """Of all functions."""
+        return tuple(sorted(self._functions))
+
     # ---- the store -----------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
@@ -572,10 +636,15 @@ class FunctionRegistry:
 
     async def _write(self, name: str, function: _Function, record: Record, made: Published | None) -> None:
         """Store the new version if there is one, then the function that names it; once that is durable, show both."""
+        try:
+            value = await encode_function(record, self._seals)
+            version = await encode_published(made, self._seals) if made is not None else b""
+        except KeyProblem as problem:
+            if not record.latest.config.kms_key_arn:
+                raise
+            raise BadRequest(KEY_TEXT + f"{problem.code}: {problem.message}") from None
         if made is not None:
-            value = encode_published(made, self._seals)
-            await self._store.put(version_key(name, made.version.revision_id), value, expect=ABSENT)
-        value = encode_function(record, self._seals)
+            await self._store.put(version_key(name, made.version.revision_id), version, expect=ABSENT)
         stored = await self._settle(name, self._store.put(function_key(name), value, expect=function.stored))
         versions = {number: function.versions[number] for number, _ in record.published if number in function.versions}
         if made is not None:
@@ -602,12 +671,12 @@ class FunctionRegistry:
         if entry is None:
             self._functions.pop(name, None)
         else:
-            record = decode_function(entry.key, entry.value, self._seals)
+            record = await decode_function(entry.key, entry.value, self._seals)
             versions = {}
             for _, record_id in record.published:
                 found = await self._store.get(version_key(name, record_id))
                 if found is not None:
-                    versions[found.key] = decode_published(found.key, found.value, self._seals)
+                    versions[found.key] = await decode_published(found.key, found.value, self._seals)
             self._admit(entry.key, entry.revision, record, versions)
         self._doubtful.discard(name)
 

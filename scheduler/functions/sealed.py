@@ -1,76 +1,91 @@
-"""Environments at rest: each sealed under a data key of its own, which is sealed under the keyring.
+"""Environments at rest: each sealed under a data key of its own, bound to its function.
 
-Law of this file: what the store may hold of an environment. The cipher is AES-256 in GCM; that the environment belongs to this
-function is bound into both seals, so one function's cannot be passed off as another's.
+Law of this file: what the store may hold of an environment, and for what it is sealed. That it belongs to this function is the
+context of both seals, so one function's cannot be passed off as another's. Ciphers and keys are the envelopes'.
 
-    seals = Seals(keyring)
-    stored = seals.seal({"KEY": "value"}, "hello")
-    seals.open(stored, "hello")          -> {"KEY": "value"}
+    seals = Seals(envelopes)
+    stored = await seals.seal(config)
+    environment = await seals.open(stored, "hello")      open, or locked: the key cannot be had
 """
 
 from __future__ import annotations
 
-import base64
 import json
-import secrets
-from typing import TYPE_CHECKING, Any, Final
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from typing import TYPE_CHECKING, Any
 
 from scheduler.errors import Unavailable
-from scheduler.keyring import Unsealable
+from scheduler.functions.environments import Environment
+from scheduler.keys.envelopes import is_envelope
+from scheduler.keys.port import KeyProblem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from scheduler.functions.model import FunctionConfig
+    from scheduler.keys.envelopes import Envelopes
 
-    from scheduler.keyring import Keyring
+__all__ = ["Seals", "context", "is_sealed"]
 
-__all__ = ["Seals", "is_sealed"]
-
-KEY_BYTES: Final = 32
-NONCE: Final = bytes(12)  # each data key seals one text in its life
+OWN = "v1"  # without the keyring file, whose wrapped keys begin so, there is no service
 
 
 def is_sealed(stored: Any) -> bool:
     """False: it is from before environments were sealed, and to be written anew."""
-    return isinstance(stored, dict) and (not stored or set(stored) == {"sealed", "under"})
+    return isinstance(stored, dict) and (not stored or is_envelope(stored))
 
 
-class Seals:
-    """What is sealed here opens with the same keyring only."""
-
-    def __init__(self, keyring: Keyring) -> None:
-        self._keyring = keyring
-
-    def seal(self, environment: Mapping[str, str], name: str) -> dict[str, str]:
-        """What is stored. Nothing is stored of nothing."""
-        if not environment:
-            return {}
-        key = secrets.token_bytes(KEY_BYTES)
-        text = json.dumps(dict(environment), ensure_ascii=False).encode()
-        sealed = AESGCM(key).encrypt(NONCE, text, _context_bytes(name))
-        return {"sealed": base64.b64encode(sealed).decode(), "under": self._keyring.seal(key, _context(name))}
-
-    def open(self, stored: Any, name: str) -> dict[str, str]:
-        """Unavailable: it does not open. ValueError, TypeError: it is nothing of ours."""
-        if not is_sealed(stored):
-            return dict(stored)
-        if not stored:
-            return {}
-        try:
-            key = self._keyring.unseal(stored["under"], _context(name))
-            text = AESGCM(key).decrypt(NONCE, base64.b64decode(stored["sealed"]), _context_bytes(name))
-        except (Unsealable, InvalidTag):
-            raise Unavailable(
-                f"the environment of function {name} does not open with this keyring: restore the one it was sealed with"
-            ) from None
-        return dict(json.loads(text))
-
-
-def _context(name: str) -> dict[str, str]:
+def context(name: str) -> dict[str, str]:
+    """What the environment of this function is sealed for."""
     return {"for": "environment", "LambdaFunctionName": name}
 
 
-def _context_bytes(name: str) -> bytes:
-    return json.dumps(_context(name), sort_keys=True).encode()
+class Seals:
+    def __init__(self, envelopes: Envelopes) -> None:
+        self._envelopes = envelopes
+
+    async def seal(self, config: FunctionConfig) -> dict[str, str]:
+        """What is stored. Nothing is stored of nothing; of a locked one, what was. KeyProblem."""
+        environment = config.environment
+        if environment.problem is not None:
+            return dict(environment.stored or {})
+        if not environment:
+            return {}
+        text = json.dumps(dict(environment), ensure_ascii=False).encode()
+        stored = await self._envelopes.seal(text, context(config.name), key=config.kms_key_arn, tenant=config.tenant)
+        environment.stored = stored
+        return stored
+
+    async def open(self, stored: Any, name: str) -> Environment:
+        """Locked where a key far away, or one that its user has named, cannot be had. Unavailable: the keyring is not the one
+        it was sealed with. ValueError, TypeError: it is nothing of ours."""
+        if not is_sealed(stored):
+            return Environment(dict(stored))
+        if not stored:
+            return Environment({})
+        try:
+            text = await self._envelopes.open(stored, context(name))
+        except KeyProblem as problem:
+            if stored["under"].split(".", 1)[0] == OWN:
+                raise Unavailable(
+                    f"the environment of function {name} does not open with this keyring: restore the one it was sealed with"
+                ) from None
+            return Environment({}, stored, problem)
+        return Environment(json.loads(text), stored)
+
+    async def refresh(self, environment: Environment, name: str) -> None:
+        """Opens it again, or locks it, as its key is to be had now."""
+        stored = environment.stored
+        if not stored or self.usable_now(environment, name):
+            return
+        opened = await self.open(stored, name)
+        if opened.problem is not None:
+            environment.lock(opened.problem)
+        else:
+            environment.unlock(opened)
+
+    def usable_now(self, environment: Environment, name: str) -> bool:
+        """A sandbox may be made with it at once: nobody far away has to be asked for its key."""
+        if environment.problem is not None:
+            return False
+        under = environment.under
+        if under is None or under.startswith(OWN + "."):
+            return True
+        return self._envelopes.usable_now(under, context(name)) is True

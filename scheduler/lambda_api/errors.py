@@ -49,6 +49,9 @@ _ROWS: Final = (
     Kind("InvalidSignatureException", 403, "message"),
     Kind("InvalidZipFileException", 502, type=SERVER),
     Kind("KMSAccessDeniedException", 502, type=SERVER),
+    Kind("KMSDisabledException", 502, type=SERVER),
+    Kind("KMSInvalidStateException", 502, type=SERVER),
+    Kind("KMSNotFoundException", 502, type=SERVER),
     Kind("MissingAuthenticationTokenException", 403, "message"),
     Kind("PolicyLengthExceededException", 400, "message"),
     Kind("PreconditionFailedException", 412, "message"),
@@ -147,6 +150,8 @@ def translate(error: SchedulerError) -> LambdaError:
                 return LambdaError("InvalidParameterValueException", str(problem))
             if problem.constraint.startswith("Lambda was unable"):
                 return LambdaError("InvalidParameterValueException", problem.constraint)
+    if error.type == "Unavailable" and error.reason in ERRORS:
+        return LambdaError(error.reason, error.message)  # a key that cannot be had says so itself
     name = _BY_REASON.get(error.reason or "") if error.type == "BadRequest" else None
     if name is not None:
         return LambdaError(name, REVISION_TEXT if error.reason == "revision" else error.message)

@@ -54,7 +54,12 @@ def configuration(version: FunctionVersion, identity: Identity, *, qualified: bo
         shown["Layers"] = [{"Arn": layer.arn, "CodeSize": layer.code.size} for layer in version.layers]
     if version.state_reason:
         shown["StateReason"] = version.state_reason
-    if config.environment:
+    if config.kms_key_arn:
+        shown["KMSKeyArn"] = config.kms_key_arn
+    problem = config.environment.problem
+    if problem is not None:
+        shown["Environment"] = {"Error": {"ErrorCode": problem.code, "Message": problem.message}}
+    elif config.environment:
         shown["Environment"] = {"Variables": dict(config.environment)}
     return shown
 

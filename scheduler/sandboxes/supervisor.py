@@ -134,10 +134,11 @@ class SupervisorStats:
 
 
 class Supervisor:
-    """post: hands commands to the engine; post_nowait: one, if the engine takes it at once. orders: see Orders. open_launcher:
-    makes a launcher, again after one died. restore_failed: told of each sandbox that did not live through its restore
-    (function, revision, image, how it ended). lost: told when a launcher has died, and with it all processes that sandboxes
-    are forked from. report: text for the log."""
+    """post: hands commands to the engine; post_nowait: one, if the engine takes it at once. orders: see Orders; prepare: asked
+    where there is no order, for what one may be lacking: why there can be none, or None. open_launcher: makes a launcher, again
+    after one died. restore_failed: told of each sandbox that did not live through its restore (function, revision, image, how
+    it ended). lost: told when a launcher has died, and with it all processes that sandboxes are forked from. report: text for
+    the log."""
 
     def __init__(
         self,
@@ -146,6 +147,7 @@ class Supervisor:
         post: Callable[..., Awaitable[None]],
         post_nowait: Callable[[Command], bool],
         orders: Orders,
+        prepare: Callable[[int, int], Awaitable[str | None]] | None = None,
         open_launcher: Callable[[], AbstractAsyncContextManager[Launcher]],
         restore_failed: Callable[[int, int, int, str], None],
         lost: Callable[[], None],
@@ -155,6 +157,7 @@ class Supervisor:
         self._post = post
         self._post_nowait = post_nowait
         self._orders = orders
+        self._prepare = prepare
         self._open_launcher = open_launcher
         self._restore_failed = restore_failed
         self._lost = lost
@@ -420,6 +423,13 @@ class Supervisor:
 
     async def _start(self, sandbox: Sandbox) -> None:
         order = self._orders(sandbox.function, sandbox.revision, sandbox.provisioned)
+        if order is None and self._prepare is not None:
+            why = await self._prepare(sandbox.function, sandbox.revision)
+            if why is not None:
+                self._launch_failures += 1
+                self._report(f"a sandbox cannot start: {why}")
+                return
+            order = self._orders(sandbox.function, sandbox.revision, sandbox.provisioned)
         if order is None:
             return
         try:

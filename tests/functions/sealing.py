@@ -7,11 +7,17 @@ from pathlib import Path
 
 from scheduler.functions.sealed import Seals
 from scheduler.keyring import Keyring
+from scheduler.keys.embedded import EmbeddedKeys
+from scheduler.keys.envelopes import Envelopes
+
+
+def seals_of(keyring: Keyring) -> Seals:
+    return Seals(Envelopes(EmbeddedKeys(keyring)))
 
 
 def _seals() -> Seals:
     with tempfile.TemporaryDirectory() as directory:
-        return Seals(Keyring.open(Path(directory) / "keyring.json"))
+        return seals_of(Keyring.open(Path(directory) / "keyring.json"))
 
 
 SEALS = _seals()

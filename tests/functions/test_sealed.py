@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.errors import Unavailable
-from scheduler.functions.sealed import Seals, is_sealed
+from scheduler.functions.model import FunctionConfig
+from scheduler.functions.sealed import is_sealed
 from scheduler.keyring import Keyring, KeyringBroken, Unsealable
-from tests.functions.sealing import SEALS
+from tests.functions.sealing import SEALS, seals_of
 
 
 @pytest.fixture
@@ -19,34 +21,51 @@ def keyring(tmp_path):
     return Keyring.open(tmp_path / "keyring.json")
 
 
+def config(environment, name="hello", **more):
+    return FunctionConfig(name=name, handler="a.b", runtime="python3.11", environment=environment, **more)
+
+
+def sealed(environment, name="hello", seals=SEALS):
+    return json.loads(json.dumps(trio.run(seals.seal, config(environment, name))))
+
+
+def opened(stored, name="hello", seals=SEALS):
+    return trio.run(seals.open, stored, name)
+
+
 @given(st.dictionaries(st.text(min_size=1), st.text()))
 def test_what_is_sealed_opens(environment):
-    stored = json.loads(json.dumps(SEALS.seal(environment, "hello")))
+    stored = sealed(environment)
     assert is_sealed(stored)
-    assert SEALS.open(stored, "hello") == environment
+    assert opened(stored) == environment
 
 
 def test_a_seal_is_of_one_function_and_one_keyring(tmp_path):
-    stored = SEALS.seal({"A": "b"}, "hello")
+    stored = sealed({"A": "b"})
     with pytest.raises(Unavailable, match="does not open"):
-        SEALS.open(stored, "other")
+        opened(stored, "other")
     with pytest.raises(Unavailable, match="does not open"):
-        Seals(Keyring.open(tmp_path / "other.json")).open(stored, "hello")
+        opened(stored, "hello", seals_of(Keyring.open(tmp_path / "other.json")))
     for key in ("sealed", "under"):
         damaged = dict(stored)
         damaged[key] = damaged[key][:-6] + ("A" if damaged[key][-6] != "A" else "B") + damaged[key][-5:]
         with pytest.raises(Unavailable):
-            SEALS.open(damaged, "hello")
+            opened(damaged)
 
 
 def test_the_same_is_never_sealed_alike():
-    assert SEALS.seal({"A": "b"}, "hello")["sealed"] != SEALS.seal({"A": "b"}, "hello")["sealed"]
+    assert sealed({"A": "b"})["sealed"] != sealed({"A": "b"})["sealed"]
 
 
 def test_what_was_stored_plain_is_read():
-    assert SEALS.open({"A": "b"}, "hello") == {"A": "b"}
+    assert opened({"A": "b"}) == {"A": "b"}
     assert not is_sealed({"A": "b"})
-    assert SEALS.open({}, "hello") == {}
+    assert opened({}) == {}
+
+
+def test_no_value_shows_in_a_repr():
+    made = config({"A": "planted"})
+    assert "planted" not in repr(made) + repr(made.environment) + str(made.environment)
 
 
 def test_a_rotated_keyring_opens_what_it_sealed_before(keyring, tmp_path):

@@ -1,0 +1,142 @@
+"""Keys in the running service: what is sealed under them, when that is turned over, and whether a sandbox may have its secrets.
+
+Law of this file: it joins the keys with the rooms whose texts they seal, as the gateway joins those of the API. It decides
+nothing about a cipher and nothing about a function.
+
+A rotation makes a newer key and then wraps every data key anew, one after the other, each in one durable step; what the data
+keys have sealed is not touched. The service goes on meanwhile, and may end anywhere: any mixture opens, since a source keeps
+its older keys, and what is left is done at the next start.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from scheduler.errors import BadRequest, NotFound, SchedulerError
+from scheduler.functions import sealed
+from scheduler.keys.configured import key_source
+from scheduler.keys.embedded import EmbeddedKeys
+from scheduler.keys.envelopes import Envelopes
+from scheduler.keys.port import KeyProblem
+
+if TYPE_CHECKING:
+    from scheduler.accesskeys import AccessKeys
+    from scheduler.config import Settings
+    from scheduler.functions.registry import FunctionRegistry
+    from scheduler.keyring import Keyring
+    from scheduler.log import Log
+
+__all__ = ["KeyRoom", "Turned"]
+
+PAUSE_S: Final = 0.0  # between two functions: others' tasks have their turn
+AGAIN_S: Final = 60.0  # a key server that cannot be reached is asked again
+
+
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """What a rotation, or the rest of one, did. failed: functions whose key could not be had; they stay as they were."""
+
+    key: str
+    wrapped: int
+    resealed: int
+    failed: int
+    retired: int = 0
+
+
+class KeyRoom:
+    """use() once the registry is there."""
+
+    def __init__(self, settings: Settings, keyring: Keyring, access_keys: AccessKeys, log: Log) -> None:
+        self._access_keys = access_keys
+        self._log = log
+        self._embedded = EmbeddedKeys(keyring)
+        self.source = key_source(settings, self._embedded)
+        self.envelopes = Envelopes(self.source, others=(self._embedded,), keep_s=settings.key_cache_s)
+        self.seals = sealed.Seals(self.envelopes)
+        self._turning = trio.Lock()
+
+    def use(self, registry: FunctionRegistry) -> None:
+        self._registry = registry
+
+    # ---- what a sandbox needs ----
+
+    async def ready(self, name: str) -> str | None:
+        """Asks for the keys of a function whose keys are not at hand. Why a sandbox of it cannot have them, or None."""
+        try:
+            problem = await self._registry.unlock(name)
+        except NotFound:
+            return None
+        except SchedulerError as error:
+            return error.message
+        return None if problem is None else f"{problem.code}: {problem.message}"
+
+    # ---- turning over ----
+
+    async def finish(self) -> None:
+        """What an earlier rotation, or another choice of source, has left to be done. Until it is done, or cancelled."""
+        while True:
+            try:
+                turned = await self.turn(rotate=False)
+            except SchedulerError as error:
+                self._log.error("keys", text=f"data keys are not wrapped anew: {error.message}")
+            else:
+                if turned.wrapped or turned.resealed:
+                    self._log.info("keys", key=turned.key, wrapped=turned.wrapped, resealed=turned.resealed)
+                if not turned.failed:
+                    return
+                self._log.warning("keys", text=f"the keys of {turned.failed} functions could not be wrapped anew")
+            await trio.sleep(AGAIN_S)
+
+    async def turn(self, *, rotate: bool, retire: bool = False) -> Turned:
+        """rotate: a newer key first. retire: keys under which nothing is any more are destroyed. KeyProblem, KeyringBroken."""
+        if retire and self.source is not self._embedded:
+            raise BadRequest(f"retire: keys of {self.source.kind} are destroyed where they are")
+        async with self._turning:
+            key = await self.source.rotate() if rotate else (await self.source.generations())[-1].id
+            wrapped = failed = 0
+            for name in self._registry.names():
+                await trio.sleep(PAUSE_S)
+                try:
+                    wrapped += await self._registry.rewrap(name, self._wrap)
+                except KeyProblem as problem:
+                    failed += 1
+                    self._log.warning("keys", function=name, text=f"{problem.code}: {problem.message}")
+            resealed = self._access_keys.reseal()
+            retired = await self._retire() if retire and not failed else 0
+        return Turned(key, wrapped, resealed, failed, retired)
+
+    async def rotate(self, *, retire: bool) -> dict[str, Any]:
+        """For `keys rotate`."""
+        turned = await self.turn(rotate=True, retire=retire)
+        self._log.info("keys rotated", **asdict(turned))
+        return asdict(turned)
+
+    async def _wrap(self, name: str, under: str) -> str | None:
+        if self.envelopes.is_current(under) or not self.envelopes.own(under):
+            return None
+        return await self.envelopes.rewrap(under, sealed.context(name))
+
+    async def _retire(self) -> int:
+        used = {under.split(".")[1] for under in await self._registry.wrapped_keys() if under.startswith("v1.")}
+        used |= {key.sealed.split(".")[1] for key in self._access_keys.all()}
+        return self._embedded.retire([g.id for g in await self._embedded.generations() if g.id not in used and not g.current])
+
+    async def view(self) -> dict[str, Any]:
+        """For `keys list`: the source, its keys, and how many data keys are under each."""
+        count: Counter[str] = Counter()
+        for under in await self._registry.wrapped_keys():
+            kind, _, rest = under.partition(".")
+            count[f"{kind}.{rest.partition('.')[0]}"] += 1
+        keys = [
+            {"id": g.id, "made": g.made, "current": g.current, "data_keys": count.pop(f"{self.source.kind}.{g.id}", 0)}
+            for g in await self.source.generations()
+        ]
+        mine = sum(n for key, n in count.items() if key.startswith(self.source.kind + "."))
+        if mine and len(keys) == 1:  # whose texts do not name it as the source does
+            keys[0]["data_keys"] = mine
+        others = Counter({key: n for key, n in count.items() if not key.startswith(self.source.kind + ".")})
+        return {"source": self.source.kind, "keys": keys, "elsewhere": dict(others)}
