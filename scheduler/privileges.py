@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import pwd
+import resource
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,19 @@ from scheduler.errors import SchedulerError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["BadUser", "User", "become", "find_user", "give", "give_new_directory", "unreachable", "within_reach"]
+__all__ = [
+    "BadUser",
+    "User",
+    "become",
+    "find_user",
+    "give",
+    "give_new_directory",
+    "leave_no_core",
+    "unreachable",
+    "within_reach",
+]
 
+PR_SET_DUMPABLE: Final = 4
 PR_SET_NO_NEW_PRIVS: Final = 38
 
 
@@ -126,14 +138,28 @@ def unreachable(user: User, paths: Iterable[Path]) -> None:
                 )
 
 
+def leave_no_core() -> None:
+    """From here on this process leaves no core, and no other process of its user may look into its memory: environments and
+    keys are in it in plain text. A limit of one byte holds for what it starts too, and stops a core that the kernel would hand
+    to a program, which none of zero does. Whoever gives up a uid has to say it again."""
+    limit = 1 if resource.getrlimit(resource.RLIMIT_CORE)[1] != 0 else 0
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
+    _prctl(PR_SET_DUMPABLE, 0)
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
 def become(user: User) -> None:
     """For all threads, for good: no saved uid, no capability, none to be gained by executing something."""
     os.setgroups(user.groups)
     os.setresgid(user.gid, user.gid, user.gid)
     os.setresuid(user.uid, user.uid, user.uid)
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+    _prctl(PR_SET_DUMPABLE, 0)
     try:
         os.setuid(0)
     except PermissionError:

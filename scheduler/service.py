@@ -78,7 +78,7 @@ from scheduler.messages import (
 )
 from scheduler.metrics import Octaves
 from scheduler.orders import OrderBook
-from scheduler.privileges import become, find_user, give, give_new_directory, unreachable, within_reach
+from scheduler.privileges import become, find_user, give, give_new_directory, leave_no_core, unreachable, within_reach
 from scheduler.queueing.caller import Caller
 from scheduler.queueing.dispatcher import Dispatcher as EventDispatcher
 from scheduler.queueing.dispatcher import read_event
@@ -851,6 +851,7 @@ def serve(
     would run, `refused` with the reason why it could not start: what they show is theirs.
     """
     log = Log()
+    leave_no_core()
     for text in unknown_variables(os.environ):
         log.warning("settings", text=text)
     started = False

@@ -47,6 +47,7 @@ class Seals:
         if environment.problem is not None:
             return dict(environment.stored or {})
         if not environment:
+            self._envelopes.check(config.kms_key_arn, config.tenant)
             return {}
         text = json.dumps(dict(environment), ensure_ascii=False).encode()
         stored = await self._envelopes.seal(text, context(config.name), key=config.kms_key_arn, tenant=config.tenant)

@@ -124,6 +124,10 @@ class Envelopes:
             return await self.current.rewrap(under, context)
         return await self.current.wrap(await self._source_of(under).unwrap(under, context), context)
 
+    def check(self, key: str, tenant: str | None) -> None:
+        """KeyProblem: there is no such key here."""
+        self._source_for(key, tenant)
+
     # ---- sources, and the data keys that were had from them ----
 
     def _source_for(self, key: str, tenant: str | None) -> KeySource:

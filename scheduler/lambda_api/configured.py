@@ -45,7 +45,6 @@ REFUSED: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "AcceleratorConfig": (lambda v: True, "functions have no accelerators here"),
     "TenancyConfig": (lambda v: True, "is not supported by this service (yet)"),
     "PublishTo": (bool, "belongs to managed instances, which are not part of this service; give Publish"),
-    "KMSKeyArn": (bool, "is not supported by this service (yet)"),
     "DeadLetterConfig": (lambda v: bool(v.get("TargetArn")), "is not supported by this service (yet)"),
     "TracingConfig": (lambda v: v.get("Mode") == "Active", "is not supported by this service (yet)"),
 }
@@ -65,6 +64,7 @@ _KEYS: Final = (
     ("Description", "", "description"),
     ("Timeout", "", "timeout_s"),
     ("MemorySize", "", "memory_mb"),
+    ("KMSKeyArn", "", "kms_key_arn"),
     ("EphemeralStorage", "Size", "ephemeral_storage_mb"),
     ("LoggingConfig", "LogFormat", "log_format"),
     ("LoggingConfig", "ApplicationLogLevel", "application_log_level"),

@@ -150,7 +150,7 @@ def translate(error: SchedulerError) -> LambdaError:
                 return LambdaError("InvalidParameterValueException", str(problem))
             if problem.constraint.startswith("Lambda was unable"):
                 return LambdaError("InvalidParameterValueException", problem.constraint)
-    if error.type == "Unavailable" and error.reason in ERRORS:
+    if error.type == "Unavailable" and error.reason is not None and error.reason in ERRORS:
         return LambdaError(error.reason, error.message)  # a key that cannot be had says so itself
     name = _BY_REASON.get(error.reason or "") if error.type == "BadRequest" else None
     if name is not None:

@@ -168,6 +168,7 @@ class FunctionOperations:
 
     async def _get(self, call: ApiCall) -> Answer:
         version = self._rooms.find(call)
+        await self._rooms.registry.unlock(version.name)
         shown: dict[str, Any] = {
             "Configuration": self._configuration(version, qualified="Qualifier" in call.values),
             "Code": {"RepositoryType": "S3", "Location": self._links.link(call.host, version.code)},
@@ -182,6 +183,7 @@ class FunctionOperations:
 
     async def _get_configuration(self, call: ApiCall) -> Answer:
         version = self._rooms.find(call)
+        await self._rooms.registry.unlock(version.name)
         return Answer(self._configuration(version, qualified="Qualifier" in call.values))
 
     async def _list(self, call: ApiCall) -> Answer:

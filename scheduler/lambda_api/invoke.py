@@ -50,6 +50,10 @@ class InvokeOperations:
         )
         if kind == "DryRun":
             return Answer(None, 204)
+        if version.config.environment.problem is not None:
+            problem = await self._rooms.registry.unlock(version.name)
+            if problem is not None:
+                raise problem
         # By the name that the caller used: which version an alias means is thrown for each call.
         name = str(self._rooms.reference(call))
         trace = call.request.trace()

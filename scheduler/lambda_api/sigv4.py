@@ -56,16 +56,19 @@ class _Claim:
         return f"{self.day}/{self.region}/{self.service}/aws4_request"
 
 
-def check(request: Request, find: Callable[[str], AccessKey | None], now_s: float) -> tuple[AccessKey, Request]:
+def check(
+    request: Request, find: Callable[[str], AccessKey | None], now_s: float, *, service: str = "lambda"
+) -> tuple[AccessKey, Request]:
     """The key that signed it, and the request as its client meant it: without the signature's part of the query, and with the
-    body that was in signed chunks whole. LambdaError: it was not signed, or not like this."""
+    body that was in signed chunks whole. service: that it must be signed for. LambdaError: it was not signed, or not like
+    this."""
     claim = _claim(request)
     _check_time(claim, now_s)
     key = find(claim.key_id)
     if key is None:
         raise LambdaError("UnrecognizedClientException", "The security token included in the request is invalid.")
-    if claim.service != "lambda":
-        raise _incomplete("Credential should be scoped to correct service: 'lambda'.")
+    if claim.service != service:
+        raise _incomplete(f"Credential should be scoped to correct service: '{service}'.")
     _check_names(request, claim)
     signing = _signing_key(key.secret, claim)
     digest = hashlib.sha256(request.body).hexdigest()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import secrets
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -66,3 +71,39 @@ def test_a_lost_keyring_is_told_and_nothing_is_served_without_it():
         (state / "keyring.json").chmod(0o600)
         with Served(state) as again, BlockingClient(again.socket) as client:
             assert client.invoke_json("keeper", {}) == "x"
+
+
+def cores(directory):
+    return [path for path in directory.iterdir() if path.name.startswith("core")]
+
+
+def test_a_service_that_crashes_leaves_no_core(tmp_path):
+    """A program in the same place does, with its secrets in it."""
+    pattern = Path("/proc/sys/kernel/core_pattern").read_text().strip()
+    if not pattern.startswith("core"):
+        pytest.skip(f"cores go to {pattern!r} here")
+    planted = secrets.token_hex(24)
+    in_place = ("/bin/sh", "-c", 'cd "$0" && ulimit -c unlimited && exec "$@"', str(tmp_path))
+    code = "import os, signal, sys; os.kill(os.getpid(), signal.SIGQUIT)"
+    subprocess.run((*in_place, sys.executable, "-c", code, planted), check=False)
+    if not cores(tmp_path):
+        pytest.skip("this machine writes no cores")
+    assert any(planted.encode() in core.read_bytes() for core in cores(tmp_path))
+    for core in cores(tmp_path):
+        core.unlink()
+    with public_directory() as directory:
+        served = Served(directory / "state", command=(*in_place, sys.executable, "-m", "scheduler"))
+        try:
+            served.start()
+        except CannotServe as error:
+            if "isolat" in str(error) or "namespace" in str(error):
+                pytest.skip(f"this machine cannot isolate: {error}")
+            raise
+        served.deploy("keeper", SOURCE, environment={"PLANTED": planted}, runtime=RUNTIME)
+        with BlockingClient(served.socket) as client:
+            assert client.invoke_json("keeper", {}) == planted
+        assert resource.prlimit(served.process.pid, resource.RLIMIT_CORE) == (1, 1)
+        served.process.send_signal(signal.SIGQUIT)
+        assert served.wait() == -signal.SIGQUIT
+        assert cores(tmp_path) == []
+        assert [path for path in directory.rglob("core*") if path.is_file()] == []

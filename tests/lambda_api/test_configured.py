@@ -43,7 +43,6 @@ TRIED = {
     "AcceleratorConfig": {"AcceleratorConfig": {}},
     "PublishTo": {"PublishTo": "LATEST_PUBLISHED"},
     "TenancyConfig": {"TenancyConfig": {"TenantIsolationMode": "PER_TENANT"}},
-    "KMSKeyArn": {"KMSKeyArn": "arn:aws:kms:local:000000000000:key/a"},
     "DeadLetterConfig": {"DeadLetterConfig": {"TargetArn": "arn:aws:sqs:local:000000000000:dead"}},
     "TracingConfig": {"TracingConfig": {"Mode": "Active"}},
 }
