@@ -1,0 +1,2 @@
+// Imported by prestart.cjs: nothing, the first time.
+export {};
