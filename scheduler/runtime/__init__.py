@@ -13,11 +13,15 @@ private one, so that a function may bring modules called `scheduler`, `context` 
     snapshots    images of an initialised process, made and restored
     obstacles    what keeps a process from being one of which an image is made
     packages     what functions may import: snapshot_restore_py
+    api_main     the door where calls come over Lambda's Runtime API
+    api          one process there: init, then one call after the other
+    api_client   the Runtime API's bytes
     handlers     "module.function" to something to call
     faults       Lambda's error object
     context      Lambda's context object
     payloads     JSON and MessagePack in and out
     messagepack  reader and writer
     output       sys.stdout and sys.stderr of the handler
+    node         the same in JavaScript, for Node
     logs         the root logger's handler and its two formats
 """

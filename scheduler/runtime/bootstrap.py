@@ -27,8 +27,8 @@ COMMON = (
 )  # fmt: skip
 
 
-def adopt() -> ModuleType:
-    """Load the package that this file is part of under its private name, once. Returns its module `process`."""
+def adopt(module: str = "process") -> ModuleType:
+    """Load the package that this file is part of under its private name, once. Returns one of its modules."""
     if PACKAGE not in sys.modules:
         where = os.path.join(DIRECTORY, "__init__.py")
         spec = importlib.util.spec_from_file_location(PACKAGE, where, submodule_search_locations=[DIRECTORY])
@@ -37,7 +37,7 @@ def adopt() -> ModuleType:
         package = importlib.util.module_from_spec(spec)
         sys.modules[PACKAGE] = package
         spec.loader.exec_module(package)
-    return import_module(f"{PACKAGE}.process")
+    return import_module(f"{PACKAGE}.{module}")
 
 
 def preload() -> None:

@@ -81,6 +81,8 @@ class Special(Protocol):
 
     arn: str | None
     client: Any
+    # Of those that know of them: the caller's Cognito identity (a map), and its tenant.
+    # cognito: Any; tenant_id: str | None
 
 
 def _print_to_stdout(data: bytes) -> None:
@@ -146,9 +148,9 @@ class LambdaContext(_Bag):
                 "memory_limit_in_mb": str(identity.memory_mb),
                 "function_version": identity.function_version,
                 "invoked_function_arn": (special and special.arn) or identity.invoked_function_arn,
-                "tenant_id": None,
+                "tenant_id": getattr(special, "tenant_id", None),
                 "client_context": special and special.client,
-                "identity": CognitoIdentity.of({}),
+                "identity": CognitoIdentity.of(getattr(special, "cognito", None) or {}),
                 "_epoch_deadline_time_in_ms": (_time_ns() + left_ns) // 1_000_000,
             }
             for name, value in filled.items():

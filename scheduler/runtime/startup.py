@@ -18,7 +18,7 @@ from .output import open_stream
 if TYPE_CHECKING:
     from .channel import Channel
 
-__all__ = ["Start", "enter", "parse_start", "reenter"]
+__all__ = ["Start", "enter", "find_modules", "parse_start", "reenter"]
 
 # Behind everything else on the path, so that a function may bring its own.
 PACKAGES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "packages")
@@ -85,12 +85,17 @@ def enter(start: Start, channel: "Channel") -> None:
         sys.modules["random"].seed()
     sys.stdout = sys.__stdout__ = open_stream(channel, 1)  # type: ignore[misc]
     sys.stderr = sys.__stderr__ = open_stream(channel, 2)  # type: ignore[misc]
+    find_modules(start.task_root, start.environment.get("PYTHONPATH", ""))
+    os.chdir(start.task_root)
+
+
+def find_modules(task_root: str, python_path: str) -> None:
+    """Import path, arguments and built-ins as a function expects them."""
     sys.argv = [os.path.join(os.path.dirname(__file__), "bootstrap.py")]
-    sys.path[:0] = _paths(start)
+    sys.path[:0] = _paths(task_root, python_path)
     sys.path.append(PACKAGES)
     if not hasattr(builtins, "exit"):  # -S leaves these out, and functions use them
         site.setquit()
-    os.chdir(start.task_root)
 
 
 def reenter(made_for: Start, start: Start) -> None:
@@ -105,7 +110,7 @@ def reenter(made_for: Start, start: Start) -> None:
         time.tzset()
 
 
-def _paths(start: Start) -> list[str]:
-    own = [path for path in start.environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+def _paths(task_root: str, python_path: str) -> list[str]:
+    own = [path for path in python_path.split(os.pathsep) if path]
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    return [start.task_root, *own, "/opt/python", f"/opt/python/lib/{version}/site-packages"]
+    return [task_root, *own, "/opt/python", f"/opt/python/lib/{version}/site-packages"]
