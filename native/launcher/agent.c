@@ -39,6 +39,7 @@ struct agent {
     const char *temp_dir;
     int signals;   /* of children's ends */
     pid_t runtime; /* 0: not there */
+    struct prestart prestart;
     struct extension extensions[EXECSTART_EXTENSIONS_MAX];
     unsigned extensions_count, next_output;
     uint64_t deadline_ms, end_ms; /* of the state, of stopping as a whole */
@@ -100,10 +101,11 @@ _Noreturn static void end_as(struct agent *agent, int status) {
     }
     const int number = WTERMSIG(status);
     const struct sigaction by_default = {.sa_handler = SIG_DFL};
-    sigset_t none;
+    sigset_t one;
     sigaction(number, &by_default, NULL);
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
+    sigemptyset(&one);
+    sigaddset(&one, number);
+    sigprocmask(SIG_UNBLOCK, &one, NULL);
     kill(getpid(), number);
     _exit(128 + number); /* it was a signal that ends a process */
 }
@@ -205,10 +207,24 @@ static char *choose_program(struct agent *agent, const struct execstart *start) 
     fail_init(agent, "Runtime.InvalidEntrypoint", message);
 }
 
+/* What was started at birth becomes the runtime, if it can be that. */
+static bool use_prestarted(struct agent *agent, const struct execstart *start) {
+    if (agent->prestart.pid > 0 && start->wrapper == NULL && (start->flags & EXECSTART_AFRESH) == 0 &&
+        prestart_tell(&agent->prestart, start->variables, start->directory)) {
+        agent->runtime = agent->prestart.pid;
+        return true;
+    }
+    prestart_drop(&agent->prestart);
+    return false;
+}
+
 static void start_runtime(struct agent *agent, struct execstart *start) {
     char *arguments[EXECSTART_ARGUMENTS_MAX + 3];
     char message[FRAME_WORDS_BYTES_MAX / 2], why[128];
     unsigned count = 0;
+    if (use_prestarted(agent, start)) {
+        return;
+    }
     char *const program = choose_program(agent, start);
     if (start->wrapper != NULL) {
         check_wrapper(agent, start->wrapper);
@@ -310,6 +326,9 @@ static void stop(struct agent *agent, const uint8_t *body, size_t bytes) {
 }
 
 static void child_ended(struct agent *agent, pid_t pid, int status) {
+    if (pid == agent->prestart.pid) { /* also while it waits: then another is executed */
+        agent->prestart.pid = 0;
+    }
     if (pid == agent->runtime) {
         agent->runtime = 0;
         if (agent->state == AGENT_RUNNING) {
@@ -402,15 +421,18 @@ static void turn(struct agent *agent) {
     }
 }
 
-_Noreturn void agent_run(const char *temp_dir) {
+_Noreturn void agent_run(const char *temp_dir, const struct prestart *prestart) {
     static struct agent agent = {.channel = {.fd = SANDBOX_FD_CHANNEL}};
-    sigset_t ends;
+    sigset_t ends, blocked;
     int progress = SANDBOX_FD_PROGRESS; /* no calls pass through here */
     wire_close(&progress);
     sigemptyset(&ends);
     sigaddset(&ends, SIGCHLD);
+    blocked = ends;
+    sigaddset(&blocked, SIGPIPE); /* children have none blocked */
     agent.temp_dir = temp_dir;
-    agent.signals = sigprocmask(SIG_BLOCK, &ends, NULL) < 0 ? -1 : signalfd(-1, &ends, SFD_CLOEXEC | SFD_NONBLOCK);
+    agent.prestart = *prestart;
+    agent.signals = sigprocmask(SIG_BLOCK, &blocked, NULL) < 0 ? -1 : signalfd(-1, &ends, SFD_CLOEXEC | SFD_NONBLOCK);
     if (agent.signals < 0 || fcntl(SANDBOX_FD_CHANNEL, F_SETFD, FD_CLOEXEC) < 0) {
         _exit(126);
     }

@@ -11,7 +11,10 @@
 #ifndef LAUNCHER_AGENT_H
 #define LAUNCHER_AGENT_H
 
-/* In a specialised sandbox, descriptors as channel.md has them. temp_dir: where temporary files of the runtime belong; "": /tmp. */
-_Noreturn void agent_run(const char *temp_dir);
+#include "prestart.h"
+
+/* In a specialised sandbox, descriptors as channel.md has them. temp_dir: where temporary files of the runtime belong; "": /tmp.
+ * prestart: what START may make the runtime; its pid is 0 where there is nothing. */
+_Noreturn void agent_run(const char *temp_dir, const struct prestart *prestart);
 
 #endif

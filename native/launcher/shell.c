@@ -1,6 +1,6 @@
 /* shell: the fork server for runtimes that are programs of their own. The launcher executes it as it does an interpreter with zygote.py,
- * inside the read-only root that its sandboxes will see, its socket as descriptor 3. It runs no stranger's code; each worker that comes
- * out of serve_orders() becomes an agent.
+ * inside the read-only root that its sandboxes will see, its socket as descriptor 3; its arguments are the command of prestart.h. It
+ * runs no stranger's code; each worker that comes out of serve_orders() becomes an agent.
  *
  * Small on purpose, and linked statically where that can be had: a shell is a copy of it.
  */
@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "agent.h"
+#include "prestart.h"
 #include "protocol.h"
 #include "serve.h"
 #include "steps.h"
@@ -32,6 +33,7 @@ static int open_init(const char *self) {
 
 int main(int count, char **arguments) {
     static struct newborn newborn;
+    struct prestart prestart;
     const int init = count < 1 ? -EINVAL : open_init(arguments[0]);
     if (init < 0) {
         struct spawn_answer answer = {.error = -init};
@@ -42,7 +44,11 @@ int main(int count, char **arguments) {
     steps_prepare();
     serve_ready(LAUNCHER_FD);
     serve_orders(LAUNCHER_FD, init, &newborn);
+    prestart_begin(&newborn, arguments + 1, &prestart);
     steps_specialise(&newborn);
     wire_close(&newborn.image); /* of no use here */
-    agent_run(newborn.order.temp_dir);
+    if (newborn.special.limit_data != 0) {
+        prestart_drop(&prestart); /* it has a limit less than what is executed afresh */
+    }
+    agent_run(newborn.order.temp_dir, &prestart);
 }

@@ -568,6 +568,22 @@ static void await_order(struct newborn *newborn) {
     newborn->scratch = order->scratch == 1 ? fds[count - 1] : -1;
 }
 
+/* What a specialised worker has no more, and where it stands; as root only (prestart.h). */
+static const struct step stranger_steps[] = {
+    {"process limit", process_limit, AS_ROOT},
+    {"unprivileged uid", identity, AS_ROOT},
+    {"no capabilities", no_capabilities, ALWAYS},
+    {"die with the launcher", die_with_launcher, ALWAYS}, /* with the worker, whose child this is */
+};
+
+void steps_leave_privileges(struct newborn *newborn) {
+    const char *failed = "";
+    if (newborn->order.isolation != ISOLATION_ROOT ||
+        run_steps(stranger_steps, sizeof stranger_steps / sizeof *stranger_steps, newborn, &failed) < 0) {
+        _exit(126);
+    }
+}
+
 uint64_t steps_clone_flags(uint32_t isolation) {
     return isolation == ISOLATION_PROCESS ? 0 : CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET;
 }

@@ -54,4 +54,8 @@ void steps_birth(struct newborn *newborn);
  * 0..4, and SANDBOX_FD_IMAGE where an image was given; in every other case the process ends. */
 void steps_specialise(struct newborn *newborn);
 
+/* In a child that was born and is not to be specialised: privileges and identity as a specialised worker's. Whoever cannot give one up
+ * ends. */
+void steps_leave_privileges(struct newborn *newborn);
+
 #endif

@@ -76,6 +76,8 @@ def encode_start(
     """
     programs = [*argv[:1], *or_else]
     arguments = list(argv[1:])
+    if not extensions:
+        extension_environment = {}
     of_extensions = extension_variables(environment) if extension_environment is None else extension_environment
     _paths("cwd", [cwd], 1, 1)
     _paths("argv", programs, 1, PROGRAMS_MAX)

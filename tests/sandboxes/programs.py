@@ -143,8 +143,10 @@ async def program(
     memory_mb: int = 128,
     ephemeral_storage_mb: int = 512,
     afresh: bool = False,
+    shell: Shell | None = None,
 ) -> Program:
-    shell = await made.shell()
+    """shell: one that was made before, and is waiting."""
+    shell = shell or await made.shell()
     spec = Specialisation(made.code_dir, memory_mb, ephemeral_storage_mb, layers_dir, ports=ports)
     with trio.fail_after(PATIENCE_S):
         listeners = await made.launcher.specialise(shell, spec)

@@ -38,8 +38,8 @@ def test_the_limits_are_those_of_c() -> None:
         ({"environment": {"": "x"}}, r"environment has a variable called '', which is no name"),
         ({"environment": {"A=B": "x"}}, r"environment has a variable called 'A=B', which is no name"),
         ({"environment": {f"V{i}": "" for i in range(1025)}}, r"environment has 1025 variables, the limit is 1024"),
-        ({"extension_environment": {"A": "\0"}}, r"extension_environment: variable 'A' holds a NUL byte"),
-        ({"environment": {"A": "x" * 70_000}}, r"are 1400\d\d bytes, the limit is 131072"),
+        ({"extensions": ["/x"], "extension_environment": {"A": "\0"}}, r"extension_environment: variable 'A' holds a NUL byte"),
+        ({"environment": {"A": "x" * 140_000}}, r"are 1400\d\d bytes, the limit is 131072"),
     ],
 )
 def test_what_cannot_be_said_names_field_value_and_limit(changes: dict[str, Any], match: str) -> None:
@@ -67,5 +67,6 @@ def test_extensions_are_not_told_what_is_the_runtimes() -> None:
     shut += ["LAMBDA_TASK_ROOT", "_HANDLER", "_X", "AWS_XRAY_CONTEXT_MISSING", "AWS_XRAY_DAEMON_ADDRESS"]
     told = {"AWS_LAMBDA_FUNCTION_NAME": "f", "AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9001", "AWS_REGION": "local", "OWN": "x"}
     assert extension_variables({**dict.fromkeys(shut, ""), **told}) == told
-    start = encode_start(**{**LEAST, "environment": {"_HANDLER": "x.y", **told}})
+    changes = {"environment": {"_HANDLER": "x.y", **told}, "extensions": ["/x"]}
+    start = encode_start(**{**LEAST, **changes})
     assert (start.count(b"_HANDLER=x.y\0"), start.count(b"OWN=x\0")) == (1, 2)

@@ -172,6 +172,7 @@ async def test_canary_each_attempt_works_without_its_protection(
 
 
 def test_every_protection_has_attempts_that_it_holds() -> None:
+    from tests.sandboxes.test_prestart import HELD_AT_BIRTH
     from tests.security.test_neighbours import CHANNELS
     from tests.security.test_network import ATTEMPTS as NETWORK
     from tests.security.test_sandboxed_programs import ATTEMPTS as PROGRAMS
@@ -179,5 +180,5 @@ def test_every_protection_has_attempts_that_it_holds() -> None:
     used = {name for attempt in ATTEMPTS.values() for name in attempt.held_by}
     used |= {name for channel in CHANNELS.values() for name in channel.held_by}
     used |= {name for attempt in NETWORK.values() for name in attempt.held_by}
-    used |= {name for attempt in PROGRAMS.values() for name in attempt.held_by}
+    used |= {name for attempt in PROGRAMS.values() for name in attempt.held_by} | set(HELD_AT_BIRTH)
     assert used == set(PROTECTIONS)

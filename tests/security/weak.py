@@ -76,6 +76,12 @@ class Disarm:
         return changed
 
 
+_DEATH = '{"die with the launcher", die_with_launcher, ALWAYS}, /* with the worker'
+_AT_BIRTH = (
+    '{"unprivileged uid", identity, AS_ROOT},\n    {"no capabilities", no_capabilities, ALWAYS},\n    ' + _DEATH,
+    _DEATH,
+)
+
 PROTECTIONS: dict[str, tuple[Edit | Disarm, ...]] = {
     "filter": (Edit("steps.c", "return filter_install(&filter);", "(void)filter;\n    return 0;"),),
     "privileges": tuple(map(Disarm, ("identity", "no_capabilities", "bounding_set", "no_new_privileges", "no_groups"))),
@@ -83,6 +89,11 @@ PROTECTIONS: dict[str, tuple[Edit | Disarm, ...]] = {
     "not traceable": (Disarm("not_traceable"),),
     "agent not traceable": (  # nor by its change of uid, after which the kernel shuts it too
         Edit("steps.c", "return outcome(prctl(PR_SET_DUMPABLE, 0));", "return outcome(prctl(PR_SET_DUMPABLE, 1));"),
+    ),
+    "privileges at birth": (Edit("steps.c", *_AT_BIRTH),),
+    "descriptors at birth": (
+        Edit("prestart.c", "syscall(SYS_close_range, EXECUTED_FD + 1, ~0U, 0) == 0 && ", ""),
+        Edit("prestart.c", "EXECUTED_FD = PRESTART_FD + 1 }", "EXECUTED_FD = PRESTART_FD + 2 }"),
     ),
     "masked proc": (Disarm("masked_proc"),),
     "read-only mounts": (
