@@ -20,6 +20,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from scheduler.errors import BadRequest, Throttled
+from scheduler.functions.model import Network, RecursiveLoop, Tracing
 from scheduler.functions.names import LATEST, Identity, is_version
 from scheduler.messages import (
     NO_ACCOUNT,
@@ -33,6 +34,7 @@ from scheduler.messages import (
     Look,
     Resource,
     SandboxWant,
+    Trait,
     core,
     function_info,
     handle_index,
@@ -67,6 +69,17 @@ _LOOKS: Final = {
     ("JSON", "INFO"): Look.JSON,
     ("JSON", "WARN"): Look.JSON | Look.WARN,
 }
+
+
+def _traits(config: FunctionConfig) -> Trait:
+    traits = Trait.NONE
+    if config.tracing == Tracing.ACTIVE.value:
+        traits |= Trait.TRACED
+    if config.network != Network.NONE.value:
+        traits |= Trait.CALLS
+    if config.recursive_loop == RecursiveLoop.ALLOW.value:
+        traits |= Trait.LOOPS
+    return traits
 
 
 class CatalogFull(Throttled):
@@ -415,6 +428,7 @@ class Catalog:
                 memory_mb=spec.config.memory_mb,
                 timeout_ms=spec.config.timeout_s * 1000,
                 look=_LOOKS[spec.config.log_format, spec.config.shown_system_log_level],
+                traits=_traits(spec.config),
             )
         )
         if fresh:

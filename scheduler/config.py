@@ -23,6 +23,7 @@ import difflib
 import enum
 import ipaddress
 import os
+import re
 import sys
 import tomllib
 from dataclasses import dataclass
@@ -504,6 +505,15 @@ class Settings:
         0,
         86_400,
     )
+    # ---- traces ----
+    otlp_endpoint: str = row(
+        Kind.TEXT,
+        "",
+        "base address of a collector that takes OTLP over HTTP, as http://127.0.0.1:4318: sampled calls are told there",
+        0,
+        1_024,
+    )
+    otlp_spans_s_max: int = row(Kind.INT, 200, "sampled calls told in one second; more are dropped and counted", 1, 10_000)
 
     # ---- disk ----
     log_bytes_max: int = row(Kind.INT, 16 * MIB, "one function's log file before it rotates", 65_536, GIB)
@@ -720,6 +730,8 @@ def _relations(settings: Settings) -> Iterator[str]:
         yield f"region: {settings.region!r} is not made of letters, digits and -"
     yield from _tcp_relations(settings)
     yield from _key_relations(settings)
+    if settings.otlp_endpoint and not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", settings.otlp_endpoint):
+        yield f"otlp_endpoint: {settings.otlp_endpoint!r} is no address as http://127.0.0.1:4318"
     if settings.http is not None and not settings.http.loopback and settings.http_auth == "none":
         yield f"http: {settings.http} can be reached from other machines, and http_auth = none asks nobody who they are"
     for low, high in (

@@ -10,10 +10,11 @@ descriptors when it cannot be delivered, so that nobody else has to.
 from __future__ import annotations
 
 import os
+import struct
 from contextlib import suppress
 from dataclasses import fields
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import trio
 
@@ -50,6 +51,7 @@ from scheduler.messages import (
     MethodCall,
     Need,
     Opened,
+    Outcome,
     Ready,
     Resource,
     Rest,
@@ -59,6 +61,7 @@ from scheduler.messages import (
     SandboxUsage,
     SandboxWant,
     Snapshot,
+    Span,
     Tier,
     Totals,
     Why,
@@ -236,6 +239,26 @@ def _method(raw: Any) -> MethodCall:
     )
 
 
+_SPAN: Final = struct.Struct("=6Q16s")  # struct sched_span
+
+
+def _span(raw: Any) -> Span:
+    blob = _blob(raw)
+    parent, arrived, init, started, ended, answered, request_id = _SPAN.unpack_from(blob)
+    return Span(
+        function=raw.function,
+        outcome=Outcome(raw.flags),
+        parent=parent,
+        arrived_ns=arrived,
+        init_ns=init,
+        started_ns=started,
+        ended_ns=ended,
+        answered_ns=answered,
+        request_id=request_id,
+        trace=blob[_SPAN.size :].decode("ascii", "replace"),
+    )
+
+
 _READ: dict[EventKind, Any] = {
     EventKind.NEED: lambda raw: Need(raw.function, raw.sandbox, raw.revision, bool(raw.flags & 1)),
     EventKind.KILLED: lambda raw: Killed(raw.sandbox, Why(raw.why), raw.value),
@@ -252,6 +275,7 @@ _READ: dict[EventKind, Any] = {
     EventKind.FUNCTION_FREED: lambda raw: FunctionFreed(raw.function),
     EventKind.DRAINED: lambda raw: Drained(),
     EventKind.FAULT: lambda raw: Fault(_blob(raw).decode("utf-8", "replace")),
+    EventKind.SPAN: _span,
     EventKind.HTTP: lambda raw: HttpHanded(raw.value, _blob(raw)),
 }
 

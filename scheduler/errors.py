@@ -38,6 +38,7 @@ __all__ = [
     "Internal",
     "NotFound",
     "ProtocolFault",
+    "RecursiveInvocation",
     "SandboxDied",
     "SchedulerError",
     "Throttled",
@@ -240,6 +241,13 @@ class TooLarge(SchedulerError):
     default_message = "the payload is over the limit"
 
 
+class RecursiveInvocation(SchedulerError):
+    """The call's chain of calls has come back to the function too often, and RecursiveLoop does not allow it."""
+
+    type = "RecursiveInvocation"
+    default_message = "the call is part of a recursive loop"
+
+
 class BadRequest(SchedulerError):
     """Well-formed frame with a wrong method, params, types or values; the message names field, value and limit."""
 
@@ -299,6 +307,7 @@ BY_TYPE: Final[Mapping[str, type[SchedulerError]]] = MappingProxyType(
             DeadlineExceeded,
             NotFound,
             TooLarge,
+            RecursiveInvocation,
             BadRequest,
             Unauthorized,
             Unavailable,

@@ -88,6 +88,8 @@ def _outside(service: Service) -> ServiceFigures:
             for shelf in service.pool.stats()
         ),
         images=ImageFigures(**asdict(service.templates.stats())),
+        spans_exported=service.exporter.figures.exported if service.exporter is not None else 0,
+        spans_dropped=service.exporter.figures.dropped if service.exporter is not None else 0,
         **_tls(service),
     )  # fmt: skip
 

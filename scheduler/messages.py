@@ -64,8 +64,10 @@ __all__ = [
     "SandboxUsage",
     "SandboxWant",
     "Snapshot",
+    "Span",
     "Tier",
     "Totals",
+    "Trait",
     "Why",
     "connection_adopt",
     "connection_close",
@@ -186,6 +188,15 @@ class Right(IntFlag):
     ADMIN = 4
     ALL = 7
     OWN = 8  # the service's own connection's alone
+
+
+class Trait(IntFlag):
+    """What else the engine is to know of a function when it is called; told beside its Look."""
+
+    NONE = 0
+    TRACED = 256
+    CALLS = 512
+    LOOPS = 1024
 
 
 class Look(IntFlag):
@@ -384,10 +395,11 @@ def function_info(
     memory_mb: int,
     timeout_ms: int,
     look: Look = Look.TEXT,
+    traits: Trait = Trait.NONE,
 ) -> Command:
     """look: of its log's platform lines."""
     blob = b"\0".join((name.encode(), version.encode(), tenant.encode()))
-    numbers = (memory_mb, timeout_ms, tenant_number, int(look))
+    numbers = (memory_mb, timeout_ms, tenant_number, int(look) | int(traits))
     return Command(kind=CommandKind.FUNCTION_INFO, function=function, blob=blob, u32s=numbers)
 
 
@@ -458,6 +470,7 @@ class EventKind(IntEnum):
     FAULT = 13
     HTTP = 14
     REST = 15
+    SPAN = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -560,9 +573,26 @@ class HttpHanded:
     data: bytes = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A sampled call that was answered. Times are nanoseconds of the wall clock. parent 0: none; init_ns 0: it waited for none;
+    started_ns 0: it never ran. trace: its header, of which Parent is this call's own segment."""
+
+    function: int
+    outcome: Outcome
+    parent: int
+    arrived_ns: int
+    init_ns: int
+    started_ns: int
+    ended_ns: int
+    answered_ns: int
+    request_id: bytes
+    trace: str
+
+
 Event = (
     Need | Killed | Gone | Freed | Ready | Rest | InitFailed | MethodCall | Opened | Closed | FunctionFreed | Drained | Fault
-    | HttpHanded
+    | HttpHanded | Span
 )  # fmt: skip
 
 
@@ -666,6 +696,9 @@ class LoopStats:
     log_bytes: int
     log_bytes_dropped: int
     log_disk_bytes: int
+    spans: int
+    spans_dropped: int
+    recursions: int
     cpu_ns: int
 
 
@@ -720,6 +753,7 @@ class EngineConfig:
     log_total_bytes_max: int | None = None
     log_turn_s: int | None = None
     log_keep_s: int | None = None
+    spans_s_max: int | None = None
     log_files_max: int | None = None
     log_dir: str = ""
     allowed_uids: tuple[int, ...] = ()

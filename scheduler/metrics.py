@@ -170,6 +170,8 @@ class ServiceFigures:
     tls_handshakes: dict[str, int] = field(default_factory=dict)  # by how they ended
     tls_under_way: int = 0
     tls_stalled: int = 0
+    spans_exported: int = 0
+    spans_dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -460,6 +462,11 @@ METRICS: tuple[Row, ...] = (
     Row("log_bytes", C, (), "Bytes of functions' output kept", one(lambda s: s.snapshot.loop.log_bytes)),
     Row("log_disk_bytes", G, (), "Bytes of all log files", one(lambda s: s.snapshot.loop.log_disk_bytes)),
     Row("log_dropped_bytes", C, (), "Bytes of functions' output dropped", one(lambda s: s.snapshot.loop.log_bytes_dropped)),
+    Row("spans_exported", C, (), "Sampled calls told to the collector", one(lambda s: s.service.spans_exported)),
+    Row("spans_dropped", C, (), "Sampled calls not told: too many in a second, no room, or the collector took none",
+        one(lambda s: s.snapshot.loop.spans_dropped + s.service.spans_dropped)),
+    Row("recursive_invocations_dropped", C, (), "Calls refused since their chain came back to the function too often",
+        one(lambda s: s.snapshot.loop.recursions)),
     Row("core_steps", C, (), "Steps of the core", one(lambda s: s.snapshot.totals.steps)),
     Row("core_events", C, (), "Events the core handled", one(lambda s: s.snapshot.totals.events)),
     Row("core_stale_events", C, (), "Events for what is no more", one(lambda s: s.snapshot.totals.stale_events)),

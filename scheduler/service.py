@@ -70,6 +70,7 @@ from scheduler.messages import (
     Rest,
     Right,
     SandboxRetire,
+    Span,
     Tier,
     connection_adopt,
     connection_close,
@@ -91,6 +92,7 @@ from scheduler.sandboxes.supervisor import Supervisor
 from scheduler.sandboxes.templates import Templates
 from scheduler.sandboxes.wire import Limit
 from scheduler.snapshots import Snapshots
+from scheduler.spans import Called, Exporter
 from scheduler.statelock import lock_state
 from scheduler.store.events import SqliteEventQueue
 from scheduler.store.registry import SqliteRegistry
@@ -161,6 +163,7 @@ def engine_config(settings: Settings, *, quotas: bool = True) -> EngineConfig:
         log_total_bytes_max=settings.log_total_bytes_max,
         log_turn_s=settings.log_turn_s,
         log_keep_s=settings.log_keep_s,
+        spans_s_max=settings.otlp_spans_s_max if settings.otlp_endpoint else 0,
         log_files_max=settings.log_files_max,
         log_dir=str(settings.log_dir),
         allowed_uids=settings.allowed_uids,
@@ -190,6 +193,7 @@ class Service:
         self._over = trio.Event()  # the service is to end
         self._engine: Engine | None = None
         self.tls: TlsFront | None = None
+        self.exporter = Exporter(settings.otlp_endpoint, log) if settings.otlp_endpoint else None
 
     # ---- pieces that need others ----
 
@@ -250,6 +254,8 @@ class Service:
         inner.start_soon(self._collect_code)
         inner.start_soon(self._keep_floors)
         inner.start_soon(self.keyroom.finish)
+        if self.exporter is not None:
+            inner.start_soon(self.exporter.run)
         if settings.metrics is not None:
             await self._open_console(settings.metrics, inner)
         self.gateway.open(inner, self._caller)
@@ -584,6 +590,7 @@ class Service:
             Drained: self._on_drained,
             Fault: self._on_fault,
             HttpHanded: self.gateway.connection,
+            Span: self._on_span,
         }
         while True:
             batch: list[Event] = await self.engine.wait_events()
@@ -639,6 +646,12 @@ class Service:
 
     async def _on_drained(self, event: Drained) -> None:
         self._drained.set()
+
+    async def _on_span(self, event: Span) -> None:
+        version = self.catalog.serving(event.function)
+        if self.exporter is not None and version is not None:
+            arn = self.identity.arn(version.name, version.version)
+            self.exporter.offer(event, Called(version.name, version.version, arn, version.config.tenant))
 
     async def _on_fault(self, event: Fault) -> None:
         self.faults += 1

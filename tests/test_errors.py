@@ -16,6 +16,7 @@ TYPES = FAILED | {
     "DeadlineExceeded",
     "NotFound",
     "TooLarge",
+    "RecursiveInvocation",
     "BadRequest",
     "Unauthorized",
     "Unavailable",

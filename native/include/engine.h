@@ -39,6 +39,7 @@ struct sched_config {
     uint32_t log_turn_s;              /* a journal whose first record is older rotates; 0: never */
     uint32_t log_keep_s;              /* one last written to longer ago is removed; 0: never */
     char log_dir[256];                /* empty: no journal */
+    uint32_t spans_s_max;             /* sampled calls that are told (EV_SPAN) in one second; 0: none */
     uint32_t allowed_uids_count;      /* Unix peers; root and the service's own uid always */
     uint32_t allowed_uids[16];
 };
@@ -54,7 +55,7 @@ enum sched_command_kind {
     SCHED_CMD_NAME_REMOVE = 3,        /* blob: name */
     SCHED_CMD_FUNCTION_INFO = 4,      /* function; blob: NUL-separated: display name, version, tenant;
                                          u32s: memory_mb, timeout_ms, tenant's number (0: anybody's), how its log's
-                                         platform lines look (sched_look).
+                                         platform lines look (sched_look) or'ed with sched_trait.
                                          Functions of one display name share a journal, log_dir/<display name>.journal */
     SCHED_CMD_SANDBOX_START = 5,      /* sandbox (from the NEED event), fds[0] channel, fds[1] output pipe, fds[2] progress memfd,
                                          fds[3] pidfd, fds[4] cpu usage file or -1, fds[5] memory peak file or -1;
@@ -84,6 +85,13 @@ enum sched_look {
     SCHED_LOOK_JSON = 1,              /* one JSON object a line */
     SCHED_LOOK_DEBUG = 2,             /* of these, platform.runtimeDone as well */
     SCHED_LOOK_WARN = 4               /* of these, only what did not go well */
+};
+
+/* What else is to be known of a function when it is called; beside its look. */
+enum sched_trait {
+    SCHED_TRAIT_TRACED = 256,         /* TracingConfig Active: its calls are segments, some of them sampled */
+    SCHED_TRAIT_CALLS = 512,          /* it can reach other machines, and so call functions: each call gets a trace header */
+    SCHED_TRAIT_LOOPS = 1024          /* RecursiveLoop Allow */
 };
 
 struct sched_command {
@@ -118,7 +126,9 @@ enum sched_event_kind {
     SCHED_EV_FAULT = 13,              /* blob: text for the log: something the operator should know */
     SCHED_EV_HTTP = 14,               /* an HTTP connection that is the slow side's from now on; value: its descriptor, the
                                          receiver's to close or to give back (CONNECTION_ADOPT); blob: what came of it */
-    SCHED_EV_REST = 15                /* sandbox; flags 1: it has had no call for 100 ms; 0: it has one, or is to stop */
+    SCHED_EV_REST = 15,               /* sandbox; flags 1: it has had no call for 100 ms; 0: it has one, or is to stop */
+    SCHED_EV_SPAN = 16                /* function, flags: core_outcome; a sampled call is answered. blob: struct sched_span, then its
+                                         trace header */
 };
 
 struct sched_event {
@@ -161,7 +171,21 @@ struct sched_loop_stats {
     uint64_t log_bytes;
     uint64_t log_bytes_dropped;
     uint64_t log_disk_bytes;          /* of all journals now */
+    uint64_t spans;                   /* sampled calls told */
+    uint64_t spans_dropped;           /* sampled, but more than a second may have */
+    uint64_t recursions;              /* calls refused, since their chain had come back too often */
     uint64_t cpu_ns;                  /* of the reactor's thread */
+};
+
+/* Times are of the wall clock. */
+struct sched_span {
+    uint64_t parent;                  /* the caller's segment, 0: none */
+    uint64_t arrived_ns;
+    uint64_t init_ns;                 /* how long it took, where the call waited for it; else 0 */
+    uint64_t started_ns;              /* of the function; 0: it never was */
+    uint64_t ended_ns;
+    uint64_t answered_ns;
+    uint8_t request_id[16];
 };
 
 /* Head of the blob of SCHED_EV_STATS; behind it `accounts` struct core_account_stats, then `functions` struct core_function_stats. */

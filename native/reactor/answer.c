@@ -8,11 +8,12 @@
 #include "answer.h"
 #include "pack.h"
 #include "reactor.h"
+#include "trace.h"
 
 enum {
     SMALL_PAYLOAD = 8 * 1024,
     FRAME_HEAD = 16,
-    REPORT_MAX = 1024 + TAIL_BYTES   /* every key with its value, and the log's tail */
+    REPORT_MAX = 2048 + TAIL_BYTES   /* every key with its value, the trace header, and the log's tail */
 };
 
 static void used(struct output *output, const uint8_t *from, const uint8_t *to) {
@@ -75,11 +76,12 @@ static struct journal_record record_of(const struct core_action *answer, const s
 
 size_t answer_log_tail(struct sched *sched, const struct core_action *answer, const struct ticket *ticket,
                        const struct function_info *info, char out[TAIL_BYTES]) {
-    char last[1024];
+    char last[2048];
     struct journal_end end;
     struct journal_record record = record_of(answer, ticket, &end, info, sched->now_ns);
     record.time_ns = journal_now_ns();
-    const size_t last_bytes = journal_render_end(last, sizeof last, &record, &end);
+    const struct rpc_slice trace = ticket->traced ? ticket_trace(ticket) : (struct rpc_slice){0};
+    const size_t last_bytes = journal_render_end(last, sizeof last, &record, &end, (const char *)trace.at, trace.size);
     char first[256];
     const size_t first_bytes = journal_render_start(first, sizeof first, &record, info->version, strlen(info->version));
     const struct channel *channel = channel_find(sched, answer->sandbox);
@@ -116,7 +118,8 @@ static uint8_t *pack_report(struct sched *sched, uint8_t *at, const struct core_
     char sandbox[24];
     snprintf(sandbox, sizeof sandbox, "%016" PRIx64, answer->sandbox);
     const bool has_tail = ticket->log_tail && answer_ran(answer);
-    at = pack_map(at, 11 + (cold ? 2U : 1U) + (has_tail ? 1U : 0U));
+    const struct rpc_slice trace = ticket_trace(ticket);
+    at = pack_map(at, 11 + (cold ? 2U : 1U) + (has_tail ? 1U : 0U) + (trace.at != NULL ? 1U : 0U));
     at = pack_uuid(pack_str(at, "request_id"), ticket->request_id);
     at = pack_str(pack_str(at, "version"), info->version);
     at = answer->sandbox != 0 ? pack_str(pack_str(at, "sandbox"), sandbox) : pack_nil(pack_str(at, "sandbox"));
@@ -138,6 +141,12 @@ static uint8_t *pack_report(struct sched *sched, uint8_t *at, const struct core_
     at = pack_us(at, "cpu_us", answer->cpu_ns);
     at = pack_str(at, "cold");
     at = cold ? pack_str(at, tiers[answer->tier]) : pack_nil(at);
+    if (trace.at != NULL) {
+        at = pack_str(at, "trace");
+        at = pack_str_head(at, trace.size);
+        memcpy(at, trace.at, trace.size);
+        at += trace.size;
+    }
     if (has_tail) {
         char tail[TAIL_BYTES];
         const size_t bytes = answer_log_tail(sched, answer, ticket, info, tail);
@@ -352,6 +361,21 @@ static void send_result(struct sched *sched, struct client *client, const struct
     used(&client->output, begin, at);
 }
 
+static void journal_end(struct sched *sched, const struct function_info *info, const struct ticket *ticket, struct journal_record *record,
+                        const struct journal_end *end) {
+    const size_t version_bytes = strlen(info->version);
+    const struct rpc_slice trace = ticket->traced ? ticket_trace(ticket) : (struct rpc_slice){0};
+    if (trace.at == NULL) {
+        journal_add(&sched->journal, info->journal, record, end, sizeof *end, info->version, version_bytes);
+        return;
+    }
+    char rest[VERSION_BYTES_MAX + 1 + TRACE_TEXT_MAX];
+    SCHED_ASSERT(version_bytes <= VERSION_BYTES_MAX && trace.size <= TRACE_TEXT_MAX);
+    memcpy(rest, info->version, version_bytes + 1); /* with its NUL */
+    memcpy(rest + version_bytes + 1, trace.at, trace.size);
+    journal_add(&sched->journal, info->journal, record, end, sizeof *end, rest, version_bytes + 1 + trace.size);
+}
+
 void answer_call(struct sched *sched, const struct core_action *answer, const struct reply *reply) {
     const uint32_t index = (uint32_t)answer->cookie;
     SCHED_ASSERT(index < sched->tickets_used && sched->tickets[index].live);
@@ -365,8 +389,11 @@ void answer_call(struct sched *sched, const struct core_action *answer, const st
         struct journal_end end;
         struct journal_record record = record_of(answer, ticket, &end, info, sched->now_ns);
         if (journal_shows(info->look, (enum journal_kind)record.kind, record.outcome)) {
-            journal_add(&sched->journal, info->journal, &record, &end, sizeof end, info->version, strlen(info->version));
+            journal_end(sched, info, ticket, &record, &end);
         }
+    }
+    if (ticket->traced) {
+        tracing_tell(sched, answer, ticket);
     }
     /* A running call that was cancelled is answered to nobody; one that never ran is told so. */
     const bool discarded = answer->cancelled != 0 && answer->outcome != CORE_CANCELLED;

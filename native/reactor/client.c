@@ -24,6 +24,7 @@
 
 #include "pack.h"
 #include "reactor.h"
+#include "trace.h"
 
 static const uint64_t MS = 1000 * 1000;
 static const uint64_t SECOND = 1000ULL * 1000 * 1000;
@@ -183,24 +184,40 @@ void client_flush_all(struct sched *sched) {
 
 /* ---- requests -------------------------------------------------------------------------------------------------------- */
 
-/* false: no ticket or no memory is left. */
-static bool start(struct sched *sched, struct client *client, const struct rpc_request *request, struct block *owner, uint64_t function,
-                  struct rpc_slice arn) {
+enum started { STARTED, NO_ROOM, ENDLESS };
+
+static enum started start(struct sched *sched, struct client *client, const struct rpc_request *request, struct block *owner,
+                          uint64_t function, struct rpc_slice arn) {
+    struct function_info *const info = info_of(sched, function);
+    struct rpc_request with_trace;
+    struct trace trace;
+    bool traced = false;
+    if (info != NULL && (request->trace.at != NULL || info->traits != 0)) {
+        if (!tracing_take(sched, info, request, &with_trace, &trace)) {
+            return ENDLESS;
+        }
+        traced = (info->traits & SCHED_TRAIT_TRACED) != 0 && trace.sampled;
+        request = &with_trace;
+    }
     const uint32_t ticket = ticket_new(sched, client, request, owner, arn);
     if (ticket == NO_INDEX) {
-        return false;
+        return NO_ROOM;
     }
     sched->tickets[ticket].function = function;
+    sched->tickets[ticket].traced = traced;
+    if (traced) {
+        sched->tickets[ticket].trace_parent = trace.parent;
+    }
     struct core_event *event = batch_add(sched, CORE_EV_INVOKE);
     event->u.invoke = (struct core_invoke_event){
         .function = function, .cookie = ticket, .bytes = request->payload.size,
         .deadline_ns = request->deadline_ms == 0 ? 0 : sched->now_ns + request->deadline_ms * MS};
-    return true;
+    return STARTED;
 }
 
 bool client_invoke(struct sched *sched, struct client *client, const struct rpc_request *request, uint64_t function,
                    struct rpc_slice arn) {
-    return start(sched, client, request, NULL, function, arn);
+    return start(sched, client, request, NULL, function, arn) == STARTED;
 }
 
 static void invoke(struct sched *sched, struct client *client, const struct rpc_request *request, struct block *owner) {
@@ -236,8 +253,18 @@ static void invoke(struct sched *sched, struct client *client, const struct rpc_
         answer_error(sched, client, msgid, "BadRequest", "msgid: %u is that of a call that is not answered yet", msgid);
         return;
     }
-    if (!start(sched, client, request, owner, function, arn)) {
+    switch (start(sched, client, request, owner, function, arn)) {
+    case STARTED:
+        break;
+    case NO_ROOM:
         answer_throttled(sched, client, msgid, "payload_bytes", sched->payload_bytes, sched->config.payload_total_bytes_max);
+        break;
+    case ENDLESS:
+        sched->stats.recursions++;
+        tracing_tell_loop(sched, info);
+        answer_error(sched, client, msgid, "RecursiveInvocation", "Lambda has detected that function %s is part of a recursive loop: it was called "
+                     "%d times in one chain of calls. Set RecursiveLoop to Allow if that is meant", info->display, TRACE_VISITS_MAX);
+        break;
     }
 }
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "reactor.h"
+#include "trace.h"
 
 enum { NAMES_MIN = 1024, ARN_BYTES_MAX = 512 };
 
@@ -197,6 +198,8 @@ void info_put(struct sched *sched, uint64_t function, const uint8_t *blob, size_
     info->timeout_ms = u32s[1];
     info->tenant_number = u32s[2];
     info->look = (uint8_t)u32s[3];
+    info->traits = u32s[3] & ~255U;
+    info->hash = trace_hash(info->display);
     if (info->journal == NULL) {
         info->journal = journal_open(&sched->journal, info->display);
     }

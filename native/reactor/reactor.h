@@ -10,6 +10,8 @@
  *   logs.c      what sandboxes write: credit, journal, tails
  *   shelf.c     the memory shared with a sandbox
  *   answer.c    what a caller is told: result, report, error map
+ *   tracing.c   trace headers of calls, and what is told of sampled ones
+ *   trace.c     what stands in such a header
  *   ticket.c    a call's other half: who asked, the payload, what the report needs
  *   names.c     what callers call functions, and what we call functions and accounts
  *   buffer.c    output queues made of chunks
@@ -68,6 +70,9 @@ enum source {
 
 #define NO_INDEX UINT32_MAX
 
+/* Of a CALL's extensions. */
+enum { EXT_TRACE = 1, EXT_CLIENT_CONTEXT = 2, EXT_FUNCTION_ARN = 3 };
+
 /* ---- tickets -------------------------------------------------------------------------------------------------------- */
 
 struct ticket {
@@ -87,7 +92,9 @@ struct ticket {
     uint32_t payload_at;        /* offset in the block */
     struct block *block;        /* NULL: inline_data */
     uint8_t request_id[16];
+    uint64_t trace_parent;      /* traced: the caller's segment */
     bool live;
+    bool traced;                /* it is a segment of ours, and sampled */
     bool payload_msgpack;
     bool report;
     bool log_tail;
@@ -217,6 +224,9 @@ struct function_info {
     uint32_t timeout_ms;
     uint32_t tenant_number;
     uint8_t look;               /* sched_look: of its log's platform lines */
+    uint32_t traits;            /* sched_trait */
+    uint32_t hash;              /* of its name, as chains of calls have it */
+    uint64_t sampled_s;         /* when a call was last sampled for being the first of its second */
     uint8_t *init_error;        /* JSON of the last failed start, until one goes well */
     uint32_t init_error_bytes;
     struct journal_file *journal;
@@ -323,6 +333,9 @@ struct sched {
     uint64_t journal_lost;      /* records' bytes when it was last told, */
     uint64_t journal_disk_lost; /* of these those that the disk refused */
     uint64_t journal_told_ns;   /* and when that was */
+    uint64_t span_s;            /* the second in which spans are counted, */
+    uint32_t span_count;        /* and how many it has had */
+    uint64_t loop_told_ns;      /* when a chain of calls that had no end was last told */
     struct sched_loop_stats stats;
 };
 
@@ -408,6 +421,19 @@ static inline uint32_t channel_index(const struct channel *channel) {
 }
 /* The live ticket that has this place in the channel, or NULL. */
 struct ticket *channel_ticket(struct sched *sched, const struct channel *channel, uint32_t seq);
+
+/* tracing.c */
+/* The call's trace header, handed on or made: `traced` is `request` with it in place, its bytes are in `trace`. false: the chain has
+ * come back to this function too often, and the call is not to run. Only for calls that bring a header or whose function has traits. */
+struct trace;
+bool tracing_take(struct sched *sched, struct function_info *info, const struct rpc_request *request, struct rpc_request *traced,
+                  struct trace *trace);
+/* Such a chain, in the service's log, once a minute at most. */
+void tracing_tell_loop(struct sched *sched, const struct function_info *info);
+/* A traced call is answered. */
+void tracing_tell(struct sched *sched, const struct core_action *answer, const struct ticket *ticket);
+/* The ticket's header, .at NULL: it has none. */
+struct rpc_slice ticket_trace(const struct ticket *ticket);
 
 /* logs.c */
 /* Bytes written while call `seq` ran (0: none). */

@@ -7,6 +7,7 @@
 
 #include "engine.h"
 #include "journal.h"
+#include "trace.h"
 
 void journal_uuid(const uint8_t id[16], char out[37]) {
     static const char digits[] = "0123456789abcdef";
@@ -106,7 +107,8 @@ static size_t json_fate(char *out, size_t out_bytes, const struct fate *fate) {
     return clipped(snprintf(out, out_bytes, "\"status\":\"%s\",\"errorType\":\"%s\"", fate->status, fate->error), out_bytes);
 }
 
-static size_t json_end(char *out, size_t out_bytes, const struct journal_record *head, const struct journal_end *end, const char *id) {
+static size_t json_end(char *out, size_t out_bytes, const struct journal_record *head, const struct journal_end *end, const char *id,
+                       const char *trace, size_t trace_bytes) {
     const struct fate fate = fate_of(head->outcome, head->cause);
     size_t at = 0;
     if ((head->look & SCHED_LOOK_DEBUG) != 0 || fate.status[0] != 's') {
@@ -127,6 +129,11 @@ static size_t json_end(char *out, size_t out_bytes, const struct journal_record 
                            id, (double)end->run_ns / 1e6, journal_billed_ms(end->run_ns, end->init_ns), end->memory_mb,
                            end->memory_peak_mb, init), out_bytes - at);
     at += json_fate(out + at, out_bytes - at, &fate);
+    char root[33], segment[17];
+    if (trace != NULL && trace_ids(trace, trace_bytes, root, segment)) {
+        at += clipped(snprintf(out + at, out_bytes - at, ",\"tracing\":{\"spanId\":\"%s\",\"type\":\"X-Amzn-Trace-Id\",\"value\":\"%.*s\"}",
+                               segment, (int)trace_bytes, trace), out_bytes - at);
+    }
     return at + clipped(snprintf(out + at, out_bytes - at, "}}\n"), out_bytes - at);
 }
 
@@ -193,11 +200,12 @@ static size_t render_fate(char *out, size_t out_bytes, const struct journal_reco
                             id, head->cause == CORE_CAUSE_SIGNAL ? journal_signal(end->status) : "killed"), out_bytes);
 }
 
-size_t journal_render_end(char *out, size_t out_bytes, const struct journal_record *head, const struct journal_end *end) {
+size_t journal_render_end(char *out, size_t out_bytes, const struct journal_record *head, const struct journal_end *end, const char *trace,
+                          size_t trace_bytes) {
     char id[37];
     journal_uuid(head->request_id, id);
     if ((head->look & SCHED_LOOK_JSON) != 0) {
-        return journal_shows(head->look, JOURNAL_END, head->outcome) ? json_end(out, out_bytes, head, end, id) : 0;
+        return journal_shows(head->look, JOURNAL_END, head->outcome) ? json_end(out, out_bytes, head, end, id, trace, trace_bytes) : 0;
     }
     char init[64] = "";
     if (end->init_ns > 0) {
@@ -223,10 +231,15 @@ size_t journal_render_end(char *out, size_t out_bytes, const struct journal_reco
                            " MB\tMax Memory Used: %" PRIu32 " MB\t%s%s\n",
                            id, id, (double)end->run_ns / 1e6, journal_billed_ms(end->run_ns, end->init_ns), end->memory_mb,
                            end->memory_peak_mb, init, status), out_bytes - at);
+    char root[33], segment[17];
+    if (trace != NULL && trace_ids(trace, trace_bytes, root, segment)) {
+        at += clipped(snprintf(out + at, out_bytes - at, "XRAY TraceId: 1-%.8s-%s\tSegmentId: %s\tSampled: true\t\n", root, root + 8,
+                               segment), out_bytes - at);
+    }
     return at;
 }
 
-enum { RENDERED_BYTES_MAX = 1024 }; /* of any record but LOG and TEXT */
+enum { RENDERED_BYTES_MAX = 2048 }; /* of any record but LOG and TEXT */
 
 int64_t sched_render_record(const uint8_t *in, size_t in_bytes, char *out, size_t out_bytes, size_t *consumed) {
     struct journal_record head;
@@ -264,10 +277,14 @@ int64_t sched_render_record(const uint8_t *in, size_t in_bytes, char *out, size_
             return -1;
         }
         memcpy(&end, body, sizeof end);
+        const char *const version = (const char *)body + sizeof end;
+        const size_t version_bytes = strnlen(version, body_bytes - sizeof end);
+        const size_t trace_at = sizeof end + version_bytes + 1; /* behind a NUL, if there is any */
         if (head.kind == JOURNAL_CALL) {
-            at = journal_render_start(out, out_bytes, &head, (const char *)body + sizeof end, body_bytes - sizeof end);
+            at = journal_render_start(out, out_bytes, &head, version, version_bytes);
         }
-        at += journal_render_end(out + at, out_bytes - at, &head, &end);
+        at += journal_render_end(out + at, out_bytes - at, &head, &end, trace_at < body_bytes ? (const char *)body + trace_at : NULL,
+                                 trace_at < body_bytes ? body_bytes - trace_at : 0);
         break;
     }
     case JOURNAL_DROPPED: {

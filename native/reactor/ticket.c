@@ -62,8 +62,6 @@ static uint32_t *bucket(const struct sched *sched, uint32_t client, uint32_t msg
     return &sched->ticket_buckets[mixed >> sched->ticket_shift];
 }
 
-enum { EXT_TRACE = 1, EXT_CLIENT_CONTEXT = 2, EXT_FUNCTION_ARN = 3 };
-
 static uint32_t ext_size(struct rpc_slice slice) {
     return slice.at == NULL ? 0 : 4 + slice.size;
 }
@@ -121,6 +119,7 @@ uint32_t ticket_new(struct sched *sched, struct client *client, const struct rpc
     ticket->report = request->report;
     ticket->log_tail = request->log_tail;
     ticket->logged_start = false;
+    ticket->traced = false;
     ticket->ext_in_block = copied;
     uint8_t *ext = block != NULL ? block->data : ticket->inline_data;
     uint8_t *after = ext_put(ext_put(ext, EXT_TRACE, request->trace), EXT_CLIENT_CONTEXT, request->client_context);

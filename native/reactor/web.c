@@ -15,6 +15,7 @@
 
 enum {
     HEAD_ROOM = 512,
+    TRACE_ROOM = 2048,
     SMALL_BODY = 8 * 1024,
     TAIL_TEXT = (TAIL_BYTES + 2) / 3 * 4
 };
@@ -262,9 +263,10 @@ void web_answer(struct sched *sched, struct client *client, const struct core_ac
         body = (const uint8_t *)made;
     }
     const bool has_tail = ticket->log_tail && answer_ran(answer);
+    const struct rpc_slice trace = ticket_trace(ticket);
     const bool small = bytes <= SMALL_BODY;
     char *const begin = (char *)output_room(&sched->chunks, &client->output,
-                                            HEAD_ROOM + VERSION_BYTES_MAX + (has_tail ? (size_t)TAIL_TEXT : 0) + (small ? bytes : 0));
+                                            HEAD_ROOM + VERSION_BYTES_MAX + (trace.at != NULL ? (size_t)TRACE_ROOM : 0) + (has_tail ? (size_t)TAIL_TEXT : 0) + (small ? bytes : 0));
     char *at = put(put_number(put(begin, "HTTP/1.1 "), status->code), " ");
     at = put(put(at, status->reason), "\r\nContent-Type: application/json\r\nx-amzn-RequestId: ");
     at = put(put(at, id), "\r\n");
@@ -279,6 +281,11 @@ void web_answer(struct sched *sched, struct client *client, const struct core_ac
     if (answer->outcome == CORE_THROTTLED) {
         const uint64_t seconds = (answer->retry_after_ns + 500000000ULL) / 1000000000ULL;
         at = put(put_number(put(at, "Retry-After: "), seconds == 0 ? 1 : seconds), "\r\n");
+    }
+    if (trace.at != NULL) {
+        at = put(at, "X-Amzn-Trace-Id: ");
+        memcpy(at, trace.at, trace.size);
+        at = put(at + trace.size, "\r\n");
     }
     if (has_tail) {
         const size_t logged = answer_log_tail(sched, answer, ticket, info, tail);

@@ -82,6 +82,16 @@ OPTIONS: Final = (
         help="What is left out of the platform's own lines, with JSON; INFO.",
     ),
     click.option("--log-group", metavar="NAME", help="What its log is called; /aws/lambda/NAME."),
+    click.option(
+        "--tracing",
+        type=click.Choice(("Active", "PassThrough")),
+        help="Active: calls are segments of a trace, some are sampled; PassThrough: what callers bring is handed on.",
+    ),
+    click.option(
+        "--recursive-loop",
+        type=click.Choice(("Terminate", "Allow")),
+        help="Whether a chain of calls that comes back to it 16 times is ended.",
+    ),
     click.option("--description", metavar="TEXT", help="What it is for."),
 )
 
@@ -126,6 +136,8 @@ COMPARED: Final = (
     ("application log level", "application_log_level", lambda value: value or "none"),
     ("system log level", "system_log_level", lambda value: value or "none"),
     ("log group", "log_group", str),
+    ("tracing", "tracing", str),
+    ("recursive loop", "recursive_loop", str),
     ("tenant", "tenant", str),
     ("description", "description", lambda value: value or "none"),
 )

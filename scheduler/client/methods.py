@@ -67,6 +67,8 @@ CONFIGURATION_KEYS: Final = (
     "application_log_level",
     "system_log_level",
     "log_group",
+    "tracing",
+    "recursive_loop",
 )
 
 

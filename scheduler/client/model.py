@@ -225,6 +225,8 @@ class FunctionDescription:
     application_log_level: str
     system_log_level: str
     log_group: str
+    tracing: str
+    recursive_loop: str
     code_sha256: str
     code_size: int
     last_modified: str
@@ -261,6 +263,8 @@ class FunctionDescription:
             application_log_level=_get(raw, "application_log_level", str, ""),
             system_log_level=_get(raw, "system_log_level", str, ""),
             log_group=_get(raw, "log_group", str, ""),
+            tracing=_get(raw, "tracing", str, "PassThrough"),
+            recursive_loop=_get(raw, "recursive_loop", str, "Terminate"),
             code_sha256=_get(raw, "code_sha256", str, ""),
             code_size=_get(raw, "code_size", int, 0),
             last_modified=_get(raw, "last_modified", str, ""),

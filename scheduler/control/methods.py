@@ -77,6 +77,8 @@ CONFIGURATION = tuple(
         "application_log_level",
         "system_log_level",
         "log_group",
+        "tracing",
+        "recursive_loop",
     )
 )
 

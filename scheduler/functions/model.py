@@ -47,9 +47,11 @@ __all__ = [
     "LogFormat",
     "Network",
     "Problem",
+    "RecursiveLoop",
     "Snapshot",
     "State",
     "SystemLogLevel",
+    "Tracing",
     "build",
     "describe",
     "environment_bytes",
@@ -112,6 +114,20 @@ class SystemLogLevel(enum.Enum):
     WARN = "WARN"
 
 
+class Tracing(enum.Enum):
+    """Whether calls are segments of a trace, some of them sampled, or what callers bring is handed on alone."""
+
+    ACTIVE = "Active"
+    PASS_THROUGH = "PassThrough"
+
+
+class RecursiveLoop(enum.Enum):
+    """Whether a chain of calls may come back to the function without end."""
+
+    ALLOW = "Allow"
+    TERMINATE = "Terminate"
+
+
 class State(enum.Enum):
     """Of a version, as Lambda names them."""
 
@@ -171,6 +187,8 @@ class FunctionConfig:
     kms_key_arn: str = ""
     secrets: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
+    tracing: str = Tracing.PASS_THROUGH.value
+    recursive_loop: str = RecursiveLoop.TERMINATE.value
 
     def __post_init__(self) -> None:
         # Own, sealed copies: a frozen thing must not change through what its maker kept.
@@ -195,7 +213,7 @@ class FunctionConfig:
 
 _DEFAULT_LEVEL: Final = {LogFormat.TEXT.value: "", LogFormat.JSON.value: "INFO"}
 
-FUNCTION_LEVEL: Final = ("tenant", "reserved_concurrency", "weight")
+FUNCTION_LEVEL: Final = ("tenant", "reserved_concurrency", "weight", "recursive_loop")
 """Keys that belong to the function, not to a version: a published version shows the function's present value."""
 
 
@@ -431,6 +449,8 @@ FIELDS: Final = (
     Field("kms_key_arn", "kmsKeyArn", _text(0, limits.KEY_NAME_CHARS_MAX, KEY_NAME, "[a-zA-Z0-9:/_-]*")),
     Field("secrets", "secrets", _patterns(limits.SECRET_NAME_CHARS_MAX, SECRET_PATTERN, "[a-zA-Z0-9/_+=.@-]+[*]?")),
     Field("keys", "keys", _patterns(limits.KEY_NAME_CHARS_MAX, KEY_PATTERN, "[a-zA-Z0-9:/_-]+[*]?")),
+    Field("tracing", "tracingConfig.mode", _one_of(Tracing)),
+    Field("recursive_loop", "recursiveLoop", _one_of(RecursiveLoop)),
 )
 
 
@@ -555,6 +575,8 @@ def describe(version: FunctionVersion, versions: Sequence[str], identity: Identi
         "kms_key_arn": config.kms_key_arn,
         "secrets": list(config.secrets),
         "keys": list(config.keys),
+        "tracing": config.tracing,
+        "recursive_loop": config.recursive_loop,
         "code_sha256": version.code.sha256,
         "code_size": version.code.size,
         "last_modified": version.last_modified,

@@ -34,6 +34,7 @@ def _refused(member: str, *tests: str) -> Row:
 
 
 _REFUSALS: Final = "tests/lambda_api/test_configured.py::test_what_is_not_honoured_is_refused_by_name"
+_TRACE: Final = "tests/lambda_api/test_tracing.py::"
 _LOG: Final = "tests/lambda_api/test_logging.py::"
 
 ROWS: Final[tuple[Row, ...]] = (
@@ -79,7 +80,11 @@ ROWS: Final[tuple[Row, ...]] = (
     Row("KMSKeyArn", "kms_key_arn",
         "wraps the data key of the environment: a key of this service's KMS endpoint, or of the KMS that the settings name",
         ("tests/lambda_api/test_every_operation.py::test_good_and_bad_calls",)),
-    _refused("TracingConfig"),
+    Row("TracingConfig.Mode", "tracing",
+        "Active: calls are segments of a trace, the first of each second and one in twenty others sampled, told in the log and "
+        "to `otlp_endpoint`; PassThrough: what callers bring is handed on",
+        (_TRACE + "test_an_active_function_makes_a_trace_and_goes_on_with_the_callers",
+         _TRACE + "test_sampled_calls_are_exported_with_their_spans")),
     Row("Tags", "", "kept and shown; 50 of them", ("tests/lambda_api/test_attached.py::test_tags",)),
     Row("Layers", "", "unpacked over one another to /opt, in their order; 5 of them, 250 MB with the package",
         ("tests/lambda_api/test_layers.py::test_later_layers_lie_over_earlier_ones",)),
@@ -101,6 +106,9 @@ ROWS: Final[tuple[Row, ...]] = (
     _refused("CapacityProviderConfig"),
     _refused("DurableConfig"),
     _refused("RuntimeConfig"),
+    Row("RecursiveLoop", "recursive_loop",
+        "of PutFunctionRecursionConfig; Terminate: the engine refuses a call whose chain came back 16 times",
+        ("tests/lambda_api/test_recursion.py::test_a_function_that_calls_itself_is_ended",)),
     _refused("AcceleratorConfig"),
 )  # fmt: skip
 

@@ -46,7 +46,6 @@ REFUSED: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "TenancyConfig": (lambda v: True, "is not supported by this service (yet)"),
     "PublishTo": (bool, "belongs to managed instances, which are not part of this service; give Publish"),
     "DeadLetterConfig": (lambda v: bool(v.get("TargetArn")), "is not supported by this service (yet)"),
-    "TracingConfig": (lambda v: v.get("Mode") == "Active", "is not supported by this service (yet)"),
 }
 
 # What Lambda itself has retired. One that this machine offers all the same is fine.
@@ -70,6 +69,7 @@ _KEYS: Final = (
     ("LoggingConfig", "ApplicationLogLevel", "application_log_level"),
     ("LoggingConfig", "SystemLogLevel", "system_log_level"),
     ("LoggingConfig", "LogGroup", "log_group"),
+    ("TracingConfig", "Mode", "tracing"),
 )
 
 
@@ -111,7 +111,7 @@ def shown_of(config: FunctionConfig) -> dict[str, Any]:
     }
     return {
         "EphemeralStorage": {"Size": config.ephemeral_storage_mb},
-        "TracingConfig": {"Mode": "PassThrough"},
+        "TracingConfig": {"Mode": config.tracing},
         "LoggingConfig": {name: value for name, value in logging.items() if value},
     }
 

@@ -123,6 +123,7 @@ _BY_TYPE: Final[Mapping[str, str]] = MappingProxyType(
         "BadRequest": "InvalidParameterValueException",
         "NotFound": "ResourceNotFoundException",
         "TooLarge": "RequestTooLargeException",
+        "RecursiveInvocation": "RecursiveInvocationException",
         "Unauthorized": "AccessDeniedException",
         "Unavailable": "ServiceUnavailableException",
         "DeadlineExceeded": "ServiceUnavailableException",

@@ -54,6 +54,8 @@ class FunctionOperations:
             "PutFunctionConcurrency": self._put_concurrency,
             "GetFunctionConcurrency": self._get_concurrency,
             "DeleteFunctionConcurrency": self._delete_concurrency,
+            "PutFunctionRecursionConfig": self._put_recursion,
+            "GetFunctionRecursionConfig": self._get_recursion,
             "GetAccountSettings": self._account,
         }
 
@@ -164,7 +166,18 @@ class FunctionOperations:
             await rooms.deployments.apply(rooms.spec(name))
         return Answer({"ReservedConcurrentExecutions": value})
 
+    async def _put_recursion(self, call: ApiCall) -> Answer:
+        rooms = self._rooms
+        name = rooms.own_name(call)
+        async with rooms.turn(call, name):
+            await rooms.registry.update(name, {"recursive_loop": call.values["RecursiveLoop"]})
+            await rooms.deployments.apply(rooms.spec(name))
+        return Answer({"RecursiveLoop": call.values["RecursiveLoop"]})
+
     # ---- reading ----
+
+    async def _get_recursion(self, call: ApiCall) -> Answer:
+        return Answer({"RecursiveLoop": self._rooms.registry.get(self._rooms.own_name(call)).config.recursive_loop})
 
     async def _get(self, call: ApiCall) -> Answer:
         version = self._rooms.find(call)

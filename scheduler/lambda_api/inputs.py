@@ -118,6 +118,7 @@ PUBLISH_VERSION: Final = struct(
     member("PublishTo", text(choices=("LATEST_PUBLISHED",))),
 )  # fmt: skip
 PUT_CONCURRENCY: Final = struct(NAME, member("ReservedConcurrentExecutions", whole(0, 0x7FFFFFFF), required=True))
+PUT_RECURSION: Final = struct(NAME, member("RecursiveLoop", text(choices=("Allow", "Terminate")), required=True))
 
 INVOKE: Final = struct(
     NAME,

@@ -144,5 +144,7 @@ def _answer(error: SchedulerError | None, result: Any, version: str) -> Answer:
         headers.append(("x-amzn-RequestId", request_id))
     if report.get("log_tail") is not None:
         headers.append(("X-Amz-Log-Result", base64.b64encode(report["log_tail"]).decode()))
+    if report.get("trace"):
+        headers.append(("X-Amzn-Trace-Id", report["trace"]))
     headers.append(("X-Amz-Executed-Version", report.get("version") or version or LATEST))
     return Answer(body, 200, headers)

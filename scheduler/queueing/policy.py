@@ -33,6 +33,7 @@ class Condition(Enum):
     EVENT_AGE_EXCEEDED = "EventAgeExceeded"
     ZERO_RESERVED_CONCURRENCY = "ZeroReservedConcurrency"
     FUNCTION_GONE = "FunctionGone"
+    RECURSIVE_INVOCATION = "RecursiveInvocation"
     REFUSED = "Refused"
 
 
@@ -87,6 +88,8 @@ def decide(error: SchedulerError | None, state: State, *, age_s: float) -> Outco
         after = State(failures=state.failures, throttles=state.throttles + 1)
     elif error.type == "NotFound":
         return Dropped(Condition.FUNCTION_GONE)
+    elif error.type == "RecursiveInvocation":
+        return Dropped(Condition.RECURSIVE_INVOCATION)
     else:
         return Dropped(Condition.REFUSED)
     if age_s + delay_s > AGE_S_MAX:

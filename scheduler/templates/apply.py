@@ -102,6 +102,8 @@ def _function(plan: FunctionPlan, layers: Mapping[str, str], call: Caller) -> It
         yield Done("function", plan.name, "updated" if changed else "unchanged", ", ".join(changed))
     if plan.reserved is not None:
         call("PutFunctionConcurrency", {**by_name, "ReservedConcurrentExecutions": plan.reserved})
+    if plan.recursive_loop is not None:
+        call("PutFunctionRecursionConfig", {**by_name, "RecursiveLoop": plan.recursive_loop})
     yield from _versions(plan, call)
     yield from _attached(plan, call)
 

@@ -59,6 +59,7 @@ class FunctionPlan:
     aliases: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
     reserved: int | None = None
+    recursive_loop: str | None = None
     provisioned: int | None = None
     url: Mapping[str, Any] | None = field(default=None, hash=False)
     event_config: Mapping[str, Any] | None = field(default=None, hash=False)

@@ -36,7 +36,6 @@ CONFIGURATION: Final[tuple[str, ...]] = (
 PASSED_OVER: Final = {
     "Role": "there is no IAM here: functions have no role",
     "RuntimeManagementConfig": "runtimes are this machine's",
-    "RecursiveLoop": "recursion is not looked for yet",
 }
 
 
@@ -294,6 +293,7 @@ class _Reader:
             aliases=tuple(str(found["Name"]) for found in aliases),
             tags={str(tag["Key"]): str(self._plain(tag["Value"], f"{at}.Tags")) for tag in properties.get("Tags", ())},
             reserved=self._plain(properties.get("ReservedConcurrentExecutions"), f"{at}.ReservedConcurrentExecutions"),
+            recursive_loop=self._plain(properties.get("RecursiveLoop"), f"{at}.RecursiveLoop"),
             provisioned=int(provisioned[0]["ProvisionedConcurrentExecutions"]) if provisioned else None,
             url=_without(urls[0], "TargetFunctionArn", "Qualifier") if urls else None,
             event_config=_event_config(configs[0]) if configs else None,

@@ -156,6 +156,12 @@ class Served:
     def raw(self) -> RawClient:
         return RawClient(self.socket)
 
+    def metric(self, name: str) -> float:
+        """The only sample of a metric."""
+        lines = [line for line in self.get("/metrics")[1].splitlines() if line.startswith(f"{name} ")]
+        assert len(lines) == 1, f"{name}: {len(lines)} samples"
+        return float(lines[0].split()[1])
+
     def get(self, path: str) -> tuple[int, str]:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=10 * LOADED) as answer:

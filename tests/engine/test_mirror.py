@@ -52,6 +52,10 @@ def test_rights_and_bounds():
         "TEXT": 0,
         **{look.name: look.value for look in messages.Look},
     }
+    traits = ffi.typeof("enum sched_trait").relements
+    assert {name.removeprefix("SCHED_TRAIT_"): number for name, number in traits.items()} == {
+        trait.name: trait.value for trait in messages.Trait if trait
+    }
     assert messages.NO_LIMIT == lib.CORE_NO_LIMIT
     assert messages.NO_ACCOUNT == lib.CORE_NO_ACCOUNT
     assert lib.SCHED_ABI == engine.ABI

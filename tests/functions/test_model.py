@@ -200,6 +200,8 @@ def test_description_has_the_keys_of_the_manual():
         "secrets",
         "keys",
         "environment_error",
+        "tracing",
+        "recursive_loop",
         "code_sha256",
         "code_size",
         "last_modified",

@@ -44,7 +44,6 @@ TRIED = {
     "PublishTo": {"PublishTo": "LATEST_PUBLISHED"},
     "TenancyConfig": {"TenancyConfig": {"TenantIsolationMode": "PER_TENANT"}},
     "DeadLetterConfig": {"DeadLetterConfig": {"TargetArn": "arn:aws:sqs:local:000000000000:dead"}},
-    "TracingConfig": {"TracingConfig": {"Mode": "Active"}},
 }
 
 

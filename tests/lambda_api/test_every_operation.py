@@ -230,6 +230,11 @@ CASES: dict[str, Case] = {
                         invalid={"Resource": "no-arn", "TagKeys": ["a"]}, explained={CONFLICT: IN_TURN}),
     "ListTags": of({"Resource": TAGGED}, ("TagResource", {"Resource": TAGGED, "Tags": {"a": "b"}}),
                    not_found={"Resource": LAMBDA + "function:absent"}, invalid={"Resource": "no-arn"}),
+    # ---- configurations ----
+    "PutFunctionRecursionConfig": of({**OF_FN, "RecursiveLoop": "Allow"}, not_found={**ABSENT, "RecursiveLoop": "Allow"},
+                                     invalid={**VERSION_AS_FUNCTION, "RecursiveLoop": "Allow"}, explained={CONFLICT: IN_TURN}),
+    "GetFunctionRecursionConfig": of(OF_FN, ("PutFunctionRecursionConfig", {**OF_FN, "RecursiveLoop": "Allow"}),
+                                     not_found=ABSENT, invalid=VERSION_AS_FUNCTION),
     # ---- concurrency ----
     "PutFunctionConcurrency": of(
         {**OF_FN, "ReservedConcurrentExecutions": 2}, not_found={**ABSENT, "ReservedConcurrentExecutions": 2},
