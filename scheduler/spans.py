@@ -3,7 +3,7 @@
 Law of this file: what a call's spans say is pure; the exporter holds a bounded queue and posts from it. Calls never wait for a
 collector: a span for which there is no room, or which the collector does not take, is dropped and counted.
 
-A call is one span of kind server, from its arrival to its answer, its parent the caller's. Within it are the init that it waited
+A call is one span of kind server, from its arrival to its answer, its parent the caller's. In it are the init that it waited
 for and the function's own time. Names of attributes are those of OpenTelemetry's conventions for functions (faas.*).
 
     exporter = Exporter("http://127.0.0.1:4318", log)
