@@ -82,7 +82,7 @@ STATS_FUNCTIONS_MAX = 32  # function slots in one turn of the reactor: 1.3 MB of
 POST_TIMEOUT_S = 5.0  # a reactor that takes no command for so long is stuck
 POST_PAUSE_S = 0.001
 RENDER_BYTES = 1 << 18
-FDS = 6
+FDS: int = lib.SCHED_FDS
 
 
 class EngineError(Internal):

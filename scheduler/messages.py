@@ -403,10 +403,34 @@ def function_info(
     return Command(kind=CommandKind.FUNCTION_INFO, function=function, blob=blob, u32s=numbers)
 
 
-def sandbox_start(sandbox: int, *, start: bytes, tier: Tier, fds: tuple[int, ...], tells_rest: bool = False) -> Command:
-    """fds: channel, output, progress, pidfd, CPU usage or -1, memory peak or -1. start: START's JSON. tells_rest: by Rest."""
+@dataclass(frozen=True, slots=True)
+class RuntimeApi:
+    """What the Runtime API of a sandbox says of its function. extensions: names of the programs that are started as such."""
+
+    arn: str
+    handler: str
+    account: str
+    extensions: tuple[str, ...] = ()
+
+    def encode(self) -> bytes:
+        return b"".join(text.encode() + b"\0" for text in (self.arn, self.handler, self.account, *self.extensions))
+
+
+def sandbox_start(
+    sandbox: int,
+    *,
+    start: bytes,
+    tier: Tier,
+    fds: tuple[int, ...],
+    tells_rest: bool = False,
+    api: RuntimeApi | None = None,
+) -> Command:
+    """fds: channel, output, progress, pidfd, CPU usage or -1, memory peak or -1, then with `api` the listening socket of the
+    Runtime API, by which the sandbox gets its calls then. start: START's body. tells_rest: by Rest."""
     flags = START_TELLS_REST if tells_rest else 0
-    return Command(kind=CommandKind.SANDBOX_START, flags=flags, sandbox=sandbox, blob=start, u32s=(int(tier),), fds=fds)
+    head = b"" if api is None else api.encode()
+    numbers = (int(tier), len(head))
+    return Command(kind=CommandKind.SANDBOX_START, flags=flags, sandbox=sandbox, blob=head + start, u32s=numbers, fds=fds)
 
 
 def respond(connection: int, msgid: int, body: bytes, *, ok: bool) -> Command:

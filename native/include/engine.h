@@ -14,7 +14,7 @@
 
 /* cffi:begin */
 
-enum { SCHED_ABI = 1 };
+enum { SCHED_ABI = 1, SCHED_FDS = 7 };
 
 /* OWN is the service's own connection's alone: it may name its calls (option request_id), so that an event that is tried again
  * keeps its name. Nobody earns it. */
@@ -59,7 +59,11 @@ enum sched_command_kind {
                                          Functions of one display name share a journal, log_dir/<display name>.journal */
     SCHED_CMD_SANDBOX_START = 5,      /* sandbox (from the NEED event), fds[0] channel, fds[1] output pipe, fds[2] progress memfd,
                                          fds[3] pidfd, fds[4] cpu usage file or -1, fds[5] memory peak file or -1;
-                                         blob: START's JSON; u32s[0] tier. Callers know the sandbox as "%016x" of its handle.
+                                         fds[6] a listening socket that is the sandbox's Runtime API (runtime-api.md), or -1: its
+                                         calls go by the channel;
+                                         blob: START's body, before it u32s[1] bytes for the Runtime API: NUL-ended strings, ARN of
+                                         the function, handler, account's number, then the names of the programs that are started
+                                         as extensions; u32s[0] tier. Callers know the sandbox as "%016x" of its handle.
                                          flags SCHED_START_TELLS_REST: EV_REST tells when it has no call for a while, and
                                          when it has one again.
                                          The reactor owns the descriptors from here on, whatever happens */
@@ -103,7 +107,7 @@ struct sched_command {
     uint32_t msgid;
     uint32_t tag;                     /* comes back in the answer event */
     uint32_t u32s[4];
-    int32_t fds[6];
+    int32_t fds[7];                   /* SCHED_FDS */
     struct core_event core;
 };
 

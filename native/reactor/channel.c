@@ -16,6 +16,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "api.h"
 #include "reactor.h"
 #include "shelf.h"
 
@@ -92,8 +93,8 @@ void channel_rewatch(struct sched *sched, struct channel *channel, bool reading,
 
 /* ---- beginning -------------------------------------------------------------------------------------------------------- */
 
-static void close_all(const int32_t fds[6]) {
-    for (int i = 0; i < 6; i++) {
+static void close_all(const int32_t fds[SCHED_FDS]) {
+    for (int i = 0; i < SCHED_FDS; i++) {
         if (fds[i] >= 0) {
             close(fds[i]);
         }
@@ -160,6 +161,12 @@ void channel_start(struct sched *sched, const struct sched_command *command, con
         (void)fcntl(channel->output_fd, F_SETFL, O_NONBLOCK);
         (void)watch(sched, EPOLL_CTL_ADD, channel->output_fd, EPOLLIN, SOURCE_OUTPUT, index);
     }
+    const size_t api_bytes = command->u32s[1] < blob_bytes ? command->u32s[1] : blob_bytes;
+    if (command->fds[6] >= 0 && !api_start(sched, channel, command->fds[6], blob, api_bytes)) {
+        refuse_start(sched, channel->sandbox, "its Runtime API cannot be watched");
+    }
+    blob += api_bytes;
+    blob_bytes -= api_bytes;
     const struct header head = {.length = (uint32_t)blob_bytes, .kind = FRAME_START};
     output_add(&sched->chunks, &channel->output, &head, sizeof head);
     output_add(&sched->chunks, &channel->output, blob, blob_bytes);
@@ -192,6 +199,10 @@ void channel_send_call(struct sched *sched, const struct core_action *send, uint
     note_used(sched, channel);
     channel->sent_seq = send->seq;
     note_work(sched, channel);
+    if (channel->api != NULL) {
+        api_send_call(sched, channel, send);
+        return;
+    }
     const struct header head = {.length = REQUEST_ID_BYTES + ticket->ext_bytes + ticket->payload_bytes, .kind = FRAME_CALL,
                                 .flags = ticket->payload_msgpack ? FLAG_MSGPACK : 0, .extra = (uint16_t)ticket->ext_bytes,
                                 .seq = send->seq, .time_ns = send->valid_until_ns};
@@ -235,6 +246,7 @@ void channel_flush_all(struct sched *sched) {
         }
         channel_rewatch(sched, channel, channel->reading, channel->output.bytes > 0);
     }
+    api_flush_all(sched);
 }
 
 /* ---- usage ------------------------------------------------------------------------------------------------------------ */
@@ -341,6 +353,11 @@ static void tell_progress(struct sched *sched, const struct channel *channel, ui
     event->u.reply.seq = seq;
 }
 
+/* Where the calls wait with us until they are asked for, nobody else's word is needed. */
+uint32_t channel_progress(const struct channel *channel) {
+    return channel->api != NULL ? channel->api->given_seq : shelf_progress(channel->page);
+}
+
 void channel_probe(struct sched *sched, uint64_t sandbox) {
     struct channel *channel = channel_find(sched, sandbox);
     if (channel != NULL && !channel->probed) {
@@ -353,6 +370,9 @@ void channel_probe(struct sched *sched, uint64_t sandbox) {
 static void stop_reading(struct sched *sched, struct channel *channel) {
     (void)epoll_ctl(sched->epfd, EPOLL_CTL_DEL, channel->fd, NULL);
     output_drop(&sched->chunks, &channel->output);
+    if (channel->api != NULL) {
+        api_stop(sched, channel);
+    }
     block_release(channel->big); /* half an answer, which would hold its memory until the process is reaped */
     channel->big = NULL;
 }
@@ -360,7 +380,10 @@ static void stop_reading(struct sched *sched, struct channel *channel) {
 static bool take_shelf(struct sched *sched, struct channel *channel, uint32_t *progress);
 
 static void gone(struct sched *sched, struct channel *channel) {
-    if (channel->gone) {
+    if (channel->api != NULL && !channel->gone && !channel->killed) {
+        api_hear_out(sched, channel);
+    }
+    if (channel->gone || channel->killed) {
         return;
     }
     if (BATCH - sched->batched < EVENTS_A_SHELF) {
@@ -388,7 +411,7 @@ static void broken(struct sched *sched, struct channel *channel, const char *wha
     fault(sched, "sandbox %016" PRIx64 " broke the channel's protocol: %s", channel->sandbox, what);
     channel->gone = true;
     stop_reading(sched, channel);
-    tell_progress(sched, channel, shelf_progress(channel->page));
+    tell_progress(sched, channel, channel_progress(channel));
     struct core_event *event = batch_add(sched, CORE_EV_REPLY);
     event->u.reply.sandbox = channel->sandbox;
     event->u.reply.status = BROKEN_STATUS;
@@ -418,6 +441,35 @@ static const char *header_wrong(const struct sched *sched, const struct header *
     }
 }
 
+void channel_answer(struct sched *sched, struct channel *channel, const struct core_reply_event *answer, const uint8_t *at,
+                    uint32_t bytes, struct block *owner, bool msgpack) {
+    const struct ticket *ticket = channel_ticket(sched, channel, answer->seq);
+    if ((ticket != NULL && ticket->report) || !channel->measured) {
+        /* Just before its reply, so that the call gets what it used; and for the first call of each sandbox, since the core wants
+         * to know early whether its function computes or waits. */
+        usage(sched, channel);
+        channel->measured = true;
+    } else {
+        note_used(sched, channel);
+    }
+    struct core_event *event = batch_add(sched, CORE_EV_REPLY);
+    event->u.reply = *answer;
+    channel->answered_seq = answer->seq;
+    note_rest(sched, channel);
+    struct reply *reply = &sched->replies[event->tag];
+    *reply = (struct reply){.at = at, .bytes = bytes, .block = owner, .msgpack = msgpack};
+    if (owner != NULL) {
+        block_hold(owner);
+    }
+}
+
+void channel_hand_back(struct sched *sched, struct channel *channel, uint32_t seq) {
+    channel->answered_seq = seq;
+    note_rest(sched, channel);
+    struct core_event *event = batch_add(sched, CORE_EV_REPLY);
+    event->u.reply = (struct core_reply_event){.sandbox = channel->sandbox, .seq = seq, .status = CORE_REPLY_HANDBACK};
+}
+
 static void on_result(struct sched *sched, struct channel *channel, const struct header *head, const uint8_t *body,
                       struct block *owner) {
     if (channel->shelved && channel->shelf_seq - head->seq < CORE_AHEAD_MAX) {
@@ -432,30 +484,14 @@ static void on_result(struct sched *sched, struct channel *channel, const struct
         broken(sched, channel, "a result that is not one MessagePack value");
         return;
     }
-    const struct ticket *ticket = channel_ticket(sched, channel, head->seq);
-    if ((ticket != NULL && ticket->report) || !channel->measured) {
-        /* Just before its reply, so that the call gets what it used; and for the first call of each sandbox, since the core wants
-         * to know early whether its function computes or waits. */
-        usage(sched, channel);
-        channel->measured = true;
-    } else {
-        note_used(sched, channel);
-    }
-    struct core_event *event = batch_add(sched, CORE_EV_REPLY);
-    event->u.reply = (struct core_reply_event){.sandbox = channel->sandbox, .start_ns = head->time_ns, .end_ns = u64_at(body),
-                                               .seq = head->seq, .status = CORE_REPLY_OK};
+    struct core_reply_event answer = {.sandbox = channel->sandbox, .start_ns = head->time_ns, .end_ns = u64_at(body), .seq = head->seq,
+                                      .status = CORE_REPLY_OK};
     if ((head->flags & FLAG_TOO_LARGE) != 0) {
-        event->u.reply.status = CORE_REPLY_TOO_LARGE;
+        answer.status = CORE_REPLY_TOO_LARGE;
     } else if ((head->flags & FLAG_FUNCTION_ERROR) != 0) {
-        event->u.reply.status = CORE_REPLY_FUNCTION_ERROR;
+        answer.status = CORE_REPLY_FUNCTION_ERROR;
     }
-    channel->answered_seq = head->seq;
-    note_rest(sched, channel);
-    struct reply *reply = &sched->replies[event->tag];
-    *reply = (struct reply){.at = body + 8, .bytes = bytes, .block = owner, .msgpack = msgpack};
-    if (owner != NULL) {
-        block_hold(owner);
-    }
+    channel_answer(sched, channel, &answer, body + 8, bytes, owner, msgpack);
 }
 
 /* Answers that lie on the shelf: those of calls that a long or deadly one stands before. Taken are those that are next in the
@@ -463,6 +499,10 @@ static void on_result(struct sched *sched, struct channel *channel, const struct
  * given whose answers lie in sched->shelf. */
 static bool take_shelf(struct sched *sched, struct channel *channel, uint32_t *progress) {
     SCHED_ASSERT(BATCH - sched->batched >= EVENTS_A_SHELF);
+    if (channel->api != NULL) {
+        *progress = channel_progress(channel);
+        return false;
+    }
     uint32_t bytes = shelf_read(channel->page, sched->shelf, progress);
     const uint8_t *at = sched->shelf;
     bool any = false;
@@ -524,7 +564,7 @@ static void error_type(const uint8_t *body, uint32_t bytes, char out[64]) {
     }
 }
 
-static void on_init_error(struct sched *sched, struct channel *channel, const uint8_t *body, uint32_t bytes) {
+void channel_init_error(struct sched *sched, struct channel *channel, const uint8_t *body, uint32_t bytes) {
     struct function_info *info = info_of(sched, channel->function);
     channel->settled = true;
     if (info != NULL) {
@@ -548,7 +588,7 @@ static void on_init_error(struct sched *sched, struct channel *channel, const ui
 }
 
 /* A sandbox that was to be restored from an image may say that it was initialised instead. Nothing else is its to decide. */
-static void on_ready(struct sched *sched, struct channel *channel, const uint8_t *body, uint32_t bytes) {
+void channel_is_ready(struct sched *sched, struct channel *channel, const uint8_t *body, uint32_t bytes) {
     const uint64_t init_ns = u64_at(body);
     struct function_info *info = info_of(sched, channel->function);
     channel->settled = channel->able = true;
@@ -588,18 +628,14 @@ static void on_frame(struct sched *sched, struct channel *channel, const struct 
         if (channel->settled) {
             broken(sched, channel, "READY or INIT_ERROR after either");
         } else if (head->kind == FRAME_READY) {
-            on_ready(sched, channel, body, head->length);
+            channel_is_ready(sched, channel, body, head->length);
         } else {
-            on_init_error(sched, channel, body, head->length);
+            channel_init_error(sched, channel, body, head->length);
         }
         break;
-    case FRAME_HANDBACK: {
-        channel->answered_seq = head->seq;
-        note_rest(sched, channel);
-        struct core_event *event = batch_add(sched, CORE_EV_REPLY);
-        event->u.reply = (struct core_reply_event){.sandbox = channel->sandbox, .seq = head->seq, .status = CORE_REPLY_HANDBACK};
+    case FRAME_HANDBACK:
+        channel_hand_back(sched, channel, head->seq);
         break;
-    }
     case FRAME_START: case FRAME_CALL: case FRAME_STOP:
         break; /* header_wrong() has refused them */
     }
@@ -641,6 +677,9 @@ static void parse(struct sched *sched, struct channel *channel, const uint8_t *a
         struct header head;
         memcpy(&head, at, HEADER_BYTES);
         const char *wrong = header_wrong(sched, &head);
+        if (wrong == NULL && channel->api != NULL && head.kind != FRAME_LOG && head.kind != FRAME_INIT_ERROR) {
+            wrong = "a frame that the Runtime API stands for";
+        }
         if (wrong != NULL) {
             broken(sched, channel, wrong);
             return;
@@ -777,7 +816,7 @@ static void tell_to_stop(struct sched *sched, struct channel *channel, const str
 void channel_kill(struct sched *sched, const struct core_action *kill) {
     struct channel *channel = channel_find(sched, kill->sandbox);
     if (channel != NULL && channel->able && !channel->gone && !channel->killed && sched->config.stop_grace_ms > 0 &&
-        ends_in_order((enum core_why)kill->why)) {
+        channel->api == NULL && ends_in_order((enum core_why)kill->why)) {
         tell_to_stop(sched, channel, kill);
         return;
     }
@@ -843,6 +882,9 @@ static void destroy(struct sched *sched, struct channel *channel) {
     for (int i = 0; i < 16 && logs_read_output(sched, channel); i++) {
         /* what it wrote last; 1 MB is enough of a dead one's words */
     }
+    if (channel->api != NULL) {
+        api_free(sched, channel);
+    }
     output_drop(&sched->chunks, &channel->output);
     block_release(channel->big);
     free(channel->stash);
@@ -852,7 +894,7 @@ static void destroy(struct sched *sched, struct channel *channel) {
         unwatch(sched, channel->output_fd);
     }
     unwatch(sched, channel->fd);
-    const int32_t fds[6] = {channel->pidfd, channel->cpu_fd, channel->memory_fd, -1, -1, -1};
+    const int32_t fds[SCHED_FDS] = {channel->pidfd, channel->cpu_fd, channel->memory_fd, -1, -1, -1, -1};
     close_all(fds);
     sched->channels[channel_index(channel)] = NULL;
     free(channel);
@@ -861,6 +903,9 @@ static void destroy(struct sched *sched, struct channel *channel) {
 void channel_end_turn(struct sched *sched) {
     if (sched->hushed_channels != NO_INDEX) {
         logs_unhush(sched);
+    }
+    if (sched->paused_apis != NULL) {
+        api_unpause(sched);
     }
     while (sched->dead_channels != NO_INDEX) {
         struct channel *channel = sched->channels[sched->dead_channels];

@@ -151,7 +151,7 @@ bool logs_read_output(struct sched *sched, struct channel *channel) {
     const ssize_t got = read(channel->output_fd, sched->output, OUTPUT_READ_MAX);
     if (got > 0) {
         channel->output_used = true;
-        logs_take(sched, channel, shelf_progress(channel->page), sched->output, (size_t)got);
+        logs_take(sched, channel, channel_progress(channel), sched->output, (size_t)got);
         return true;
     }
     if (got == 0 || (errno != EAGAIN && errno != EINTR)) {

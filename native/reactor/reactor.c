@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "api.h"
 #include "json.h"
 #include "reactor.h"
 
@@ -147,13 +148,13 @@ static uint64_t min_of(uint64_t a, uint64_t b) {
 
 /* When the next look at what no event announces is due. */
 static uint64_t sweep_due(const struct sched *sched) {
-    if (sched->swept_channels != NO_INDEX || sched->resuming_clients != NO_INDEX) {
+    if (sched->swept_channels != NO_INDEX || sched->resuming_clients != NO_INDEX || sched->resuming_api != NULL) {
         return sched->now_ns;
     }
     if (sched->waiting_head != NULL || sched->stopping) {
         return sched->now_ns + MS;
     }
-    if (sched->hushed_channels != NO_INDEX) {
+    if (sched->hushed_channels != NO_INDEX || sched->paused_apis != NULL) {
         return sched->now_ns + HUSH_NS;
     }
     uint64_t due = min_of(sched->bell_ns, sched->accepting ? UINT64_MAX : sched->accept_again_ns);
@@ -243,6 +244,12 @@ static void hear_sandbox(struct sched *sched, const struct epoll_event *ready) {
     case SOURCE_OUTPUT:
         logs_ready(sched, index);
         break;
+    case SOURCE_API_LISTEN:
+        api_accept(sched, index);
+        break;
+    case SOURCE_API:
+        api_ready(sched, index, ready->events);
+        break;
     case SOURCE_UNIX: case SOURCE_TCP: case SOURCE_HTTP: case SOURCE_CLIENT:
         break;
     }
@@ -262,7 +269,7 @@ static void hear_client(struct sched *sched, const struct epoll_event *ready) {
     case SOURCE_CLIENT:
         client_ready(sched, (uint32_t)ready->data.u64, ready->events);
         break;
-    case SOURCE_COMMANDS: case SOURCE_TIMER: case SOURCE_CHANNEL: case SOURCE_OUTPUT:
+    case SOURCE_COMMANDS: case SOURCE_TIMER: case SOURCE_CHANNEL: case SOURCE_OUTPUT: case SOURCE_API_LISTEN: case SOURCE_API:
         break;
     }
 }
@@ -322,6 +329,7 @@ int sched_turn(struct sched *sched, int timeout_ms) {
         hear_client(sched, &ready[i]);
     }
     web_resume(sched);
+    api_resume(sched);
     sweep(sched);
     batch_step(sched);
     flush_all(sched);
@@ -477,7 +485,7 @@ void sched_free(struct sched *sched) {
     journal_free(&sched->journal);
     struct posted posted;
     while (sched->commands.items != NULL && mailbox_pop(&sched->commands, &posted)) {
-        for (int i = 0; posted.command.kind == SCHED_CMD_SANDBOX_START && i < 6; i++) {
+        for (int i = 0; posted.command.kind == SCHED_CMD_SANDBOX_START && i < SCHED_FDS; i++) {
             if (posted.command.fds[i] >= 0) {
                 close(posted.command.fds[i]);
             }

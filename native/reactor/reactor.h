@@ -7,6 +7,7 @@
  *   listen.c    listeners, and who may come in
  *   client.c    client connections: bytes to requests, answers to bytes
  *   channel.c   sandboxes: frames in and out, their output pipes, the kernel's usage figures
+ *   api.c       sandboxes whose runtime speaks the Runtime API: connections, calls that wait to be asked for
  *   logs.c      what sandboxes write: credit, journal, tails
  *   shelf.c     the memory shared with a sandbox
  *   answer.c    what a caller is told: result, report, error map
@@ -65,7 +66,7 @@ enum {
 
 enum source {
     SOURCE_COMMANDS = 1, SOURCE_UNIX = 2, SOURCE_TCP = 3, SOURCE_CLIENT = 4, SOURCE_CHANNEL = 5, SOURCE_OUTPUT = 6, SOURCE_TIMER = 7,
-    SOURCE_HTTP = 8
+    SOURCE_HTTP = 8, SOURCE_API_LISTEN = 9, SOURCE_API = 10
 };
 
 #define NO_INDEX UINT32_MAX
@@ -101,6 +102,14 @@ struct ticket {
     bool logged_start;          /* its START line is in the journal */
     bool ext_in_block;
     uint8_t inline_data[INLINE_BYTES];
+};
+
+/* What stands before the payload: NULL where there is none. */
+enum { TICKET_EXT_TRACE = 1, TICKET_EXT_CONTEXT = 2, TICKET_EXT_ARN = 3, TICKET_EXTS = 4 };
+
+struct ticket_ext {
+    const uint8_t *at;
+    uint32_t size;
 };
 
 /* ---- clients -------------------------------------------------------------------------------------------------------- */
@@ -144,6 +153,9 @@ struct client {
     uint64_t stalled_since_ns;  /* when it last took some of the answers that it owes a reading; 0: it owes none */
     struct output output;
 };
+
+struct api;
+struct api_connection;
 
 /* ---- channels ------------------------------------------------------------------------------------------------------- */
 
@@ -193,6 +205,7 @@ struct channel {
     struct block *big;
     uint32_t big_have;
     struct pack_scan pack;      /* of the answer in `big`, if it is MessagePack */
+    struct api *api;            /* its runtime asks for its calls there; NULL: they are sent by the channel */
     uint32_t cookies[CORE_AHEAD_MAX]; /* ticket by seq; NO_INDEX */
     uint64_t log_credit_bytes;  /* output it may still give before it is hushed for a while */
     uint64_t log_credit_ns;
@@ -288,6 +301,9 @@ struct sched {
     uint32_t hushed_channels;
     uint32_t resting_channels;
     uint32_t probed_channels;
+    struct api_connection *dirty_api;
+    struct api_connection *resuming_api; /* requests wait in their stash that may be looked at now */
+    struct api *paused_apis;
 
     struct ticket *tickets;
     uint32_t tickets_max;
@@ -421,6 +437,8 @@ static inline uint32_t channel_index(const struct channel *channel) {
 }
 /* The live ticket that has this place in the channel, or NULL. */
 struct ticket *channel_ticket(struct sched *sched, const struct channel *channel, uint32_t seq);
+/* The last call that has begun in it, as far as is known. */
+uint32_t channel_progress(const struct channel *channel);
 
 /* tracing.c */
 /* The call's trace header, handed on or made: `traced` is `request` with it in place, its bytes are in `trace`. false: the chain has
@@ -480,6 +498,7 @@ uint32_t ticket_find(const struct sched *sched, uint32_t client, uint32_t msgid)
 void ticket_orphan(struct sched *sched, uint32_t index);
 const uint8_t *ticket_payload(const struct ticket *ticket);
 const uint8_t *ticket_ext(const struct ticket *ticket);
+void ticket_exts(const struct ticket *ticket, struct ticket_ext out[TICKET_EXTS]);
 void request_id_new(struct sched *sched, uint8_t out[16]);
 
 /* names.c */

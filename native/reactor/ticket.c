@@ -122,8 +122,8 @@ uint32_t ticket_new(struct sched *sched, struct client *client, const struct rpc
     ticket->traced = false;
     ticket->ext_in_block = copied;
     uint8_t *ext = block != NULL ? block->data : ticket->inline_data;
-    uint8_t *after = ext_put(ext_put(ext, EXT_TRACE, request->trace), EXT_CLIENT_CONTEXT, request->client_context);
-    after = ext_put(after, EXT_FUNCTION_ARN, arn);
+    uint8_t *after = ext_put(ext_put(ext, TICKET_EXT_TRACE, request->trace), TICKET_EXT_CONTEXT, request->client_context);
+    after = ext_put(after, TICKET_EXT_ARN, arn);
     if (owner != NULL) {
         block_hold(owner);
         ticket->block = owner;
@@ -203,4 +203,16 @@ const uint8_t *ticket_payload(const struct ticket *ticket) {
 
 const uint8_t *ticket_ext(const struct ticket *ticket) {
     return ticket->ext_in_block ? ticket->block->data : ticket->inline_data;
+}
+
+void ticket_exts(const struct ticket *ticket, struct ticket_ext out[TICKET_EXTS]) {
+    const uint8_t *at = ticket_ext(ticket);
+    memset(out, 0, TICKET_EXTS * sizeof *out);
+    for (uint32_t left = ticket->ext_bytes; left > 0;) {
+        const uint32_t size = (uint32_t)at[2] | (uint32_t)at[3] << 8;
+        SCHED_ASSERT(at[0] < TICKET_EXTS && left >= 4 + size);
+        out[at[0]] = (struct ticket_ext){at + 4, size};
+        at += 4 + size;
+        left -= 4 + size;
+    }
 }

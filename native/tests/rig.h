@@ -3,8 +3,10 @@
 #ifndef SCHED_RIG_H
 #define SCHED_RIG_H
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -23,6 +25,7 @@ struct rig_sandbox {
     int fd;                /* the stranger's end; -1: closed */
     int output;
     volatile uint64_t *progress; /* and the shelf behind it */
+    uint16_t port;         /* of its Runtime API, if the rig has one */
 };
 
 struct rig {
@@ -31,6 +34,7 @@ struct rig {
     struct rig_sandbox sandboxes[RIG_SANDBOXES];
     uint32_t events[32];   /* by kind */
     uint64_t method_connection; /* of the last METHOD */
+    const char *api;       /* sandboxes are started with a Runtime API; the extensions' names, each behind a comma */
     uint32_t tier;         /* sandboxes are started with; 0: SHELL */
     uint32_t ready_tier;   /* of the last READY */
     uint64_t stop_ms;      /* of the last KILLED */
@@ -40,7 +44,7 @@ struct rig {
 
 static inline struct sched_command rig_command(enum sched_command_kind kind) {
     struct sched_command command = {.kind = (uint32_t)kind};
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < SCHED_FDS; i++) {
         command.fds[i] = -1;
     }
     return command;
@@ -198,6 +202,26 @@ static inline void rig_turn(struct rig *rig) {
     rig_listen(rig);
 }
 
+static inline int rig_listening(uint16_t *port) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof address;
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    SCHED_ASSERT(fd >= 0 && bind(fd, (const struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 128) == 0);
+    SCHED_ASSERT(getsockname(fd, (struct sockaddr *)&address, &size) == 0);
+    *port = ntohs(address.sin_port);
+    return fd;
+}
+
+/* A connection to a sandbox's Runtime API, from inside. */
+static inline int rig_dial(const struct rig_sandbox *sandbox) {
+    const struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(sandbox->port)};
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    SCHED_ASSERT(fd >= 0 && connect(fd, (const struct sockaddr *)&address, sizeof address) == 0);
+    const int yes = 1; /* what is sent is there in the next turn */
+    SCHED_ASSERT(setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes) == 0 && fcntl(fd, F_SETFL, O_NONBLOCK) == 0);
+    return fd;
+}
+
 static inline void rig_start(struct rig *rig, struct rig_sandbox *sandbox) {
     SCHED_ASSERT(sandbox->handle != 0 && !sandbox->started);
     int pair[2];
@@ -215,7 +239,20 @@ static inline void rig_start(struct rig *rig, struct rig_sandbox *sandbox) {
     start.fds[1] = pipes[0];
     start.fds[2] = page;
     start.u32s[0] = rig->tier != 0 ? rig->tier : CORE_TIER_SHELL;
-    SCHED_ASSERT(sched_post(rig->sched, &start, (const uint8_t *)"{}", 2));
+    uint8_t blob[512];
+    size_t before = 0;
+    if (rig->api != NULL) {
+        static const char strings[] = "arn:aws:lambda:local:000000000000:function:hello\0app.handler\0000000000000";
+        memcpy(blob, strings, sizeof strings);
+        before = sizeof strings;
+        for (const char *at = rig->api; *at != '\0'; at++) {
+            blob[before++] = (uint8_t)(*at == ',' ? '\0' : *at);
+        }
+        start.fds[6] = rig_listening(&sandbox->port);
+        start.u32s[1] = (uint32_t)before;
+    }
+    memcpy(blob + before, "{}", 2);
+    SCHED_ASSERT(sched_post(rig->sched, &start, blob, before + 2));
     sandbox->fd = pair[1];
     sandbox->output = pipes[1];
     sandbox->started = true;

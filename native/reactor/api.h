@@ -1,0 +1,110 @@
+/* api.h: the Runtime API of one sandbox, as the rest of the reactor sees it. docs/internals/runtime-api.md.
+ *
+ * A sandbox has it or not; one that has gets no call and gives no answer by its channel. What the core has sent it lies here until
+ * its runtime asks, so "has it begun?" is our own knowledge and needs no word of the sandbox.
+ */
+#ifndef SCHED_API_H
+#define SCHED_API_H
+
+#include "api_http.h"
+#include "api_state.h"
+#include "reactor.h"
+
+enum {
+    API_CONNECTIONS_MAX = 64,               /* a power of two: a connection's index is the sandbox's and this */
+    API_HEAD_ROOM_BYTES_MAX = 2 << 20,      /* beginnings of requests, of all connections of a sandbox together */
+    API_INIT_ERROR_BYTES_MAX = 256 << 10,
+    API_DISCARD_BYTES_MAX = 64 << 20,       /* of a body that nobody wants; then the connection is closed */
+    API_UNREAD_BYTES_MAX = 64 << 10,        /* answers it leaves unread before it is no longer read */
+    API_BURST = 4096,                       /* requests that bring no call on: so many at once, */
+    API_BURST_PER_MS = 8                    /* and so many more each millisecond; then nothing of the sandbox is read for a while */
+};
+
+struct api;
+
+struct api_connection {
+    struct api *api;
+    struct api_connection *dirty_next;
+    struct api_connection *resuming_next;
+    uint32_t watched;                       /* what epoll is asked for */
+    int fd;                                 /* -1: closed, to be freed at the end of the turn */
+    uint32_t slot;
+    bool dirty;
+    bool resuming;
+    bool behind;                            /* whole requests may lie in the stash, which wait for their turn */
+    bool closing;                           /* flush, then close */
+    bool waits;                             /* a `next` of it is to be answered yet */
+    /* the request whose body is under way */
+    bool in_body;
+    bool discard;                           /* refused, or too large: the rest is read and dropped */
+    bool responds;                          /* it is the answer to the running call */
+    bool close_after;
+    bool too_large;
+    struct api_head head;                   /* its slices are gone */
+    char error_type[API_ERROR_TYPE_BYTES_MAX];
+    struct api_chunks chunks;
+    uint64_t left;                          /* of a body of known length */
+    uint64_t discarded;
+    struct block *body;
+    uint32_t body_bytes;
+    uint32_t body_max;
+    uint8_t *trailers;
+    uint32_t trailers_bytes;
+    uint32_t refused;                       /* status, 0: not */
+    char refused_type[64];
+    char refused_message[160];
+    /* bytes of the next request, not whole */
+    uint8_t *stash;
+    uint32_t stash_bytes;
+    uint32_t stash_capacity;
+    struct output output;
+};
+
+struct api {
+    struct channel *channel;
+    int listen_fd;
+    bool stopped;                           /* the sandbox is gone or being killed */
+    bool paused;                            /* its credit is used up: not read for a while */
+    struct api *paused_next;
+    enum api_state state;
+    struct api_connection *waiting;         /* whose `next` waits */
+    struct api_connection *connections[API_CONNECTIONS_MAX];
+    uint32_t given_seq;                     /* the last call that the runtime was given, or that was handed back */
+    uint64_t given_ns;
+    bool id_known;                          /* of the call that was given last, until the next is asked for */
+    uint8_t id[16];
+    uint64_t valid_until_ns[CORE_AHEAD_MAX]; /* of calls held, by seq */
+    uint64_t stash_bytes;                   /* of all connections */
+    uint32_t credit;
+    uint64_t credit_ns;
+    char *arn;                              /* NUL-separated strings of SANDBOX_START: see engine.h */
+    const char *handler;
+    const char *account;
+};
+
+/* From SANDBOX_START; false: no memory, the descriptor is closed. head: NUL-separated, as engine.h has it. */
+bool api_start(struct sched *sched, struct channel *channel, int listen_fd, const uint8_t *head, size_t head_bytes);
+/* The core sent it a call. While actions are obeyed. */
+void api_send_call(struct sched *sched, struct channel *channel, const struct core_action *send);
+void api_accept(struct sched *sched, uint32_t index);
+void api_ready(struct sched *sched, uint32_t index, uint32_t events);
+/* The processes are gone: hears what they said before. Steps the core. */
+void api_hear_out(struct sched *sched, struct channel *channel);
+/* Nothing is heard or said any more; what was allocated stays until api_free(). */
+void api_stop(struct sched *sched, struct channel *channel);
+void api_free(struct sched *sched, struct channel *channel);
+void api_flush_all(struct sched *sched);
+/* Those whose next request is here already and may be looked at now. */
+void api_resume(struct sched *sched);
+/* Those that have credit again are read again. */
+void api_unpause(struct sched *sched);
+
+/* channel.c */
+/* An answer to the call `seq`, wherever it came from. */
+void channel_answer(struct sched *sched, struct channel *channel, const struct core_reply_event *answer, const uint8_t *at,
+                    uint32_t bytes, struct block *owner, bool msgpack);
+void channel_hand_back(struct sched *sched, struct channel *channel, uint32_t seq);
+void channel_is_ready(struct sched *sched, struct channel *channel, const uint8_t *body, uint32_t bytes);
+void channel_init_error(struct sched *sched, struct channel *channel, const uint8_t *body, uint32_t bytes);
+
+#endif
