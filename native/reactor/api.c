@@ -107,6 +107,7 @@ static void destroy(struct sched *sched, struct api_connection *connection) {
     }
     api->connections[connection->slot] = NULL;
     api->stash_bytes -= connection->stash_capacity;
+    drop_body(connection);
     output_drop(&sched->chunks, &connection->output);
     free(connection->stash);
     free(connection);
@@ -1105,7 +1106,6 @@ void api_free(struct sched *sched, struct channel *channel) {
     }
     for (uint32_t i = 0; i < API_CONNECTIONS_MAX; i++) {
         if (api->connections[i] != NULL) {
-            drop_body(api->connections[i]);
             destroy(sched, api->connections[i]);
         }
     }

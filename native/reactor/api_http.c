@@ -459,7 +459,7 @@ enum api_piece api_chunks_read(struct api_chunks *chunks, const uint8_t *in, siz
 
 bool api_trailers_read(const uint8_t *in, size_t bytes, struct api_trailers *out) {
     *out = (struct api_trailers){0};
-    if (section_bytes(in, bytes, true) != (int64_t)bytes) {
+    if (bytes < 2 || section_bytes(in, bytes, true) != (int64_t)bytes) {
         return false;
     }
     const uint8_t *const last = in + bytes - 2;

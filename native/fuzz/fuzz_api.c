@@ -1,0 +1,207 @@
+/* Invariant: whatever a sandbox sends to its Runtime API, over however many connections and in whatever pieces, no assertion fails, the
+ * core's books are in order, no payload memory is left over, and what it is told are whole answers. And the reader of requests
+ * gives the same verdict however the bytes come, with slices inside them.
+ *
+ * The input is a script: an operation's byte, a length's byte, so many bytes. */
+#include "../tests/rig.h"
+
+#include "api.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+enum { PEERS = 3 };
+
+static void inside(struct api_slice slice, const uint8_t *in, uint32_t bytes) {
+    SCHED_ASSERT(slice.at == NULL ? slice.size == 0 : slice.at >= in && slice.at + slice.size <= in + bytes);
+}
+
+static void read_alone(const uint8_t *data, size_t size) {
+    struct api_head head, part;
+    const uint8_t *const in = guarded(data, size);
+    const enum api_read verdict = api_head_read(in, size, &head);
+    if (verdict == API_READ_WHOLE) {
+        SCHED_ASSERT(head.bytes > 0 && head.bytes <= size && head.route < ROUTES && (!head.chunked || head.length == 0));
+        inside(head.error_type, in, head.bytes);
+        inside(head.mode, in, head.bytes);
+        inside(head.content_type, in, head.bytes);
+        inside(head.extension_name, in, head.bytes);
+        inside(head.extension_id, in, head.bytes);
+        inside(head.features, in, head.bytes);
+        for (size_t cut = 0; cut < head.bytes; cut += 1 + head.bytes / 16) {
+            SCHED_ASSERT(api_head_read(guarded(data, cut), cut, &part) == API_READ_MORE);
+        }
+    }
+    struct api_trailers trailers;
+    if (api_trailers_read(guarded(data, size), size, &trailers)) {
+        SCHED_ASSERT(size >= 2);
+    }
+}
+
+/* The data and the end of a chunked body, whole and byte by byte. */
+static void read_chunks(const uint8_t *data, size_t size) {
+    static uint8_t whole[1 << 16], pieces[1 << 16];
+    size_t bytes[2] = {0};
+    enum api_piece last[2];
+    for (int way = 0; way < 2; way++) {
+        struct api_chunks chunks = {0};
+        size_t at = 0;
+        last[way] = API_PIECE_MORE;
+        while (last[way] == API_PIECE_MORE && at < size) {
+            const size_t room = way == 0 ? size - at : 1;
+            size_t taken, used = 0;
+            struct api_slice piece = {0};
+            do {
+                last[way] = api_chunks_read(&chunks, guarded(data + at + used, room - used), room - used, &taken, &piece);
+                SCHED_ASSERT(taken <= room - used && (last[way] == API_PIECE_BROKEN || piece.size <= taken || last[way] == API_PIECE_MORE || last[way] == API_PIECE_END));
+                if (last[way] == API_PIECE_DATA) {
+                    memcpy((way == 0 ? whole : pieces) + bytes[way], piece.at, piece.size);
+                    bytes[way] += piece.size;
+                }
+                used += taken;
+            } while (last[way] == API_PIECE_DATA || last[way] == API_PIECE_TRAILER);
+            at += used;
+            SCHED_ASSERT(last[way] != API_PIECE_MORE || used == room);
+        }
+    }
+    SCHED_ASSERT(last[0] == last[1] && bytes[0] == bytes[1] && memcmp(whole, pieces, bytes[0]) == 0);
+}
+
+struct stage {
+    struct rig rig;
+    int peers[PEERS];
+    uint32_t msgid;
+    char heard[PEERS][8192];
+    size_t heard_bytes[PEERS];
+    char id[37];
+};
+
+static void hear(struct stage *stage) {
+    for (int i = 0; i < PEERS; i++) {
+        char bytes[4096];
+        const ssize_t got = stage->peers[i] < 0 ? -1 : recv(stage->peers[i], bytes, sizeof bytes, MSG_DONTWAIT);
+        if (got <= 0) {
+            continue;
+        }
+        SCHED_ASSERT(stage->heard_bytes[i] > 0 || memcmp(bytes, "HTTP", got < 4 ? (size_t)got : 4) == 0);
+        stage->heard_bytes[i] += (size_t)got;
+        static const char name[] = "Aws-Request-Id: ";
+        const char *const at = memmem(bytes, (size_t)got, name, sizeof name - 1);
+        if (at != NULL && bytes + got - at > 60) {
+            memcpy(stage->id, at + sizeof name - 1, 36);
+        }
+    }
+}
+
+static void send_to(struct stage *stage, int peer, const void *bytes, size_t size) {
+    if (stage->peers[peer] >= 0) {
+        (void)!send(stage->peers[peer], bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    }
+}
+
+static void operate(struct stage *stage, uint8_t operation, const uint8_t *bytes, size_t size) {
+    static const char *const ready[] = {
+        "GET /2018-06-01/runtime/invocation/next HTTP/1.1\r\n\r\n",
+        "GET /2018-06-01/ping HTTP/1.1\r\n\r\n",
+        "POST /2018-06-01/runtime/init/error HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}",
+        "POST /2020-01-01/extension/register HTTP/1.1\r\nLambda-Extension-Name: one\r\nContent-Length: 32\r\n\r\n{\"events\":[\"INVOKE\",\"SHUTDOWN\"]}",
+        "PUT /2022-07-01/telemetry HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}",
+    };
+    char text[1024];
+    const int peer = operation / 16 % PEERS;
+    struct rig_sandbox *sandbox = &stage->rig.sandboxes[0];
+    switch (operation % 12) {
+    case 0:
+        send_to(stage, peer, bytes, size);
+        break;
+    case 1: case 2: {
+        const char *const request = ready[(size > 0 ? bytes[0] : 0) % (sizeof ready / sizeof *ready)];
+        send_to(stage, peer, request, strlen(request));
+        break;
+    }
+    case 3: case 4: case 5: {
+        const bool chunked = size > 0 && (bytes[0] & 1) != 0;
+        const int head = snprintf(text, sizeof text, "POST /2018-06-01/runtime/invocation/%s/%s HTTP/1.1\r\n%s: %s\r\n\r\n%s", stage->id,
+                                  size > 1 && (bytes[1] & 1) != 0 ? "error" : "response", chunked ? "Transfer-Encoding" : "Content-Length",
+                                  chunked ? "chunked" : "4", chunked ? "4\r\nfull\r\n0\r\n\r\n" : "full");
+        const size_t take = size > 2 ? bytes[2] % (size_t)head + 1 : (size_t)head;
+        send_to(stage, peer, text, operation % 12 == 3 ? take : (size_t)head);
+        break;
+    }
+    case 6:
+        rig_invoke(&stage->rig, stage->msgid++, "{}", 2);
+        break;
+    case 7:
+        if (stage->peers[peer] >= 0 && size > 0 && (bytes[0] & 3) == 0) {
+            (void)shutdown(stage->peers[peer], SHUT_WR);
+        } else if (stage->peers[peer] >= 0) {
+            close(stage->peers[peer]);
+            stage->peers[peer] = -1;
+        }
+        break;
+    case 8:
+        if (stage->peers[peer] < 0 && sandbox->port != 0 && sandbox->fd >= 0 && stage->rig.sched->channels[(uint32_t)sandbox->handle] != NULL &&
+            stage->rig.sched->channels[(uint32_t)sandbox->handle]->api->listen_fd >= 0) {
+            stage->peers[peer] = rig_dial(sandbox);
+            stage->heard_bytes[peer] = 0;
+        }
+        break;
+    case 9:
+        if (size > 1 && bytes[0] == bytes[1] && sandbox->fd >= 0) {
+            rig_frame(sandbox, bytes[0], 0, 0, 0, bytes, size);
+        }
+        break;
+    case 10:
+        if (size > 2 && bytes[0] == bytes[1] && sandbox->handle != 0) {
+            rig_reaped(&stage->rig, sandbox->handle, CORE_CAUSE_SIGNAL, 9);
+        }
+        break;
+    default:
+        rig_turn(&stage->rig);
+        SCHED_ASSERT(core_check(stage->rig.sched->core) == NULL);
+        hear(stage);
+        break;
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    read_alone(data, size);
+    read_chunks(data, size);
+    static struct stage stage;
+    memset(&stage, 0, sizeof stage);
+    rig_init(&stage.rig);
+    stage.rig.api = size > 0 && (data[0] & 1) != 0 ? "one," : "";
+    stage.msgid = 2;
+    memcpy(stage.id, "00000000-0000-4000-8000-000000000000", 37);
+    rig_invoke(&stage.rig, 1, "{}", 2);
+    struct rig_sandbox *sandbox = rig_started_sandbox(&stage.rig);
+    rig_turn(&stage.rig);
+    SCHED_ASSERT(sandbox == &stage.rig.sandboxes[0]);
+    for (int i = 0; i < PEERS; i++) {
+        stage.peers[i] = i == 0 ? rig_dial(sandbox) : -1;
+    }
+    unsigned operations = 0;
+    while (size >= 2 && operations++ < 200) {
+        const uint8_t operation = data[0];
+        const size_t bytes = data[1] < size - 2 ? data[1] : size - 2;
+        operate(&stage, operation, data + 2, bytes);
+        data += 2 + bytes;
+        size -= 2 + bytes;
+    }
+    for (int i = 0; i < 3; i++) {
+        rig_turn(&stage.rig);
+        for (int k = 0; k < RIG_SANDBOXES; k++) {
+            if (stage.rig.sandboxes[k].handle != 0) {
+                rig_reaped(&stage.rig, stage.rig.sandboxes[k].handle, CORE_CAUSE_SIGNAL, 9);
+            }
+        }
+        rig_turn(&stage.rig);
+    }
+    SCHED_ASSERT(core_check(stage.rig.sched->core) == NULL);
+    for (int i = 0; i < PEERS; i++) {
+        if (stage.peers[i] >= 0) {
+            close(stage.peers[i]);
+        }
+    }
+    rig_free(&stage.rig);
+    return 0;
+}
