@@ -19,13 +19,12 @@
 #include "api.h"
 #include "reactor.h"
 #include "shelf.h"
+#include "sweep.h"
 
 enum frame_kind {
     FRAME_START = 1, FRAME_CALL = 2, FRAME_STOP = 3,
     FRAME_RESULT = 16, FRAME_LOG = 17, FRAME_READY = 18, FRAME_INIT_ERROR = 19, FRAME_HANDBACK = 20
 };
-
-static const uint64_t REST_NS = 100 * 1000 * 1000; /* told of no earlier, so that a busy function is not frozen for each call */
 
 enum { FLAG_MSGPACK = 1, FLAG_FUNCTION_ERROR = 2, FLAG_TOO_LARGE = 4 };
 
@@ -38,7 +37,6 @@ enum {
     REFER_BYTES_MIN = 16 * 1024,    /* larger payloads are not copied into the output queue */
     EVENTS_A_SHELF = 2 * CORE_AHEAD_MAX + 8, /* a reply and a look at the usage for each call, and what goes with them */
     BROKEN_STATUS = 99,             /* a status no sandbox can mean: the core ends it for its protocol */
-    SWEEP_A_TURN = 32,              /* usage files read in one turn */
     LAST_READS_MAX = 64             /* of what a dead one left in its socket */
 };
 
@@ -175,18 +173,6 @@ void channel_start(struct sched *sched, const struct sched_command *command, con
 
 /* ---- to the sandbox --------------------------------------------------------------------------------------------------- */
 
-static void note_work(struct sched *sched, struct channel *channel);
-static void note_rest(struct sched *sched, struct channel *channel);
-
-/* The kernel is asked at the next sweep: a call may run for long before it answers. */
-static void note_used(struct sched *sched, struct channel *channel) {
-    if (!channel->used && channel->cpu_fd >= 0) {
-        channel->used = true;
-        channel->used_next = sched->used_channels;
-        sched->used_channels = channel_index(channel);
-    }
-}
-
 void channel_send_call(struct sched *sched, const struct core_action *send, uint32_t index) {
     struct channel *channel = channel_find(sched, send->sandbox);
     struct ticket *ticket = &sched->tickets[index];
@@ -196,9 +182,9 @@ void channel_send_call(struct sched *sched, const struct core_action *send, uint
     ticket->seq = send->seq;
     ticket->sent_ns = sched->now_ns;
     channel->cookies[send->seq % CORE_AHEAD_MAX] = index;
-    note_used(sched, channel);
+    sweep_note_used(sched, channel);
     channel->sent_seq = send->seq;
-    note_work(sched, channel);
+    sweep_note_work(sched, channel);
     if (channel->api != NULL) {
         api_send_call(sched, channel, send);
         return;
@@ -247,102 +233,6 @@ void channel_flush_all(struct sched *sched) {
         channel_rewatch(sched, channel, channel->reading, channel->output.bytes > 0);
     }
     api_flush_all(sched);
-}
-
-/* ---- usage ------------------------------------------------------------------------------------------------------------ */
-
-static uint64_t digits(const char *at) {
-    uint64_t value = 0;
-    for (; *at >= '0' && *at <= '9'; at++) {
-        value = value * 10 + (uint64_t)(*at - '0');
-    }
-    return value;
-}
-
-static bool read_file(int fd, char *out, size_t bytes) {
-    const ssize_t got = fd < 0 ? -1 : pread(fd, out, bytes - 1, 0);
-    out[got > 0 ? got : 0] = '\0';
-    return got > 0;
-}
-
-/* cgroup v1: cpuacct.usage, ns alone. v2: cpu.stat, "usage_usec N" in its first line. */
-static void usage(struct sched *sched, struct channel *channel) {
-    char text[256];
-    if (!read_file(channel->cpu_fd, text, sizeof text)) {
-        return;
-    }
-    const char *usec = strstr(text, "usage_usec ");
-    struct core_event *event = batch_add(sched, CORE_EV_SANDBOX_USAGE);
-    event->u.sandbox.handle = channel->sandbox;
-    event->u.sandbox.cpu_ns = usec != NULL ? 1000 * digits(usec + strlen("usage_usec ")) : digits(text);
-    if (read_file(channel->memory_fd, text, sizeof text)) {
-        event->u.sandbox.memory_peak_bytes = digits(text);
-    }
-}
-
-/* ---- rest ------------------------------------------------------------------------------------------------------------- */
-
-static void tell_rest(struct sched *sched, struct channel *channel, bool rests) {
-    channel->rest_told = rests;
-    const struct sched_event event = {.kind = SCHED_EV_REST, .sandbox = channel->sandbox, .function = channel->function,
-                                      .flags = rests ? 1 : 0};
-    emit(sched, &event, NULL, 0);
-}
-
-/* It has answered all that was sent to it. Told at a sweep, if that is so still: at most twice a sweep, however many calls there are. */
-static void note_rest(struct sched *sched, struct channel *channel) {
-    if (!channel->tells_rest || channel->answered_seq != channel->sent_seq) {
-        return;
-    }
-    channel->rested_ns = sched->now_ns;
-    if (!channel->resting) {
-        channel->resting = true;
-        channel->resting_next = sched->resting_channels;
-        sched->resting_channels = channel_index(channel);
-    }
-}
-
-static void sweep_resting(struct sched *sched) {
-    uint32_t *link = &sched->resting_channels;
-    while (*link != NO_INDEX) {
-        struct channel *channel = sched->channels[*link];
-        const bool rests = channel->answered_seq == channel->sent_seq;
-        if (rests && sched->now_ns - channel->rested_ns < REST_NS) {
-            link = &channel->resting_next;
-            continue;
-        }
-        *link = channel->resting_next;
-        channel->resting = false;
-        if (rests && !channel->gone && !channel->killed && !channel->rest_told) {
-            tell_rest(sched, channel, true);
-        }
-    }
-}
-
-/* Called with whatever it is to do next: it may be frozen. */
-static void note_work(struct sched *sched, struct channel *channel) {
-    if (channel->rest_told) {
-        tell_rest(sched, channel, false);
-    }
-}
-
-void channel_sweep_begin(struct sched *sched) {
-    sweep_resting(sched);
-    if (sched->swept_channels == NO_INDEX) {
-        sched->swept_channels = sched->used_channels;
-        sched->used_channels = NO_INDEX;
-    }
-}
-
-void channel_sweep(struct sched *sched) {
-    for (uint32_t i = 0; i < SWEEP_A_TURN && sched->swept_channels != NO_INDEX; i++) {
-        struct channel *channel = sched->channels[sched->swept_channels];
-        sched->swept_channels = channel->used_next;
-        channel->used = false;
-        if (!channel->gone) {
-            usage(sched, channel);
-        }
-    }
 }
 
 /* ---- from the sandbox ------------------------------------------------------------------------------------------------- */
@@ -447,15 +337,15 @@ void channel_answer(struct sched *sched, struct channel *channel, const struct c
     if ((ticket != NULL && ticket->report) || !channel->measured) {
         /* Just before its reply, so that the call gets what it used; and for the first call of each sandbox, since the core wants
          * to know early whether its function computes or waits. */
-        usage(sched, channel);
+        sweep_usage(sched, channel);
         channel->measured = true;
     } else {
-        note_used(sched, channel);
+        sweep_note_used(sched, channel);
     }
     struct core_event *event = batch_add(sched, CORE_EV_REPLY);
     event->u.reply = *answer;
     channel->answered_seq = answer->seq;
-    note_rest(sched, channel);
+    sweep_note_rest(sched, channel);
     struct reply *reply = &sched->replies[event->tag];
     *reply = (struct reply){.at = at, .bytes = bytes, .block = owner, .msgpack = msgpack};
     if (owner != NULL) {
@@ -465,7 +355,7 @@ void channel_answer(struct sched *sched, struct channel *channel, const struct c
 
 void channel_hand_back(struct sched *sched, struct channel *channel, uint32_t seq) {
     channel->answered_seq = seq;
-    note_rest(sched, channel);
+    sweep_note_rest(sched, channel);
     struct core_event *event = batch_add(sched, CORE_EV_REPLY);
     event->u.reply = (struct core_reply_event){.sandbox = channel->sandbox, .seq = seq, .status = CORE_REPLY_HANDBACK};
 }
@@ -592,7 +482,7 @@ void channel_is_ready(struct sched *sched, struct channel *channel, const uint8_
     const uint64_t init_ns = u64_at(body);
     struct function_info *info = info_of(sched, channel->function);
     channel->settled = channel->able = true;
-    note_rest(sched, channel);
+    sweep_note_rest(sched, channel);
     const bool fell_back = bytes > READY_BYTES && channel->tier == CORE_TIER_SNAPSHOT && body[READY_BYTES] == CORE_TIER_SHELL;
     if (fell_back) {
         channel->tier = CORE_TIER_SHELL;
@@ -606,7 +496,7 @@ void channel_is_ready(struct sched *sched, struct channel *channel, const uint8_
     event->u.sandbox.handle = channel->sandbox;
     event->u.sandbox.init_ns = init_ns;
     event->u.sandbox.tier = channel->tier;
-    usage(sched, channel); /* what starting cost, so that no call is charged for it */
+    sweep_usage(sched, channel); /* what starting cost, so that no call is charged for it */
     const struct sched_event ready = {.kind = SCHED_EV_READY, .sandbox = channel->sandbox, .function = channel->function,
                                       .value = init_ns, .flags = channel->tier};
     emit_unhurried(sched, &ready, fell_back ? body + READY_BYTES + 1 : NULL, fell_back ? bytes - READY_BYTES - 1 : 0);
@@ -805,7 +695,7 @@ static bool ends_in_order(enum core_why why) {
 /* It is heard to its end, and killed by the service if that does not come in time. */
 static void tell_to_stop(struct sched *sched, struct channel *channel, const struct core_action *kill) {
     const struct header head = {.kind = FRAME_STOP};
-    note_work(sched, channel);
+    sweep_note_work(sched, channel);
     output_add(&sched->chunks, &channel->output, &head, sizeof head);
     dirty(sched, channel);
     const struct sched_event event = {.kind = SCHED_EV_KILLED, .sandbox = kill->sandbox, .function = kill->function,

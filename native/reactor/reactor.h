@@ -6,7 +6,8 @@
  *   rings.c     commands in, events out
  *   listen.c    listeners, and who may come in
  *   client.c    client connections: bytes to requests, answers to bytes
- *   channel.c   sandboxes: frames in and out, their output pipes, the kernel's usage figures
+ *   channel.c   sandboxes: frames in and out, their beginning and end
+ *   sweep.c     what sandboxes have used, as the kernel says, and whether they rest
  *   api.c       sandboxes whose runtime speaks the Runtime API: connections, calls that wait to be asked for
  *   logs.c      what sandboxes write: credit, journal, tails
  *   shelf.c     the memory shared with a sandbox

@@ -1,0 +1,47 @@
+/* api_inside.h: what the files of the Runtime API share among themselves.
+ *
+ *   api.c          connections: made, read, flushed, ended
+ *   api_request.c  requests: what they want, their bodies, whether they may
+ *   api_call.c     what is said: calls that are given, refusals
+ */
+#ifndef SCHED_API_INSIDE_H
+#define SCHED_API_INSIDE_H
+
+#include "api.h"
+
+/* api.c */
+void api_dirty(struct sched *sched, struct api_connection *connection);
+/* Closed at once, freed when it is flushed next. */
+void api_hang_up(struct sched *sched, struct api_connection *connection);
+void api_flush(struct sched *sched, struct api_connection *connection);
+void api_drop_body(struct api_connection *connection);
+/* The answer that came by this connection will not be whole. */
+void api_stop_responding(struct api_connection *connection);
+/* A request that brings no call on, or a connection, is work that a sandbox can ask for without end. */
+void api_spend(struct sched *sched, struct api *api, uint32_t cost);
+
+/* api_request.c */
+/* The head is read: connection->head. */
+void api_begin(struct sched *sched, struct api_connection *connection);
+/* The request is whole. `at`: its body, in `owner` if that is not NULL. */
+void api_finish(struct sched *sched, struct api_connection *connection, const uint8_t *at, uint32_t bytes, struct block *owner);
+/* Of a body: bytes done with. in_place: the bytes stay where they are until the next step of the core. */
+uint32_t api_take_chunks(struct sched *sched, struct api_connection *connection, const uint8_t *at, uint32_t bytes);
+uint32_t api_take_known(struct sched *sched, struct api_connection *connection, const uint8_t *at, uint32_t bytes, bool in_place);
+/* The rest of the body will not come. */
+void api_cut(struct sched *sched, struct api_connection *connection);
+void api_not_http(struct sched *sched, struct api_connection *connection, bool too_long);
+
+/* api_call.c */
+/* The oldest call that is held goes to the runtime, if it waits for one. */
+void api_give(struct sched *sched, struct api *api);
+void api_say(struct sched *sched, struct api_connection *connection, unsigned status, const char *reason, const char *type,
+             const char *body);
+void api_say_accepted(struct sched *sched, struct api_connection *connection);
+/* Said once its body is read. */
+void api_refuse(struct api_connection *connection, unsigned status, const char *type, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+void api_refuse_step(struct api_connection *connection, const struct api_step *step, enum api_want want);
+void api_say_refusal(struct sched *sched, struct api_connection *connection);
+
+#endif
