@@ -64,6 +64,7 @@ from scheduler.messages import (
     Span,
     Tier,
     Totals,
+    UrlAnswered,
     Why,
     stop,
 )
@@ -259,6 +260,16 @@ def _span(raw: Any) -> Span:
     )
 
 
+_URL_HEAD: Final = struct.Struct("=36s?I")  # request id, close, bytes of the next request
+
+
+def _handed(fd: int, blob: bytes) -> HttpHanded:
+    """An HTTP connection that is still owed the answer of a function URL."""
+    request_id, close, begun = _URL_HEAD.unpack_from(blob)
+    result = _URL_HEAD.size + begun
+    return HttpHanded(fd, blob[_URL_HEAD.size : result], UrlAnswered(request_id.decode(), blob[result:], close))
+
+
 _READ: dict[EventKind, Any] = {
     EventKind.NEED: lambda raw: Need(raw.function, raw.sandbox, raw.revision, bool(raw.flags & 1)),
     EventKind.KILLED: lambda raw: Killed(raw.sandbox, Why(raw.why), raw.value),
@@ -276,7 +287,7 @@ _READ: dict[EventKind, Any] = {
     EventKind.DRAINED: lambda raw: Drained(),
     EventKind.FAULT: lambda raw: Fault(_blob(raw).decode("utf-8", "replace")),
     EventKind.SPAN: _span,
-    EventKind.HTTP: lambda raw: HttpHanded(raw.value, _blob(raw)),
+    EventKind.HTTP: lambda raw: _handed(raw.value, _blob(raw)) if raw.flags & 1 else HttpHanded(raw.value, _blob(raw)),
 }
 
 

@@ -17,7 +17,8 @@ from scheduler.lambda_api.access import OpenAccess, SignedAccess, rights_of
 from scheduler.lambda_api.app import Api
 from scheduler.lambda_api.rooms import Invoker, Rooms
 from scheduler.lambda_api.server import Front
-from scheduler.messages import http_adopt, key_put, key_remove
+from scheduler.lambda_api.url_calls import engine_urls
+from scheduler.messages import http_adopt, key_put, key_remove, url_remove
 from scheduler.queueing.dispatcher import AcceptedEvent
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Gateway:
         self.keyring = Keyring.open(settings.keyring_file)
         self.access_keys = AccessKeys(settings.access_key_file, self.keyring)
         self._known: dict[str, AccessKey] = {}  # that the engine knows
+        self._urls: dict[str, dict[str, Command]] = {}  # that it knows: by function, then by id
         self._api: Api | None = None
         self._front: Front | None = None
 
@@ -73,7 +75,7 @@ class Gateway:
     async def connection(self, event: HttpHanded) -> None:
         """One that the engine hands over."""
         assert self._front is not None, "the gateway is not open yet"
-        self._front.take(event.fd, event.data)
+        self._front.take(event.fd, event.data, event.owed)
 
     async def operation(
         self, operation: str, values: Mapping[str, Any], *, rights: Right, tenant: str | None, package: Path | None
@@ -87,6 +89,24 @@ class Gateway:
         if self._service.draining:
             raise Unavailable("the service is shutting down")
         return await self._service.events.accept(AcceptedEvent(function, payload, "json", trace=trace, key=None))
+
+    # ---- function URLs ----
+
+    def url_commands(self, name: str) -> list[Command]:
+        """What the engine is to know of a function's URLs, beside what it knows already."""
+        registry = self._service.registry
+        before = self._urls.pop(name, {})
+        now = engine_urls(name, registry.attachments.of(name), registry.identity.account_id)
+        if now:
+            self._urls[name] = now
+        gone = [url_remove(url_id) for url_id in before if url_id not in now]
+        return gone + [put for url_id, put in now.items() if before.get(url_id) != put]
+
+    def watch_urls(self) -> list[Command]:
+        """From now on the engine is told of every change; all that it is to know first."""
+        attachments = self._service.registry.attachments
+        attachments.watch(lambda name: self._service.post(*self.url_commands(name)))
+        return [command for name, _ in attachments.all() for command in self.url_commands(name)]
 
     # ---- access keys ----
 

@@ -68,6 +68,8 @@ __all__ = [
     "Tier",
     "Totals",
     "Trait",
+    "UrlAnswered",
+    "UrlFlag",
     "Why",
     "connection_adopt",
     "connection_close",
@@ -85,6 +87,8 @@ __all__ = [
     "sandbox_start",
     "stop",
     "stop_listening",
+    "url_put",
+    "url_remove",
 ]
 
 NO_LIMIT = 0x7FFF_FFFF
@@ -226,6 +230,8 @@ class CommandKind(IntEnum):
     STOP = 12
     KEY_PUT = 13
     KEY_REMOVE = 14
+    URL_PUT = 15
+    URL_REMOVE = 16
 
 
 class CoreEventKind(IntEnum):
@@ -467,6 +473,24 @@ def key_remove(key_id: str) -> Command:
     return Command(kind=CommandKind.KEY_REMOVE, blob=key_id.encode())
 
 
+class UrlFlag(IntFlag):
+    """SIGNED: its callers sign with a key of the function's tenant; else it is open to anybody. CORS: there are rules for pages
+    of other origins."""
+
+    NONE = 0
+    SIGNED = 1
+    CORS = 2
+
+
+def url_put(url_id: str, target: str, account_id: str, flags: UrlFlag) -> Command:
+    """A function URL that the engine answers by itself. target: the function as it is invoked."""
+    return Command(kind=CommandKind.URL_PUT, flags=int(flags), blob="\0".join((url_id, target, account_id)).encode())
+
+
+def url_remove(url_id: str) -> Command:
+    return Command(kind=CommandKind.URL_REMOVE, blob=url_id.encode())
+
+
 def stop_listening() -> Command:
     return Command(kind=CommandKind.STOP_LISTENING)
 
@@ -590,11 +614,21 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
+class UrlAnswered:
+    """What a connection is still owed: an answer made of what the function behind a URL answered. close: it ends with it."""
+
+    request_id: str
+    result: bytes = field(repr=False)
+    close: bool
+
+
+@dataclass(frozen=True, slots=True)
 class HttpHanded:
     """An HTTP connection that is the service's from now on, and the bytes that came of it."""
 
     fd: int
     data: bytes = field(repr=False)
+    owed: UrlAnswered | None = None
 
 
 @dataclass(frozen=True, slots=True)

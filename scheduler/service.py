@@ -367,7 +367,7 @@ class Service:
         if settings.http is not None:
             if settings.http_auth == "none":
                 self.log.warning("http", address=settings.http, text="NO AUTHENTICATION: who can connect may deploy and invoke")
-            self.engine.preload(self.gateway.key_commands())
+            self.engine.preload([*self.gateway.key_commands(), *self.gateway.watch_urls()])
             self.http_port = self.engine.listen_http(settings.http.host, settings.http.port)
         if settings.tcp is not None:
             self.tcp_port = await self._listen_tcp(settings.tcp, stack)

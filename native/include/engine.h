@@ -77,8 +77,15 @@ enum sched_command_kind {
     SCHED_CMD_STOP_LISTENING = 11,
     SCHED_CMD_STOP = 12,              /* sched_run returns once this is handled */
     SCHED_CMD_KEY_PUT = 13,           /* an access key that may sign HTTP requests; blob: id, NUL, secret; u32s as GRANT */
-    SCHED_CMD_KEY_REMOVE = 14         /* blob: its id */
+    SCHED_CMD_KEY_REMOVE = 14,        /* blob: its id */
+    SCHED_CMD_URL_PUT = 15,           /* a function URL that is answered here; blob: id, NUL, the function as names know it, NUL,
+                                         the account's number. flags: enum sched_url_flag */
+    SCHED_CMD_URL_REMOVE = 16         /* blob: its id */
 };
+
+/* SIGNED: whose caller must have signed, with a key of the function's tenant; else it is open to all. CORS: pages of other origins
+ * may ask, which is the slow side's business. */
+enum sched_url_flag { SCHED_URL_SIGNED = 1, SCHED_URL_CORS = 2 };
 
 enum sched_adopt_flag { SCHED_ADOPT_HTTP = 1 };
 enum sched_start_flag { SCHED_START_TELLS_REST = 1 };
@@ -129,7 +136,10 @@ enum sched_event_kind {
     SCHED_EV_DRAINED = 12,
     SCHED_EV_FAULT = 13,              /* blob: text for the log: something the operator should know */
     SCHED_EV_HTTP = 14,               /* an HTTP connection that is the slow side's from now on; value: its descriptor, the
-                                         receiver's to close or to give back (CONNECTION_ADOPT); blob: what came of it */
+                                         receiver's to close or to give back (CONNECTION_ADOPT); blob: what came of it.
+                                         flags 1: it is owed an answer first, which is to be made of what its function URL's function
+                                         answered; blob: the request's id as text (36 bytes), 1: close after it, u32 size of
+                                         what came of the next request, that, the function's answer */
     SCHED_EV_REST = 15,               /* sandbox; flags 1: it has had no call for 100 ms; 0: it has one, or is to stop */
     SCHED_EV_SPAN = 16                /* function, flags: core_outcome; a sampled call is answered. blob: struct sched_span, then its
                                          trace header */

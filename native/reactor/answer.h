@@ -26,6 +26,10 @@ size_t answer_log_tail(struct sched *sched, const struct core_action *answer, co
                        const struct function_info *info, char out[TAIL_BYTES]);
 const char *answer_resource_name(uint16_t resource);
 
+/* weburl.c */
+void url_answer(struct sched *sched, struct client *client, const struct core_action *answer, const struct ticket *ticket,
+                const struct reply *reply);
+
 /* web.c */
 void web_answer(struct sched *sched, struct client *client, const struct core_action *answer, const struct ticket *ticket,
                 const struct function_info *info, const struct reply *reply);

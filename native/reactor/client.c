@@ -644,6 +644,31 @@ void client_hand_over(struct sched *sched, struct client *client, const uint8_t 
     client_kill(sched, client);
 }
 
+void client_hand_answer(struct sched *sched, struct client *client, const struct reply *reply, const char *request_id) {
+    enum { ID_BYTES = 36 };
+    SCHED_ASSERT(client->http && client->calls == 1 && client->output.bytes == 0);
+    const int fd = slow_side_behind(sched) ? -1 : fcntl(client->fd, F_DUPFD_CLOEXEC, 0);
+    if (fd < 0) {
+        refuse_http(client->fd);
+        client_kill(sched, client);
+        return;
+    }
+    const uint32_t begun = client->stash_bytes; /* of its next request */
+    const size_t bytes = ID_BYTES + 1 + sizeof begun + begun + reply->bytes;
+    uint8_t *const blob = blob_new(sched, bytes);
+    memcpy(blob, request_id, ID_BYTES);
+    blob[ID_BYTES] = client->close_after;
+    memcpy(blob + ID_BYTES + 1, &begun, sizeof begun);
+    if (begun > 0) {
+        memcpy(blob + ID_BYTES + 1 + sizeof begun, client->stash, begun);
+    }
+    memcpy(blob + ID_BYTES + 1 + sizeof begun + begun, reply->at, reply->bytes);
+    const struct sched_event event = {.kind = SCHED_EV_HTTP, .flags = 1, .value = (uint64_t)fd};
+    emit_blob(sched, &event, blob, bytes);
+    sched->stats.http_handed++;
+    client_kill(sched, client);
+}
+
 static void begin_close(struct sched *sched, struct client *client) {
     client->closing = true;
     if (client->wants_memory) {

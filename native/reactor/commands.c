@@ -173,6 +173,14 @@ static void carry_out(struct sched *sched, const struct sched_command *command, 
     case SCHED_CMD_KEY_REMOVE:
         sigv4_remove(&sched->keys, (const char *)blob, blob_bytes);
         break;
+    case SCHED_CMD_URL_PUT:
+        if (!urls_put(&sched->urls, (const char *)blob, blob_bytes, command->flags)) {
+            fault(sched, "no memory for a function's URL: its requests are answered the slow way");
+        }
+        break;
+    case SCHED_CMD_URL_REMOVE:
+        urls_remove(&sched->urls, (const char *)blob, blob_bytes);
+        break;
     case SCHED_CMD_STOP:
         sched->stopping = true;
         sched->stop_by_ns = sched->now_ns + STOP_FLUSH_NS;

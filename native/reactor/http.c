@@ -3,14 +3,14 @@
 
 #include <string.h>
 
-static bool is_token(uint8_t c) {
+bool http_is_token(uint8_t c) {
     if ((c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z')) {
         return true;
     }
     return c != 0 && strchr("!#$%&'*+-.^_`|~", c) != NULL;
 }
 
-static bool equals(struct http_slice slice, const char *lower) {
+bool http_is(struct http_slice slice, const char *lower) {
     const size_t size = strlen(lower);
     if (slice.size != size) {
         return false;
@@ -28,7 +28,7 @@ static bool equals(struct http_slice slice, const char *lower) {
 static bool holds(struct http_slice slice, const char *lower) {
     const uint32_t size = (uint32_t)strlen(lower);
     for (uint32_t i = 0; i + size <= slice.size; i++) {
-        if (equals((struct http_slice){slice.at + i, size}, lower)) {
+        if (http_is((struct http_slice){slice.at + i, size}, lower)) {
             return true;
         }
     }
@@ -37,7 +37,7 @@ static bool holds(struct http_slice slice, const char *lower) {
 
 struct http_slice http_header(const struct http_request *request, const char *name) {
     for (uint32_t i = 0; i < request->headers_count; i++) {
-        if (equals(request->headers[i].name, name)) {
+        if (http_is(request->headers[i].name, name)) {
             return request->headers[i].value;
         }
     }
@@ -100,16 +100,15 @@ static const char PREFIX[] = "/2015-03-31/functions/";
 static const char SUFFIX[] = "/invocations";
 static const char QUALIFIER[] = "Qualifier=";
 
-/* NAME and the qualifier out of the target. */
-static bool read_target(struct http_slice target, struct http_request *out) {
-    const uint8_t *const question = memchr(target.at, '?', target.size);
-    const uint32_t path = question == NULL ? target.size : (uint32_t)(question - target.at);
+/* NAME and the qualifier out of path and query. */
+static bool read_function(struct http_request *out) {
     const size_t prefix = sizeof PREFIX - 1, suffix = sizeof SUFFIX - 1;
-    if (path <= prefix + suffix || memcmp(target.at, PREFIX, prefix) != 0 || memcmp(target.at + path - suffix, SUFFIX, suffix) != 0) {
+    const uint32_t path = out->path.size;
+    if (path <= prefix + suffix || memcmp(out->path.at, PREFIX, prefix) != 0 ||
+        memcmp(out->path.at + path - suffix, SUFFIX, suffix) != 0) {
         return false;
     }
-    out->path = (struct http_slice){target.at, path};
-    const uint8_t *const name = target.at + prefix;
+    const uint8_t *const name = out->path.at + prefix;
     const size_t name_size = path - prefix - suffix;
     if (memchr(name, '/', name_size) != NULL) {
         return false;
@@ -118,8 +117,7 @@ static bool read_target(struct http_slice target, struct http_request *out) {
     if (used <= 0) {
         return false;
     }
-    if (question != NULL) {
-        out->query = (struct http_slice){question + 1, target.size - path - 1};
+    if (out->query.at != NULL) {
         const size_t key = sizeof QUALIFIER - 1;
         if (out->query.size <= key || memcmp(out->query.at, QUALIFIER, key) != 0 ||
             memchr(out->query.at, '&', out->query.size) != NULL || memchr(out->query.at, '+', out->query.size) != NULL) {
@@ -149,22 +147,74 @@ static bool read_target(struct http_slice target, struct http_request *out) {
     return true;
 }
 
-/* "POST TARGET HTTP/1.1": the line's length without its end, 0: it is another one. */
+/* "METHOD /PATH[?QUERY] HTTP/1.1": the line's length without its end, 0: it is another one. */
 static size_t read_line(const uint8_t *in, size_t bytes, struct http_request *out) {
-    static const char method[] = "POST ", version[] = " HTTP/1.1";
+    static const char version[] = " HTTP/1.1";
     const uint8_t *const end = memchr(in, '\r', bytes);
     const size_t size = end == NULL || end[1] != '\n' ? 0 : (size_t)(end - in); /* the head ends with more than a CR */
-    const size_t before = sizeof method - 1, after = sizeof version - 1;
-    if (size <= before + after || memcmp(in, method, before) != 0 || memcmp(in + size - after, version, after) != 0) {
+    const uint8_t *const blank = size == 0 ? NULL : memchr(in, ' ', size);
+    const size_t before = blank == NULL ? 0 : (size_t)(blank - in) + 1, after = sizeof version - 1;
+    if (before < 2 || size <= before + after || *(blank + 1) != '/' || memcmp(in + size - after, version, after) != 0) {
         return 0;
     }
+    out->method = (struct http_slice){in, (uint32_t)before - 1};
     const struct http_slice target = {in + before, (uint32_t)(size - before - after)};
     for (uint32_t i = 0; i < target.size; i++) {
         if (target.at[i] <= ' ' || target.at[i] >= 0x7f) {
             return 0;
         }
     }
-    return read_target(target, out) ? size : 0;
+    const uint8_t *const question = memchr(target.at, '?', target.size);
+    out->path = (struct http_slice){target.at, question == NULL ? target.size : (uint32_t)(question - target.at)};
+    if (question != NULL) {
+        out->query = (struct http_slice){question + 1, target.size - out->path.size - 1};
+    }
+    return size;
+}
+
+static bool is_method(const struct http_request *request, const char *name) {
+    return request->method.size == strlen(name) && memcmp(request->method.at, name, request->method.size) == 0;
+}
+
+static bool host_byte(uint8_t c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '.';
+}
+
+/* ID.lambda-url.REGION.DOMAIN[:PORT] in small letters, and a method that has nothing to do with the connection or other origins. */
+static bool read_url(const struct http_request *request) {
+    static const char label[] = ".lambda-url.";
+    static const char *const methods[] = {"GET", "POST", "PUT", "DELETE", "PATCH"};
+    const struct http_slice host = request->host;
+    bool known = false;
+    for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
+        known = known || is_method(request, methods[i]);
+    }
+    const uint32_t begin = HTTP_URL_ID_BYTES + sizeof label - 1;
+    if (!known || host.size <= begin || memcmp(host.at + HTTP_URL_ID_BYTES, label, sizeof label - 1) != 0) {
+        return false;
+    }
+    for (uint32_t i = 0; i < HTTP_URL_ID_BYTES; i++) {
+        if ((host.at[i] < 'a' || host.at[i] > 'z') && (host.at[i] < '2' || host.at[i] > '7')) {
+            return false;
+        }
+    }
+    uint32_t at = begin, dot = 0;
+    for (; at < host.size && host_byte(host.at[at]); at++) {
+        dot = dot == 0 && host.at[at] == '.' ? at : dot;
+    }
+    if (dot <= begin || dot + 1 >= at) {
+        return false;
+    }
+    if (at == host.size) {
+        return true;
+    }
+    const uint32_t digits = host.size - at - 1;
+    for (uint32_t i = at + 1; i < host.size; i++) {
+        if (host.at[i] < '0' || host.at[i] > '9') {
+            return false;
+        }
+    }
+    return host.at[at] == ':' && digits >= 1 && digits <= 5;
 }
 
 /* One header line in [at, end), end at its line end. */
@@ -174,7 +224,7 @@ static bool read_header(const uint8_t *at, const uint8_t *end, struct http_heade
         return false;
     }
     for (const uint8_t *c = at; c < colon; c++) {
-        if (!is_token(*c)) {
+        if (!http_is_token(*c)) {
             return false;
         }
     }
@@ -211,6 +261,8 @@ static bool read_length(struct http_slice value, uint64_t *length) {
 
 struct seen {
     bool host, length, connection, kind, log, trace, authorization, date, digest;
+    bool url;   /* the host is a function URL's, or looks like it */
+    bool other; /* something that no plain invocation says; to a function URL it is a header like any */
     uint64_t body_bytes;
 };
 
@@ -229,47 +281,61 @@ static bool printable(struct http_slice value) {
     return value.size > 0 && value.size <= 1024;
 }
 
-/* false: this header, or its value, makes the request the slow side's. */
-static bool heed(const struct http_header *header, struct seen *seen, struct http_request *out) {
-    static const char *const unusual[] = {"transfer-encoding", "expect", "upgrade", "te", "trailer", "proxy-connection", "keep-alive",
-                                          "content-encoding", "x-amz-client-context", "x-amz-tenant-id",
-                                          "x-amz-durable-execution-name", "http2-settings"};
+/* Of an invocation alone. false: it is no plain one. */
+static bool heed_invoke(const struct http_header *header, struct seen *seen, struct http_request *out) {
+    static const char *const unusual[] = {"x-amz-client-context", "x-amz-tenant-id", "x-amz-durable-execution-name"};
     const struct http_slice name = header->name, value = header->value;
-    if (equals(name, "content-length")) {
-        return once(&seen->length) && read_length(value, &seen->body_bytes);
-    }
-    if (equals(name, "host")) { /* a function URL has a host of its own, and any path */
-        return once(&seen->host) && !holds(value, ".lambda-url.");
-    }
-    if (equals(name, "connection")) {
-        out->close = equals(value, "close");
-        return once(&seen->connection) && (out->close || equals(value, "keep-alive"));
-    }
-    if (equals(name, "x-amz-invocation-type")) {
+    if (http_is(name, "x-amz-invocation-type")) {
         return once(&seen->kind) && value.size == 15 && memcmp(value.at, "RequestResponse", 15) == 0;
     }
-    if (equals(name, "x-amz-log-type")) {
+    if (http_is(name, "x-amz-log-type")) {
         out->log_tail = value.size == 4 && memcmp(value.at, "Tail", 4) == 0;
         return once(&seen->log) && (out->log_tail || (value.size == 4 && memcmp(value.at, "None", 4) == 0));
     }
-    if (equals(name, "authorization")) {
+    for (size_t i = 0; i < sizeof unusual / sizeof *unusual; i++) {
+        if (http_is(name, unusual[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* false: this header, or its value, makes the request the slow side's. */
+static bool heed(const struct http_header *header, struct seen *seen, struct http_request *out) {
+    static const char *const unusual[] = {"transfer-encoding", "expect", "upgrade", "te", "trailer", "proxy-connection", "keep-alive",
+                                          "content-encoding", "http2-settings"};
+    const struct http_slice name = header->name, value = header->value;
+    if (http_is(name, "content-length")) {
+        return once(&seen->length) && read_length(value, &seen->body_bytes);
+    }
+    if (http_is(name, "host")) { /* a function URL has a host of its own, and any path */
+        seen->url = holds(value, ".lambda-url.");
+        out->host = value;
+        return once(&seen->host);
+    }
+    if (http_is(name, "connection")) {
+        out->close = http_is(value, "close");
+        return once(&seen->connection) && (out->close || http_is(value, "keep-alive"));
+    }
+    if (http_is(name, "authorization")) {
         return once(&seen->authorization);
     }
-    if (equals(name, "x-amz-date")) {
+    if (http_is(name, "x-amz-date")) {
         return once(&seen->date);
     }
-    if (equals(name, "x-amz-content-sha256")) {
+    if (http_is(name, "x-amz-content-sha256")) {
         return once(&seen->digest);
     }
-    if (equals(name, "x-amzn-trace-id")) {
+    if (http_is(name, "x-amzn-trace-id")) {
         out->trace = value;
         return once(&seen->trace) && printable(value);
     }
     for (size_t i = 0; i < sizeof unusual / sizeof *unusual; i++) {
-        if (equals(name, unusual[i])) {
+        if (http_is(name, unusual[i])) {
             return false;
         }
     }
+    seen->other = !heed_invoke(header, seen, out) || seen->other;
     return true;
 }
 
@@ -279,7 +345,7 @@ enum http_verdict http_read(const uint8_t *in, size_t bytes, uint32_t most, stru
     if (head == 0 && bytes < HTTP_HEAD_BYTES_MAX) {
         return HTTP_MORE;
     }
-    out->path = out->query = out->body = out->trace = (struct http_slice){0};
+    out->method = out->path = out->query = out->host = out->body = out->trace = (struct http_slice){0};
     out->log_tail = out->close = false;
     out->headers_count = 0;
     const size_t line = head <= 0 ? 0 : read_line(in, (size_t)head, out);
@@ -299,7 +365,8 @@ enum http_verdict http_read(const uint8_t *in, size_t bytes, uint32_t most, stru
         }
         at = end + 2;
     }
-    if (!seen.host || (uint64_t)head + seen.body_bytes > most) {
+    const bool good = seen.url ? read_url(out) : !seen.other && is_method(out, "POST") && read_function(out);
+    if (!seen.host || !good || (uint64_t)head + seen.body_bytes > most) {
         return HTTP_HAND;
     }
     out->size = (uint32_t)((uint64_t)head + seen.body_bytes);
@@ -307,5 +374,5 @@ enum http_verdict http_read(const uint8_t *in, size_t bytes, uint32_t most, stru
         return HTTP_MORE;
     }
     out->body = (struct http_slice){in + head, (uint32_t)seen.body_bytes};
-    return HTTP_INVOKE;
+    return seen.url ? HTTP_URL : HTTP_INVOKE;
 }

@@ -1,8 +1,8 @@
 /* http.h: HTTP/1.1 requests of the hot path from bytes, without input or output.
  *
- * Strict and small: POST /2015-03-31/functions/NAME/invocations[?Qualifier=Q] with a body of a known length. Whatever is not
- * exactly that, unusual or broken, is handed over with its bytes to the slow side, which has a whole HTTP library and is the only
- * one that says no: so a request can have one reading only.
+ * Strict and small: POST /2015-03-31/functions/NAME/invocations[?Qualifier=Q], and anything to the host of a function URL, with a
+ * body of a known length. Whatever is not exactly that, unusual or broken, is handed over with its bytes to the slow side, which
+ * has a whole HTTP library and is the only one that says no: so a request can have one reading only.
  *
  * The bytes are a stranger's. Nothing is allocated; what is found are slices into the caller's buffer.
  */
@@ -16,12 +16,14 @@
 enum {
     HTTP_HEAD_BYTES_MAX = 16 * 1024,
     HTTP_HEADERS_MAX = 64,
-    HTTP_FUNCTION_BYTES_MAX = 256 + 1 + 128 /* name in any form, colon, qualifier */
+    HTTP_FUNCTION_BYTES_MAX = 256 + 1 + 128, /* name in any form, colon, qualifier */
+    HTTP_URL_ID_BYTES = 32                   /* the first label of a function URL's host */
 };
 
 enum http_verdict {
     HTTP_MORE,   /* not whole yet */
     HTTP_INVOKE, /* whole, and all of it is as it should be */
+    HTTP_URL,    /* the same, to a function URL; its id are the first HTTP_URL_ID_BYTES of the host */
     HTTP_HAND    /* the slow side's business; nothing else in the result counts */
 };
 
@@ -37,13 +39,15 @@ struct http_header {
 
 struct http_request {
     uint32_t size;           /* of head and body; MORE: bytes wanted at least, 0 while the head is not whole */
+    struct http_slice method;
     struct http_slice path;  /* as sent, percent-encoded */
     struct http_slice query;
+    struct http_slice host;
     struct http_slice body;
     struct http_slice trace;
     bool log_tail;
     bool close;              /* the client wants the connection closed after the answer */
-    uint32_t function_bytes;
+    uint32_t function_bytes; /* of an invocation */
     uint8_t function[HTTP_FUNCTION_BYTES_MAX]; /* decoded: NAME or NAME:QUALIFIER */
     uint32_t headers_count;
     struct http_header headers[HTTP_HEADERS_MAX];
@@ -54,6 +58,11 @@ enum http_verdict http_read(const uint8_t *in, size_t bytes, uint32_t most, stru
 
 /* The value of a header by its lower-case name, or .at == NULL. */
 struct http_slice http_header(const struct http_request *request, const char *name);
+
+/* A name in any case of letters. */
+bool http_is(struct http_slice slice, const char *lower);
+
+bool http_is_token(uint8_t c);
 
 /* Bytes of `text` (percent-encoded) decoded into out, or -1: broken, or more than `room`. */
 int http_decode(const uint8_t *text, size_t bytes, uint8_t *out, size_t room);

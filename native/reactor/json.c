@@ -236,3 +236,15 @@ bool json_valid(const uint8_t *in, size_t bytes, size_t *at) {
     *at = reader.at;
     return good;
 }
+
+bool utf8_valid(const uint8_t *in, size_t bytes) {
+    struct reader reader = {.in = in, .bytes = bytes};
+    while (reader.at < bytes) {
+        if (in[reader.at] < 0x80) {
+            reader.at++;
+        } else if (!utf8(&reader)) {
+            return false;
+        }
+    }
+    return true;
+}

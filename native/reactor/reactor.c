@@ -18,6 +18,7 @@
 
 #include "api.h"
 #include "json.h"
+#include "urlreply.h"
 #include "reactor.h"
 
 static const uint64_t MS = 1000 * 1000;
@@ -415,7 +416,9 @@ static const char *build(struct sched *sched) {
     sched->channels = calloc(config->core.sandboxes_max, sizeof *sched->channels);
     sched->scratch = malloc((size_t)STASH_BYTES_MAX + config->turn_bytes_max);
     sched->output = malloc(OUTPUT_READ_MAX);
-    if (sched->clients == NULL || sched->channels == NULL || sched->scratch == NULL || sched->output == NULL || !ticket_new_all(sched) || !names_new(sched)) {
+    sched->url_room = malloc(URL_REPLY_ROOM);
+    if (sched->clients == NULL || sched->channels == NULL || sched->scratch == NULL || sched->output == NULL || sched->url_room == NULL ||
+        !ticket_new_all(sched) || !names_new(sched)) {
         return "no memory";
     }
     if (mailbox_init(&sched->commands, RING_ITEMS, sizeof(struct posted)) != 0) {
@@ -482,6 +485,7 @@ void sched_free(struct sched *sched) {
     ticket_free_all(sched);
     names_free(sched);
     sigv4_free(&sched->keys);
+    urls_free(&sched->urls);
     journal_free(&sched->journal);
     struct posted posted;
     while (sched->commands.items != NULL && mailbox_pop(&sched->commands, &posted)) {
@@ -521,6 +525,7 @@ void sched_free(struct sched *sched) {
     core_free(sched->core);
     free(sched->scratch);
     free(sched->output);
+    free(sched->url_room);
     free(sched);
 }
 

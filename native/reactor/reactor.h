@@ -20,6 +20,8 @@
  *   pack.c      MessagePack written and checked
  *   journal.c   per function logs, written by a thread of their own
  *   render.c    their records as lines
+ *   web.c       HTTP: invocations to calls, answers to bytes
+ *   weburl.c    the same for requests to function URLs
  *
  * Objects are destroyed only at the end of a turn, so that a slice or pointer taken during it stays good.
  */
@@ -39,6 +41,7 @@
 #include "rpc.h"
 #include "sigv4.h"
 #include "shelf.h"
+#include "urls.h"
 
 enum {
     BATCH = 1024,               /* core events between two steps */
@@ -130,6 +133,7 @@ struct client {
     bool tcp;
     bool http;                  /* speaks HTTP; one request at a time, what comes meanwhile waits in the stash */
     bool close_after;           /* HTTP: the client wants it closed after the answer */
+    bool url_call;              /* HTTP: the call under way came to a function URL */
     bool resuming;              /* HTTP: what waits in the stash is looked at in the next turn */
     uint32_t resuming_next;
     bool reading;               /* EPOLLIN wanted */
@@ -152,6 +156,7 @@ struct client {
     uint32_t big_want;          /* wants_memory: capacity it waits for */
     uint64_t partial_since_ns;  /* when the partial frame was begun; 0: none */
     uint64_t stalled_since_ns;  /* when it last took some of the answers that it owes a reading; 0: it owes none */
+    char peer[64];              /* HTTP: where it comes from, once a function URL's event has told it */
     struct output output;
 };
 
@@ -315,6 +320,8 @@ struct sched {
     uint64_t ticket_multiplier; /* random and odd: nobody can choose msgids that fall into one bucket */
 
     struct sigv4_keys keys;     /* who may sign HTTP requests */
+    struct urls urls;
+    uint8_t *url_room;          /* where an event or an answer is made; good until the next */
     struct name *names;
     uint32_t names_mask;
     uint32_t names_used;        /* deleted ones included */
@@ -394,6 +401,8 @@ void listen_again(struct sched *sched);
 uint64_t client_add(struct sched *sched, int fd, enum speech speech, uint32_t uid, uint32_t rights);
 /* HTTP: the connection is the slow side's from now on, with all that came of it. */
 void client_hand_over(struct sched *sched, struct client *client, const uint8_t *at, uint32_t bytes);
+/* The same with an answer that it is to be given first; the call's ticket is still there. */
+void client_hand_answer(struct sched *sched, struct client *client, const struct reply *reply, const char *request_id);
 /* The checked request's call is on its way, or was refused: false, where it cannot be taken in. */
 bool client_invoke(struct sched *sched, struct client *client, const struct rpc_request *request, uint64_t function,
                    struct rpc_slice arn);
@@ -476,6 +485,10 @@ void web_parse(struct sched *sched, struct client *client, const uint8_t *at, ui
 void web_resume(struct sched *sched);
 /* 408, or nothing where nothing was begun; then it is closed. */
 void web_give_up(struct sched *sched, struct client *client);
+
+/* weburl.c */
+/* false: it is the slow side's. */
+bool url_take(struct sched *sched, struct client *client, const struct http_request *request);
 
 /* answer.c */
 void answer_call(struct sched *sched, const struct core_action *answer, const struct reply *reply);

@@ -233,6 +233,71 @@ static bool begins_x_amz(struct http_slice name) {
     return true;
 }
 
+/* Without empty, "." and ".." segments, which are taken out before a path is signed. */
+static bool plain_path(struct http_slice path) {
+    struct http_slice rest = path;
+    (void)cut(&rest, '/'); /* nothing is before the first slash */
+    while (rest.size > 0) {
+        const struct http_slice segment = cut(&rest, '/');
+        if (segment.size == 0 || is_text(segment, ".") || is_text(segment, "..")) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool is_unreserved(uint8_t c) {
+    return (c >= '0' && c <= '9') || (lower(c) >= 'a' && lower(c) <= 'z') || c == '-' || c == '_' || c == '.' || c == '~';
+}
+
+static bool is_hex(uint8_t c) {
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'F');
+}
+
+/* Encoded as it is signed: what need not be is not, and all else is in capitals. */
+static bool plain_part(struct http_slice text) {
+    for (uint32_t i = 0; i < text.size; i++) {
+        if (is_unreserved(text.at[i])) {
+            continue;
+        }
+        if (text.at[i] != '%' || text.size - i < 3 || !is_hex(text.at[i + 1]) || !is_hex(text.at[i + 2])) {
+            return false;
+        }
+        uint8_t byte;
+        if (http_decode(text.at + i, 3, &byte, 1) != 1 || is_unreserved(byte)) {
+            return false;
+        }
+        i += 2;
+    }
+    return true;
+}
+
+static int order_of(struct http_slice one, struct http_slice other) {
+    const uint32_t shorter = one.size < other.size ? one.size : other.size;
+    const int order = shorter == 0 ? 0 : memcmp(one.at, other.at, shorter);
+    return order != 0 ? order : one.size < other.size ? -1 : one.size > other.size;
+}
+
+/* Exactly as it is signed, in order: a query of another form has to be put into this one, which is the slow side's. */
+static bool plain_query(struct http_slice query) {
+    struct http_slice rest = query, key_before = {0}, value_before = {0};
+    while (rest.size > 0) {
+        struct http_slice value = cut(&rest, '&');
+        if (value.size == 0 || memchr(value.at, '=', value.size) == NULL) {
+            return false;
+        }
+        const struct http_slice key = cut(&value, '=');
+        const int order = order_of(key_before, key);
+        const bool own = key.size >= 6 && begins_x_amz((struct http_slice){key.at, 6}); /* a signature's: which counts? */
+        if (own || !plain_part(key) || !plain_part(value) || order > 0 || (order == 0 && order_of(value_before, value) > 0)) {
+            return false;
+        }
+        key_before = key;
+        value_before = value;
+    }
+    return query.size == 0 || query.at[query.size - 1] != '&';
+}
+
 /* The path once more percent-encoded, as everywhere but in S3. */
 static void add_path(struct sha256 *sha, struct http_slice path) {
     static const char digits[] = "0123456789ABCDEF";
@@ -310,12 +375,16 @@ static bool canonical(const struct http_request *request, const struct claim *cl
     sha256_add(&sha, request->body.at, request->body.size);
     sha256_end(&sha, digest);
     sha256_hex(digest, body);
+    if (!plain_path(request->path) || !plain_query(request->query)) {
+        return false;
+    }
     const struct http_slice told = http_header(request, "x-amz-content-sha256");
     if (told.at != NULL && (told.size != sizeof body || memcmp(told.at, body, sizeof body) != 0)) {
         return false; /* unsigned, in signed chunks, or wrong */
     }
     sha256_begin(&sha);
-    sha256_add(&sha, "POST\n", 5);
+    sha256_add(&sha, request->method.at, request->method.size);
+    sha256_add(&sha, "\n", 1);
     add_path(&sha, request->path);
     sha256_add(&sha, "\n", 1);
     sha256_add(&sha, request->query.at, request->query.size);

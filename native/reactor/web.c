@@ -62,6 +62,7 @@ static bool take(struct sched *sched, struct client *client, const struct http_r
         return false;
     }
     client->close_after = request->close;
+    client->url_call = false;
     sched->stats.requests++;
     return true;
 }
@@ -93,7 +94,9 @@ void web_parse(struct sched *sched, struct client *client, const uint8_t *at, ui
             return;
         }
         client->partial_since_ns = 0;
-        if (verdict == HTTP_HAND || !take(sched, client, &request)) {
+        const bool taken = verdict == HTTP_URL ? url_take(sched, client, &request)
+                                               : verdict == HTTP_INVOKE && take(sched, client, &request);
+        if (!taken) {
             client_hand_over(sched, client, at, bytes);
             return;
         }
@@ -244,6 +247,10 @@ static char *put_number(char *at, uint64_t value) {
 
 void web_answer(struct sched *sched, struct client *client, const struct core_action *answer, const struct ticket *ticket,
                 const struct function_info *info, const struct reply *reply) {
+    if (client->url_call) {
+        url_answer(sched, client, answer, ticket, reply);
+        return;
+    }
     const struct status *const status = status_of(answer);
     char id[37], made[7 * MESSAGE_MAX], tail[TAIL_BYTES];
     journal_uuid(ticket->request_id, id);

@@ -28,7 +28,7 @@ from scheduler.functions.provisioned import Provisioned, Window
 from scheduler.store.port import ABSENT, RevisionConflict
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
     from scheduler.store import port
 
@@ -138,6 +138,8 @@ class Attachments:
     def __init__(self, store: port.Registry) -> None:
         self._store = store
         self._held: dict[str, tuple[Attached, int]] = {}  # with the store's revision
+        self._urls: dict[str, tuple[str, str]] = {}  # id of a URL to function and qualifier
+        self._watchers: list[Callable[[str], Awaitable[None]]] = []
         self._turns: defaultdict[str, _Turn] = defaultdict(_Turn)
 
     @classmethod
@@ -147,7 +149,7 @@ class Attachments:
         after = ""
         while page := await store.list(PREFIX, after=after, limit=PAGE):
             for entry in page:
-                made._held[entry.key.removeprefix(PREFIX)] = (decode(entry.key, entry.value), entry.revision)
+                made._hold(entry.key.removeprefix(PREFIX), decode(entry.key, entry.value), entry.revision)
             after = page[-1].key
         return made
 
@@ -158,6 +160,29 @@ class Attachments:
     def all(self) -> Iterator[tuple[str, Attached]]:
         """(function, attached) of those that have something."""
         return iter([(name, attached) for name, (attached, _) in sorted(self._held.items())])
+
+    def url(self, url_id: str) -> tuple[str, str, Url] | None:
+        """(function, qualifier, URL) of an id."""
+        place = self._urls.get(url_id)
+        return None if place is None else (*place, self.of(place[0]).urls[place[1]])
+
+    def watch(self, told: Callable[[str], Awaitable[None]]) -> None:
+        """told: the name of each function whose attachments have changed, before whoever changed them goes on."""
+        self._watchers.append(told)
+
+    def _hold(self, name: str, now: Attached | None, revision: int) -> None:
+        for url in self.of(name).urls.values():
+            self._urls.pop(url.id, None)
+        if now is None:
+            self._held.pop(name, None)
+            return
+        self._held[name] = (now, revision)
+        for qualifier, url in now.urls.items():
+            self._urls[url.id] = (name, qualifier)
+
+    async def _tell(self, name: str) -> None:
+        for told in self._watchers:
+            await told(name)
 
     @asynccontextmanager
     async def _turn(self, name: str) -> AsyncIterator[None]:
@@ -192,14 +217,16 @@ class Attachments:
         except (Unavailable, RevisionConflict):
             await self._read_again(name)
             raise
-        self._held[name] = (now, stored)
+        self._hold(name, now, stored)
+        await self._tell(name)
 
     async def _read_again(self, name: str) -> None:
         entry = await self._store.get(PREFIX + name)
         if entry is None:
-            self._held.pop(name, None)
+            self._hold(name, None, ABSENT)
         else:
-            self._held[name] = (decode(entry.key, entry.value), entry.revision)
+            self._hold(name, decode(entry.key, entry.value), entry.revision)
+        await self._tell(name)
 
     async def forget(self, name: str) -> None:
         """The function is gone, and all that was attached with it."""
@@ -207,7 +234,8 @@ class Attachments:
             if name in self._held:
                 with trio.CancelScope(shield=True):
                     await self._store.delete(PREFIX + name)
-                    del self._held[name]
+                    self._hold(name, None, ABSENT)
+                    await self._tell(name)
 
     async def sweep(self, exists: Callable[[str], bool]) -> None:
         """Forgets what belongs to functions that are not there: a crash came between a removal's two writes."""

@@ -16,12 +16,15 @@ import trio
 
 from scheduler.lambda_api.app import Reply
 from scheduler.lambda_api.errors import LambdaError
+from scheduler.lambda_api.url_reply import url_reply
 from scheduler.lambda_api.wire import BODY_BYTES_MAX, Request
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["Budget", "Front", "converse"]
+    from scheduler.messages import UrlAnswered
+
+__all__ = ["Budget", "Front", "converse", "request_of", "wire_of"]
 
 CONNECTIONS_MAX: Final = 1024
 HEAD_BYTES_MAX: Final = 1024 * 1024  # Lambda's own limit for request line and headers
@@ -34,6 +37,38 @@ BODIES_BYTES_MAX: Final = 256 * 1024 * 1024  # of all requests that are being re
 SEND_BYTES: Final = 256 * 1024
 SEND_S: Final = 30.0  # for each of these: whoever reads slower gives up its place
 NO_BODY: Final = (204, 304)
+# As the engine words them (native/reactor/urlreply.c).
+PHRASES: Final = {
+    200: b"OK",
+    201: b"Created",
+    202: b"Accepted",
+    204: b"No Content",
+    206: b"Partial Content",
+    301: b"Moved Permanently",
+    302: b"Found",
+    303: b"See Other",
+    304: b"Not Modified",
+    307: b"Temporary Redirect",
+    308: b"Permanent Redirect",
+    400: b"Bad Request",
+    401: b"Unauthorized",
+    403: b"Forbidden",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    408: b"Request Timeout",
+    409: b"Conflict",
+    410: b"Gone",
+    412: b"Precondition Failed",
+    413: b"Content Too Large",
+    415: b"Unsupported Media Type",
+    422: b"Unprocessable Content",
+    429: b"Too Many Requests",
+    500: b"Internal Server Error",
+    501: b"Not Implemented",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+}
 FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -73,8 +108,8 @@ class Front:
         self._budget = Budget()
         self._places = trio.CapacityLimiter(places)
 
-    def take(self, fd: int, begun: bytes) -> None:
-        """The descriptor is ours from here on."""
+    def take(self, fd: int, begun: bytes, owed: UrlAnswered | None = None) -> None:
+        """The descriptor is ours from here on. owed: what it is to be told first."""
         plain = socket.socket(fileno=fd)
         sock = trio.socket.from_stdlib_socket(plain)
         try:
@@ -84,11 +119,11 @@ class Front:
                 plain.send(FULL, socket.MSG_DONTWAIT)
             sock.close()
             return
-        self._nursery.start_soon(self._converse, trio.SocketStream(sock), begun)
+        self._nursery.start_soon(self._converse, trio.SocketStream(sock), begun, owed)
 
-    async def _converse(self, stream: trio.SocketStream, begun: bytes) -> None:
+    async def _converse(self, stream: trio.SocketStream, begun: bytes, owed: UrlAnswered | None) -> None:
         try:
-            if await converse(stream, self._handler, self._budget, begun):
+            if await converse(stream, self._handler, self._budget, begun, owed):
                 fd = stream.socket.detach()
                 with trio.CancelScope(shield=True):
                     await self._give_back(fd)
@@ -98,12 +133,22 @@ class Front:
 
 
 async def converse(
-    stream: trio.SocketStream, handler: Callable[[Request, str], Awaitable[Reply]], budget: Budget, begun: bytes = b""
+    stream: trio.SocketStream,
+    handler: Callable[[Request, str], Awaitable[Reply]],
+    budget: Budget,
+    begun: bytes = b"",
+    owed: UrlAnswered | None = None,
 ) -> bool:
-    """Answers what is there. `begun`: what was read of it already. True: the connection goes on, and nothing of its next
-    request has been read. False: it is over."""
+    """Answers what is there. `begun`: what was read of it already. `owed`: an answer that goes before. True: the connection
+    goes on, and nothing of its next request has been read. False: it is over."""
     # A peer that resets, stalls or talks rubbish has lost its own connection and nothing else.
     try:
+        if owed is not None:
+            await _write(stream, await trio.to_thread.run_sync(wire_of, owed))
+            if owed.close:
+                return False
+            if not begun:
+                return True
         conversation = _Conversation(stream, handler, budget, begun)
         while await conversation.exchange():
             if not conversation.ahead:
@@ -111,6 +156,59 @@ async def converse(
     except (trio.BrokenResourceError, trio.ClosedResourceError, h11.LocalProtocolError):
         return False
     return False
+
+
+def request_of(head: h11.Request, body: bytes, peer: str) -> tuple[Request, str]:
+    """The request, and the host that it was sent to. LambdaError: a header that may stand once stands twice."""
+    path, _, query = head.target.decode("ascii", "replace").partition("?")
+    headers: dict[str, str] = {}
+    for raw, value in head.headers:
+        name = raw.decode("ascii")
+        if name in headers and (name.startswith("x-amz") or name == "authorization"):
+            raise LambdaError("SerializationException", f"{name}: stands twice in the request")
+        text = value.decode("latin-1")
+        joint = "; " if name == "cookie" else ","
+        headers[name] = f"{headers[name]}{joint}{text}" if name in headers else text
+    host = headers.get("host", "localhost")
+    return Request(head.method.decode("ascii"), path, query, headers, body, peer), host
+
+
+def wire_of(owed: UrlAnswered) -> bytes:
+    """The bytes of the answer, as they would be had the request come here."""
+    reply = url_reply(owed.result)
+    if not any(key.lower() == "x-amzn-requestid" for key, _ in reply.headers):
+        reply.headers.append(("x-amzn-RequestId", owed.request_id))
+    http = h11.Connection(h11.SERVER)
+    http.receive_data(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"Connection: close\r\n" * owed.close + b"\r\n")
+    http.next_event(), http.next_event()  # the request, and its end
+    return _rendered(http, Reply(reply.status, reply.headers, reply.body))
+
+
+def _rendered(http: h11.Connection, reply: Reply) -> bytes:
+    """All of an answer that is no file."""
+    data = http.send(_head(reply)) or b""
+    if reply.body and reply.status not in NO_BODY:
+        data += http.send(h11.Data(data=reply.body)) or b""
+    return data + (http.send(h11.EndOfMessage()) or b"")
+
+
+def _head(reply: Reply, *, close: bool = False) -> h11.Response:
+    headers = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in reply.headers]
+    if reply.status not in NO_BODY:
+        headers.append((b"Content-Length", str(reply.size).encode()))
+    if close:
+        headers.append((b"Connection", b"close"))
+    return h11.Response(status_code=reply.status, headers=headers, reason=PHRASES.get(reply.status, b""))
+
+
+async def _write(stream: trio.SocketStream, data: bytes) -> None:
+    """BrokenResourceError: the peer is gone, or reads too slowly."""
+    view = memoryview(data)
+    for at in range(0, len(data), SEND_BYTES):
+        with trio.move_on_after(SEND_S) as slow:
+            await stream.send_all(view[at : at + SEND_BYTES])
+        if slow.cancelled_caught:
+            raise trio.BrokenResourceError
 
 
 class _Conversation:
@@ -157,7 +255,7 @@ class _Conversation:
             body = await self._body(head)
             if body is None:
                 return False
-            request, host = self._request(head, body)
+            request, host = request_of(head, body, self._peer)
         except h11.RemoteProtocolError as error:
             if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 refusal = LambdaError("SerializationException", f"not HTTP/1.1 as it should be: {error}")
@@ -223,27 +321,9 @@ class _Conversation:
             else:
                 return None
 
-    def _request(self, head: h11.Request, body: bytes) -> tuple[Request, str]:
-        path, _, query = head.target.decode("ascii", "replace").partition("?")
-        headers: dict[str, str] = {}
-        for raw, value in head.headers:
-            name = raw.decode("ascii")
-            if name in headers and (name.startswith("x-amz") or name == "authorization"):
-                raise LambdaError("SerializationException", f"{name}: stands twice in the request")
-            text = value.decode("latin-1")
-            joint = "; " if name == "cookie" else ","
-            headers[name] = f"{headers[name]}{joint}{text}" if name in headers else text
-        host = headers.get("host", "localhost")
-        return Request(head.method.decode("ascii"), path, query, headers, body, self._peer), host
-
     async def _send(self, reply: Reply, method: bytes, *, close: bool = False) -> None:
         try:
-            headers = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in reply.headers]
-            if reply.status not in NO_BODY:
-                headers.append((b"Content-Length", str(reply.size).encode()))
-            if close:
-                headers.append((b"Connection", b"close"))
-            data = self._http.send(h11.Response(status_code=reply.status, headers=headers)) or b""
+            data = self._http.send(_head(reply, close=close)) or b""
             if method != b"HEAD" and reply.status not in NO_BODY:
                 if reply.body:
                     data += self._http.send(h11.Data(data=reply.body)) or b""
@@ -263,13 +343,7 @@ class _Conversation:
         return data
 
     async def _write(self, data: bytes) -> None:
-        """BrokenResourceError: the peer is gone, or reads too slowly."""
-        view = memoryview(data)
-        for at in range(0, len(data), SEND_BYTES):
-            with trio.move_on_after(SEND_S) as slow:
-                await self._stream.send_all(view[at : at + SEND_BYTES])
-            if slow.cancelled_caught:
-                raise trio.BrokenResourceError
+        await _write(self._stream, data)
 
 
 def _too_large() -> LambdaError:

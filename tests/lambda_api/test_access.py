@@ -167,3 +167,71 @@ def test_a_policy_lets_another_tenant_invoke(as_):
     finally:
         owner.remove_permission(FunctionName="echo", StatementId="acme")
     assert refusal_of(tenant.invoke, FunctionName="echo") == ("ResourceNotFoundException", 404)
+
+
+def signed_url(key, host, target, *, region="local", headers=()):
+    """A request to a function URL as AWS's own client signs it."""
+    asked = botocore.awsrequest.AWSRequest("POST", f"http://{host}{target}", headers=dict(headers), data=b'{"a":1}')
+    credentials = botocore.credentials.Credentials(key.id, key.secret)
+    botocore.auth.SigV4Auth(credentials, "lambda", region).add_auth(asked)
+    prepared = asked.prepare()
+    lines = [f"POST {target} HTTP/1.1", f"Host: {host}"]
+    for name, value in prepared.headers.items():
+        lines.append(f"{name}: {value.decode() if isinstance(value, bytes) else value}")
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + prepared.body
+
+
+@pytest.fixture
+def signed_host(guarded, as_):
+    """The host of a URL whose callers sign."""
+    owner = as_("all")
+    yield owner.create_function_url_config(FunctionName="echo", AuthType="AWS_IAM")["FunctionUrl"].split("/")[2]
+    owner.delete_function_url_config(FunctionName="echo")
+
+
+@pytest.mark.parametrize(
+    ("target", "handed_over"),
+    [("/", 0), ("/a%20b/c?a=1&b=%2F", 0), ("/?b=1&a=2", 1), ("/?a", 1), ("/a//b/../c", 1)],
+)
+def test_signed_requests_to_a_url(guarded, signed_host, target, handed_over):
+    """Those whose path and query stand as they are signed are judged by the engine, others by the control plane; both agree."""
+    key = guarded.made["invoker"]
+    with Connection(guarded.http_port) as connection:
+        before = handed(guarded)
+        connection.send(signed_url(key, signed_host, target))
+        reply = connection.reply()
+        assert reply.status == 200, reply
+        assert handed(guarded) - before == handed_over
+    event = json.loads(reply.body)
+    context, account = event["requestContext"], "000000000000"
+    iam = context["authorizer"]["iam"]
+    assert (iam["accessKey"], iam["accountId"], context["accountId"]) == (key.id, account, account)
+    assert event["rawPath"] == target.partition("?")[0]
+
+
+def test_nobody_else_gets_to_a_signed_url(guarded, as_, signed_host):
+    data = signed_url(guarded.made["invoker"], signed_host, "/p?q=1")
+    head = data.index(b"\r\n\r\n") + 4
+    lines = [line for line in data[:head].split(b"\r\n") if not line.startswith(b"Authorization")]
+    others = {
+        "tenant": signed_url(guarded.made["tenant"], signed_host, "/p?q=1"),
+        "unsigned": b"\r\n".join(lines) + data[head:],
+        "method": data.replace(b"POST", b"PUT", 1),
+        "path": data.replace(b"/p?", b"/r?", 1),
+        "query": data.replace(b"q=1", b"q=2", 1),
+        "body": data.replace(b'{"a":1}', b'{"a":2}', 1),
+        "date": data.replace(b"X-Amz-Date: 2", b"X-Amz-Date: 3", 1),
+    }
+    assert len(set(others.values()) | {data}) == len(others) + 1
+    for name, other in others.items():
+        with Connection(guarded.http_port) as connection:
+            connection.send(other)
+            assert connection.reply().status == 403, name
+    owner = as_("all")
+    for statement, action in (("a", "lambda:InvokeFunctionUrl"), ("b", "lambda:InvokeFunction")):
+        owner.add_permission(FunctionName="echo", StatementId=statement, Action=action, Principal="acme")
+    with Connection(guarded.http_port) as connection:
+        connection.send(others["tenant"])
+        assert connection.reply().status == 200, "a policy lets it in"
+    for statement in "ab":
+        owner.remove_permission(FunctionName="echo", StatementId=statement)
