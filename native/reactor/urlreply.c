@@ -38,47 +38,72 @@ static void skip(struct text *rest, size_t bytes) {
 
 /* Bytes of the JSON text that begins here, with its quotes. */
 static size_t text_bytes(const uint8_t *at, size_t size) {
-    size_t i = 1;
-    while (i < size && at[i] != '"') {
-        i += at[i] == '\\' ? 2 : 1;
+    const uint8_t *end = at + 1;
+    const uint8_t *const last = at + size;
+    while (end < last) {
+        end = memchr(end, '"', (size_t)(last - end));
+        if (end == NULL) {
+            return size;
+        }
+        size_t slashes = 0;
+        while (end[-1 - (ptrdiff_t)slashes] == '\\') { /* ends at the first quote at the latest */
+            slashes++;
+        }
+        end++;
+        if (slashes % 2 == 0) {
+            return (size_t)(end - at);
+        }
     }
-    return i < size ? i + 1 : size;
+    return size;
 }
+
+enum { ORDINARY, QUOTE, OPENS, CLOSES, ENDS };
+static const uint8_t kinds[256] = {['"'] = QUOTE,  ['{'] = OPENS, ['['] = OPENS, ['}'] = CLOSES, [']'] = CLOSES,
+                                   [','] = ENDS,   [':'] = ENDS,  [' '] = ENDS,  ['\t'] = ENDS,  ['\n'] = ENDS,
+                                   ['\r'] = ENDS};
 
 /* The value that begins here; it is taken out of `rest`, and the blanks around it. */
 static struct text take_value(struct text *rest) {
     skip_blanks(rest);
     const uint8_t *const begin = rest->at;
     size_t depth = 0, i = 0;
-    while (i < rest->size) {
-        const uint8_t c = begin[i];
-        if (c == '"') {
+    for (bool ended = false; i < rest->size && !ended;) {
+        switch (kinds[begin[i]]) {
+        case QUOTE:
             i += text_bytes(begin + i, rest->size - i);
-        } else if (c == '{' || c == '[') {
+            ended = depth == 0;
+            break;
+        case OPENS:
             depth++;
             i++;
-            continue;
-        } else if (c == '}' || c == ']') {
-            if (depth == 0) {
-                break; /* of what it stands in */
-            }
-            depth--;
-            i++;
-        } else if (depth == 0 && (c == ',' || c == ':' || is_blank(c))) {
             break;
-        } else {
+        case CLOSES:
+            ended = depth <= 1;
+            i += depth > 0; /* else it is that of what the value stands in */
+            depth -= depth > 0;
+            break;
+        case ENDS:
+            ended = depth == 0;
+            i += depth > 0;
+            break;
+        default:
             i++;
-            if (depth == 0) {
-                continue; /* a number or a word has more */
-            }
-        }
-        if (depth == 0) {
             break;
         }
     }
     skip(rest, i);
     skip_blanks(rest);
     return (struct text){begin, i};
+}
+
+/* All of it but the blanks around it: it is one value. */
+static struct text whole_of(const uint8_t *answer, size_t bytes) {
+    struct text rest = {answer, bytes};
+    skip_blanks(&rest);
+    while (rest.size > 0 && is_blank(rest.at[rest.size - 1])) {
+        rest.size--;
+    }
+    return rest;
 }
 
 /* "key": value, of an object's inside. false: there is none left. */
@@ -442,8 +467,7 @@ int64_t url_reply(const uint8_t *answer, size_t bytes, const char *request_id, b
     if (bytes > URL_ANSWER_BYTES_MAX || !json_valid(answer, bytes, &wrong)) {
         return -1;
     }
-    struct text rest = {answer, bytes};
-    const struct text whole = take_value(&rest);
+    const struct text whole = whole_of(answer, bytes);
     struct writer head = {.at = out, .end = out + URL_REPLY_HEAD_MAX};
     uint8_t *const body = out + URL_REPLY_HEAD_MAX; /* what the head leaves of its room is more than the body is moved by */
     struct writer writer = {.at = body, .end = body + URL_ANSWER_BYTES_MAX};
