@@ -498,13 +498,8 @@ class Settings:
     )
     key_mount: str = row(Kind.TEXT, "transit", "where Vault's transit engine is mounted", 1, 256)
     key_namespace: str = row(Kind.TEXT, "", "Vault's namespace, where it has some", 0, 256)
-    key_cache_s: int = row(
-        Kind.INT,
-        300,
-        "seconds that a data key from a key server is used without asking again; 0: it is asked for each time",
-        0,
-        86_400,
-    )
+    key_cache_s: int = row(Kind.INT, 300, "seconds that a data key from a key server is used without asking again", 1, 86_400)
+
     # ---- traces ----
     otlp_endpoint: str = row(
         Kind.TEXT,

@@ -20,12 +20,16 @@ from scheduler.lambda_api.server import Front
 from scheduler.lambda_api.url_calls import engine_urls
 from scheduler.messages import http_adopt, key_put, key_remove, url_remove
 from scheduler.queueing.dispatcher import AcceptedEvent
+from scheduler.targets.app import TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from scheduler.accesskeys import AccessKey
+    from scheduler.lambda_api.access import Access
+    from scheduler.lambda_api.app import Reply
+    from scheduler.lambda_api.wire import Request
     from scheduler.messages import Command, HttpHanded, Right
     from scheduler.queueing.caller import Caller
     from scheduler.service import Service
@@ -45,6 +49,7 @@ class Gateway:
         self.access_keys = AccessKeys(settings.access_key_file, self.keyring)
         self._known: dict[str, AccessKey] = {}  # that the engine knows
         self._urls: dict[str, dict[str, Command]] = {}  # that it knows: by function, then by id
+        self._access: Access = OpenAccess()
         self._api: Api | None = None
         self._front: Front | None = None
 
@@ -68,9 +73,16 @@ class Gateway:
             concurrency=service.methods.concurrency.view,
         )
         open_to_all = service.settings.http_auth == "none"
-        self._api = Api(rooms, OpenAccess() if open_to_all else SignedAccess(self.access_keys.find), service.log)
-        self._front = Front(self._api.answer, give_back=lambda fd: service.post(http_adopt(fd)), nursery=nursery)
+        self._access = OpenAccess() if open_to_all else SignedAccess(self.access_keys.find)
+        self._api = Api(rooms, self._access, service.log)
+        self._front = Front(self._answer, give_back=lambda fd: service.post(http_adopt(fd)), nursery=nursery)
         nursery.start_soon(self._watch_keys)
+
+    async def _answer(self, request: Request, host: str) -> Reply:
+        """The other services' requests name their operation in a header; Lambda's in their path."""
+        if TARGET in request.headers:
+            return await self._service.keyroom.answer(request, self._access)
+        return await self.api.answer(request, host)
 
     async def connection(self, event: HttpHanded) -> None:
         """One that the engine hands over."""

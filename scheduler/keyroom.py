@@ -16,23 +16,43 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from scheduler.config import DEFAULT_TENANT
 from scheduler.errors import BadRequest, NotFound, SchedulerError
 from scheduler.functions import sealed
+from scheduler.keys.awskms import AwsKms
 from scheduler.keys.configured import key_source
 from scheduler.keys.embedded import EmbeddedKeys
 from scheduler.keys.envelopes import Envelopes
+from scheduler.keys.masters import MasterKeys, MasterSource
 from scheduler.keys.port import KeyProblem
+from scheduler.secrets.store import Secrets
+from scheduler.targets.app import Targets
+from scheduler.targets.kms import Kms
+from scheduler.targets.secretsmanager import SecretsManager
+from scheduler.targets.ssm import Ssm
+from scheduler.targets.who import Who
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from scheduler.accesskeys import AccessKeys
     from scheduler.config import Settings
+    from scheduler.functions.names import Identity
     from scheduler.functions.registry import FunctionRegistry
     from scheduler.keyring import Keyring
+    from scheduler.keys.port import KeySource
+    from scheduler.lambda_api.access import Access
+    from scheduler.lambda_api.app import Reply
+    from scheduler.lambda_api.wire import Request
     from scheduler.log import Log
+    from scheduler.messages import Right
+    from scheduler.store import port
 
 __all__ = ["KeyRoom", "Turned"]
 
 PAUSE_S: Final = 0.0  # between two functions: others' tasks have their turn
+COLLECT_S: Final = 3600.0
+NAMED_REMOTE: Final = "mr"  # first word of what a key of a KMS wraps that a user has named
 AGAIN_S: Final = 60.0  # a key server that cannot be reached is asked again
 
 
@@ -59,8 +79,59 @@ class KeyRoom:
         self.seals = sealed.Seals(self.envelopes)
         self._turning = trio.Lock()
 
+    async def load(self, store: port.Registry, identity: Identity) -> None:
+        """Master keys and secrets. Before the registry: environments may be sealed under them."""
+        self.masters = await MasterKeys.load(store, self.envelopes, identity.of_service)
+        self.envelopes.add(MasterSource(self.masters), self)
+        if isinstance(self.source, AwsKms):
+            self.envelopes.add(self.source.with_key(self.source.key_id, NAMED_REMOTE), self)
+        self.secrets = await Secrets.load(store, self.envelopes, identity.of_service)
+        services = (
+            Kms(self.masters, identity.account_id),
+            SecretsManager(self.secrets),
+            Ssm(self.secrets, identity.of_service),
+        )
+        self.targets = Targets(services, self._log)
+
     def use(self, registry: FunctionRegistry) -> None:
         self._registry = registry
+
+    def source_for(self, key: str, tenant: str | None) -> KeySource:
+        """`envelopes.NamedKeys`: one of this service's master keys, or of the KMS that the settings name."""
+        try:
+            return self.masters.source(key, tenant or DEFAULT_TENANT)
+        except KeyProblem:
+            if not isinstance(self.source, AwsKms):
+                raise
+            return self.source.with_key(key, NAMED_REMOTE)
+
+    # ---- clients ----
+
+    async def answer(self, request: Request, access: Access) -> Reply:
+        """A request with X-Amz-Target."""
+
+        def identify(request: Request) -> tuple[Who, Request]:
+            principal, meant = access.identify(request, self.targets.signed_as(request))
+            return Who(principal.name, principal.tenant or DEFAULT_TENANT, principal.rights), meant
+
+        return await self.targets.answer(request, identify)
+
+    async def call(
+        self, target: str, operation: str, values: Mapping[str, Any], *, rights: Right, tenant: str
+    ) -> dict[str, Any]:
+        """The same for who comes by the protocol."""
+        return await self.targets.run(Who("connection", tenant, rights), target, operation, values)
+
+    async def collect(self) -> None:
+        """Keys and secrets whose time is over, every hour."""
+        while True:
+            try:
+                keys, secrets = await self.masters.collect(), await self.secrets.collect()
+                if keys or secrets:
+                    self._log.info("keys", destroyed=keys, secrets_removed=secrets)
+            except SchedulerError as error:
+                self._log.error("keys", text=error.message)
+            await trio.sleep(COLLECT_S)
 
     # ---- what a sandbox needs ----
 
@@ -80,15 +151,18 @@ class KeyRoom:
         """What an earlier rotation, or another choice of source, has left to be done. Until it is done, or cancelled."""
         while True:
             try:
+                if self.masters.locked:
+                    await self.masters.unlock()
                 turned = await self.turn(rotate=False)
             except SchedulerError as error:
                 self._log.error("keys", text=f"data keys are not wrapped anew: {error.message}")
             else:
                 if turned.wrapped or turned.resealed:
                     self._log.info("keys", key=turned.key, wrapped=turned.wrapped, resealed=turned.resealed)
-                if not turned.failed:
+                if not turned.failed and not self.masters.locked:
                     return
-                self._log.warning("keys", text=f"the keys of {turned.failed} functions could not be wrapped anew")
+                locked = len(self.masters.locked)
+                self._log.warning("keys", not_wrapped_anew=turned.failed, master_keys_locked=locked)
             await trio.sleep(AGAIN_S)
 
     async def turn(self, *, rotate: bool, retire: bool = False) -> Turned:
@@ -105,6 +179,12 @@ class KeyRoom:
                 except KeyProblem as problem:
                     failed += 1
                     self._log.warning("keys", function=name, text=f"{problem.code}: {problem.message}")
+            for holder in (self.masters, self.secrets):
+                try:
+                    wrapped += await holder.rewrap(self._wrap_for)
+                except KeyProblem as problem:
+                    failed += 1
+                    self._log.warning("keys", text=f"{problem.code}: {problem.message}")
             resealed = self._access_keys.reseal()
             retired = await self._retire() if retire and not failed else 0
         return Turned(key, wrapped, resealed, failed, retired)
@@ -116,19 +196,27 @@ class KeyRoom:
         return asdict(turned)
 
     async def _wrap(self, name: str, under: str) -> str | None:
+        return await self._wrap_for(sealed.context(name), under)
+
+    async def _wrap_for(self, context: Mapping[str, str], under: str) -> str | None:
         if self.envelopes.is_current(under) or not self.envelopes.own(under):
             return None
-        return await self.envelopes.rewrap(under, sealed.context(name))
+        return await self.envelopes.rewrap(under, context)
+
+    async def _wrapped_keys(self) -> tuple[str, ...]:
+        """Of everything that is sealed."""
+        functions, masters = await self._registry.wrapped_keys(), await self.masters.wrapped_keys()
+        return functions + masters + await self.secrets.wrapped_keys()
 
     async def _retire(self) -> int:
-        used = {under.split(".")[1] for under in await self._registry.wrapped_keys() if under.startswith("v1.")}
+        used = {under.split(".")[1] for under in await self._wrapped_keys() if under.startswith("v1.")}
         used |= {key.sealed.split(".")[1] for key in self._access_keys.all()}
         return self._embedded.retire([g.id for g in await self._embedded.generations() if g.id not in used and not g.current])
 
     async def view(self) -> dict[str, Any]:
         """For `keys list`: the source, its keys, and how many data keys are under each."""
         count: Counter[str] = Counter()
-        for under in await self._registry.wrapped_keys():
+        for under in await self._wrapped_keys():
             kind, _, rest = under.partition(".")
             count[f"{kind}.{rest.partition('.')[0]}"] += 1
         keys = [

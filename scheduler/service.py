@@ -254,6 +254,7 @@ class Service:
         inner.start_soon(self._collect_code)
         inner.start_soon(self._keep_floors)
         inner.start_soon(self.keyroom.finish)
+        inner.start_soon(self.keyroom.collect)
         if self.exporter is not None:
             inner.start_soon(self.exporter.run)
         if settings.metrics is not None:
@@ -302,6 +303,7 @@ class Service:
         self.event_queue = await SqliteEventQueue.load(
             store, count_max=settings.events_max, bytes_max=settings.events_bytes_max
         )
+        await self.keyroom.load(SqliteRegistry(store), self.identity)
         self.registry = await FunctionRegistry.load(
             SqliteRegistry(store),
             settings,
@@ -355,7 +357,7 @@ class Service:
             methods=(
                 *self.methods.rows(),
                 *ApiMethods(self.gateway.operation, self.uploads, self.registry).rows(),
-                *KeyMethods(view=self.keyroom.view, rotate=self.keyroom.rotate).rows(),
+                *KeyMethods(view=self.keyroom.view, rotate=self.keyroom.rotate, run=self.keyroom.call).rows(),
             ),
             connections=self.connections,
             post=self.engine.post,

@@ -39,6 +39,11 @@ class Identity:
         unqualified = f"arn:aws:lambda:{self.region}:{self.account_id}:function:{name}"
         return unqualified if qualifier is None else f"{unqualified}:{qualifier}"
 
+    def of_service(self, text: str) -> str:
+        """An ARN of a thing of another service: `kms:key/…`, `secretsmanager:secret:…`."""
+        service, _, thing = text.partition(":")
+        return f"arn:aws:{service}:{self.region}:{self.account_id}:{thing}"
+
     def spellings(self, name: str, qualifier: str) -> tuple[str, ...]:
         """Every text by which a client may call this version, for a table that is looked up byte by byte."""
         bare = (name, f"{self.account_id}:function:{name}", self.arn(name))

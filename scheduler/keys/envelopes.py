@@ -32,6 +32,7 @@ __all__ = ["CACHE_MAX", "Envelopes", "NamedKeys", "context_bytes", "is_envelope"
 
 NONCE: Final = bytes(12)
 CACHE_MAX: Final = 1024
+AWAY_S: Final = 2.0
 
 
 class NamedKeys(Protocol):
@@ -68,6 +69,7 @@ class Envelopes:
         self._named = named
         self._keep_s = keep_s
         self._now_s = now_s
+        self._away: dict[str, tuple[float, KeyProblem]] = {}  # kind of source: not asked before then
         self._kept: OrderedDict[str, tuple[bytes, AESGCM, float]] = OrderedDict()
 
     def add(self, source: KeySource, named: NamedKeys) -> None:
@@ -93,11 +95,24 @@ class Envelopes:
         if cipher is None:
             source = self._source_of(under)
             plain = source.unwrap_now(under, context)
-            cipher = AESGCM(plain) if plain is not None else self._keep(under, bound, await source.unwrap(under, context))
+            cipher = AESGCM(plain) if plain is not None else self._keep(under, bound, await self._ask(source, under, context))
         try:
             return cipher.decrypt(NONCE, base64.b64decode(stored["sealed"]), bound)
         except (InvalidTag, ValueError, binascii.Error):
             raise KeyProblem(Trouble.INVALID_STATE, "it does not open: sealed for something else, or changed since") from None
+
+    async def _ask(self, source: KeySource, under: str, context: Mapping[str, str]) -> bytes:
+        """From far away. While nobody is there it is not tried for each of many: a start with a thousand functions would take
+        a thousand times what one waits."""
+        until_s, problem = self._away.get(source.kind, (0.0, None))
+        if problem is not None and self._now_s() < until_s:
+            raise problem
+        try:
+            return await source.unwrap(under, context)
+        except KeyProblem as error:
+            if not error.lasting:
+                self._away[source.kind] = (self._now_s() + AWAY_S, error)
+            raise
 
     def usable_now(self, under: str, context: Mapping[str, str]) -> bool | None:
         """Whether the key may be used at this moment, without asking anybody far away. None: it has to be asked for."""

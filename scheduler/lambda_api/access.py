@@ -26,15 +26,15 @@ _RIGHTS: Final = {"invoke": Right.INVOKE, "deploy": Right.DEPLOY, "admin": Right
 
 class Access(Protocol):
     """Raises LambdaError where nobody can tell who asks, or they may not be here. The request that is given back is the one to
-    answer."""
+    answer. service: that a signature must be for."""
 
-    def identify(self, request: Request) -> tuple[Principal, Request]: ...
+    def identify(self, request: Request, service: str = "lambda") -> tuple[Principal, Request]: ...
 
 
 class OpenAccess:
     """http_auth = none."""
 
-    def identify(self, request: Request) -> tuple[Principal, Request]:
+    def identify(self, request: Request, service: str = "lambda") -> tuple[Principal, Request]:
         return Principal("anybody", Right.ALL), request
 
 
@@ -45,8 +45,8 @@ class SignedAccess:
         self._find = find
         self._now_s = now_s
 
-    def identify(self, request: Request) -> tuple[Principal, Request]:
-        key, meant = check(request, self._find, self._now_s())
+    def identify(self, request: Request, service: str = "lambda") -> tuple[Principal, Request]:
+        key, meant = check(request, self._find, self._now_s(), service=service)
         return Principal(f"access key {key.id}", rights_of(key), key.tenant), meant
 
 

@@ -9,10 +9,12 @@ import pytest
 from scheduler.accesskeys import AccessKeys
 from scheduler.config import load
 from scheduler.errors import BadRequest, Unavailable
+from scheduler.functions.names import Identity
 from scheduler.functions.registry import FunctionRegistry
 from scheduler.keyring import Keyring
 from scheduler.keyroom import KeyRoom
 from scheduler.log import Log
+from scheduler.secrets.store import Value
 from tests.functions.test_registry import RUNTIMES, Memory, code
 from tests.keys.doubles import KmsDouble, serving
 from tests.keys.test_sources import credentials
@@ -30,6 +32,7 @@ class Life:
         keyring = Keyring.open(self.directory / "keyring.json")
         self.access_keys = AccessKeys(self.directory / "access-keys.json", keyring)
         self.room = KeyRoom(self.settings, keyring, self.access_keys, Log())
+        await self.room.load(self.memory, Identity())
         self.registry = await FunctionRegistry.load(self.memory, load(), runtimes=RUNTIMES, seals=self.room.seals)
         self.room.use(self.registry)
         return self
@@ -39,8 +42,10 @@ class Life:
         found = {}
         for key, entry in self.memory.entries.items():
             raw = json.loads(entry.value)
-            version = raw.get("latest") or raw.get("version")
-            found[key] = version["config"]["environment"]
+            if key.startswith(("mk.", "sv.")):
+                found[key] = raw
+            elif not key.startswith("sm."):
+                found[key] = (raw.get("latest") or raw.get("version"))["config"]["environment"]
         return found
 
 
@@ -50,10 +55,15 @@ async def filled(tmp_path):
         fields = {"name": name, "handler": "a.b", "environment": {"VALUE": f"of {name}"}}
         await life.registry.deploy(fields, code(number + 1), publish=number % 2 == 0)
     life.access_keys.create("client", rights=("invoke",))
+    key = await life.room.masters.create("default", aliases=("alias/a",))
+    life.memory.sealed = life.room.masters.encrypt(key, b"of the key", {})
+    await life.room.secrets.create("default", "password", Value(text="of the secret"))
     return life
 
 
-def check_whole(life):
+async def check_whole(life):
+    assert life.room.masters.decrypt(life.memory.sealed, {}, tenant="default")[1] == b"of the key"
+    assert (await life.room.secrets.value("password", "default"))[2].text == "of the secret"
     for version in life.registry.all():
         assert version.config.environment == {"VALUE": f"of {version.name}"}, version.display_name
     assert life.access_keys.all()[0].secret
@@ -69,7 +79,7 @@ async def test_a_rotation_leaves_ciphertexts_as_they_are(tmp_path):
         assert after[key]["sealed"] == held["sealed"]
         assert after[key]["under"].split(".")[1] == turned.key != held["under"].split(".")[1]
     await life.registry.update(NAMES[0], {"memory_mb": 256})  # the registry knows the revisions that the rotation has made
-    check_whole(await Life(tmp_path, life.memory).start())
+    await check_whole(await Life(tmp_path, life.memory).start())
     assert (await life.room.turn(rotate=False)).wrapped == 0
     view = await life.room.view()
     assert [key["data_keys"] for key in view["keys"]] == [0, len(before)]
@@ -85,11 +95,11 @@ async def test_it_may_end_after_each_step_and_the_next_start_does_the_rest(tmp_p
                 await life.room.turn(rotate=True)
             life.memory.fail = []
             life = await Life(tmp_path, life.memory).start()
-            check_whole(life)
+            await check_whole(life)
     await life.room.finish()
     current = (await life.room.source.generations())[-1].id
     assert {held["under"].split(".")[1] for held in life.stored().values()} == {current}
-    check_whole(await Life(tmp_path, life.memory).start())
+    await check_whole(await Life(tmp_path, life.memory).start())
 
 
 async def test_retired_keys_are_gone_and_nothing_was_under_them(tmp_path):
@@ -98,7 +108,7 @@ async def test_retired_keys_are_gone_and_nothing_was_under_them(tmp_path):
     turned = await life.room.turn(rotate=True, retire=True)
     assert turned.retired == 1
     again = await Life(tmp_path, life.memory).start()
-    check_whole(again)
+    await check_whole(again)
     (tmp_path / "keyring.json").write_bytes(old)  # the one that leaked
     (tmp_path / "access-keys.json").unlink()
     with pytest.raises(Unavailable, match="does not open with this keyring"):
@@ -118,7 +128,7 @@ async def test_from_the_keyring_to_a_kms_and_back(tmp_path):
             }
         )
         life = await Life(tmp_path, life.memory, settings).start()
-        check_whole(life)
+        await check_whole(life)
         await life.room.finish()
         assert {held["under"].split(".")[0] for held in life.stored().values()} == {"kms"}
         (tmp_path / "keyring.json").rename(tmp_path / "kept.json")  # of no use for environments any more

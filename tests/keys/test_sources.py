@@ -148,6 +148,19 @@ async def test_data_keys_of_a_server_are_kept_for_a_while_and_not_without_bound(
     assert len(envelopes._kept) == CACHE_MAX
 
 
+async def test_a_server_that_is_away_is_not_waited_for_by_each(tmp_path, vault):
+    now = 0.0
+    envelopes = Envelopes(vault_at(vault.url, tmp_path), keep_s=0, now_s=lambda: now)
+    stored = await envelopes.seal(b"text", CONTEXT)
+    vault.sealed = True
+    asked = len(vault.requests)
+    for _ in range(5):
+        assert not (await problem_of(envelopes.open(stored, CONTEXT))).lasting
+    assert len(vault.requests) == asked + 1
+    vault.sealed, now = False, 3.0
+    assert await envelopes.open(stored, CONTEXT) == b"text"
+
+
 async def test_troubles_of_a_kms_are_told_as_lambda_tells_them(tmp_path, kms):
     made = await kms_at(kms.url, tmp_path).generate(CONTEXT)
     assert (await problem_of(kms_at(kms.url, tmp_path, "alias/none").generate(CONTEXT))).code == "KMSNotFoundException"

@@ -1,0 +1,1 @@
+"""Secrets: what functions need to know and nobody else."""
