@@ -9,7 +9,7 @@ import pytest
 
 from scheduler.sandboxes import launcher as launcher_module
 from scheduler.sandboxes.launcher import Cause, LauncherConfig
-from tests.sandboxes.driver import IS_ROOT, Launched, below, launched, public_directory, until
+from tests.sandboxes.driver import IS_ROOT, Launched, below, gone, launched, public_directory, until
 from tests.sandboxes.programs import Program, program, program_runtime, write_program
 from tests.sandboxes.test_normal_user import configuration, namespaced, reason_to_skip
 from tests.security.weak import weaken
@@ -113,6 +113,8 @@ async def test_a_program_is_executed_where_it_cannot_be_used(why: str, tmp_path:
     }
     async with launched(tmp_path, declared=[program_runtime(commands.get(why, waits()))]) as made:
         running = await born(made)
+        _, interpreter, *_ = below(running.shell.pid)  # behind the worker
+        await until(lambda: why != "dead" or gone(interpreter), "it is dead")
         wrapper = "/var/task/wrapper" if why == "wrapper" else None
         started = await program(made, shell=running.shell, afresh=why == "afresh", wrapper=wrapper)
         await started.printed(b"afresh\n")
