@@ -17,11 +17,11 @@ IN_SANDBOX = (
 )  # fmt: skip
 ONLY_IN_SANDBOX = (
     "agent.c", "agent_channel.c", "calls.c", "execstart.c", "filter.c", "image_maps.c", "image_take.c", "image_thaw.c",
-    "init.c", "prestart.c", "serve.c", "shell.c", "steps.c", "zygote_module.c",
+    "init.c", "prestart.c", "serve.c", "shell.c", "steps.c", "telemetry.c", "zygote_module.c",
 )  # fmt: skip
 IN_SHELL = (
     "agent.c", "agent_channel.c", "calls.c", "execstart.c", "filesystem.c", "filter.c", "network_attach.c", "network_message.c",
-    "prestart.c", "serve.c", "shell.c", "steps.c", "wire.c",
+    "prestart.c", "serve.c", "shell.c", "steps.c", "telemetry.c", "wire.c",
 )  # fmt: skip
 SANDBOX_SOURCES = sorted(str(LAUNCHER / name) for name in ("zygote_module.c", *IN_SANDBOX))
 SHELL_SOURCES = sorted(str(LAUNCHER / name) for name in IN_SHELL)

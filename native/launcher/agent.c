@@ -16,6 +16,7 @@
 #include "agent_channel.h"
 #include "execstart.h"
 #include "steps.h"
+#include "telemetry.h"
 #include "wire.h"
 
 enum {
@@ -35,6 +36,7 @@ enum agent_state { AGENT_WAITING, AGENT_RUNNING, AGENT_STOPPING_RUNTIME, AGENT_S
 
 struct agent {
     struct agent_channel channel;
+    struct telemetry telemetry;
     enum agent_state state;
     const char *temp_dir;
     int signals;   /* of children's ends */
@@ -74,17 +76,24 @@ static bool pass_output_on(struct agent *agent) {
     return false;
 }
 
-/* What has been written before the end is told, if the service listens. */
+/* What has been written before the end is told, and what is known is delivered, to those who listen. */
 static void last_words(struct agent *agent) {
     const uint64_t until_ms = now_ms() + LAST_WORDS_MS;
-    while (!agent->channel.ended && now_ms() < until_ms) {
+    telemetry_drain(&agent->telemetry);
+    for (uint64_t now = now_ms(); now < until_ms && !agent->channel.ended; now = now_ms()) {
+        struct pollfd watched[1 + TELEMETRY_SUBSCRIBERS_MAX];
         agent_channel_flush(&agent->channel);
-        if (agent->channel.out_bytes > 0) {
-            struct pollfd room = {.fd = agent->channel.fd, .events = POLLOUT};
-            (void)poll(&room, 1, (int)(until_ms - now_ms()));
-        } else if (!pass_output_on(agent)) {
+        telemetry_turn(&agent->telemetry, now);
+        if (pass_output_on(agent)) {
+            continue;
+        }
+        if (agent->channel.out_bytes == 0 && !telemetry_pending(&agent->telemetry)) {
             return;
         }
+        watched[0] = (struct pollfd){.fd = agent->channel.out_bytes > 0 ? agent->channel.fd : -1, .events = POLLOUT};
+        const unsigned count = 1 + telemetry_watch(&agent->telemetry, watched + 1);
+        const uint64_t due_ms = telemetry_due_ms(&agent->telemetry);
+        (void)poll(watched, count, (int)((due_ms < until_ms ? (due_ms > now ? due_ms : now) : until_ms) - now));
     }
 }
 
@@ -313,6 +322,7 @@ static void leave_runtime(struct agent *agent) {
 static void stop(struct agent *agent, const uint8_t *body, size_t bytes) {
     uint32_t budget_ms = 0;
     memcpy(&budget_ms, body, bytes >= sizeof budget_ms ? sizeof budget_ms : 0);
+    telemetry_drain(&agent->telemetry); /* who hears of it shall hear it in time */
     if (budget_ms == 0 || agent->state == AGENT_WAITING) {
         leave(agent, 0);
     }
@@ -370,6 +380,17 @@ static void reap(struct agent *agent) {
     }
 }
 
+static void take_telemetry(struct agent *agent, const struct frame_header *head, const uint8_t *body) {
+    char message[64];
+    const bool subscription = (head->flags & FRAME_TELEMETRY_SUBSCRIBE) != 0;
+    const char *const wrong = subscription ? telemetry_subscribe(&agent->telemetry, body, head->length)
+                                           : telemetry_take(&agent->telemetry, body, head->length, now_ms());
+    if (wrong != NULL) {
+        snprintf(message, sizeof message, "TELEMETRY: %s", wrong);
+        refuse(agent, message);
+    }
+}
+
 static void heed(struct agent *agent) {
     struct frame_header head;
     uint8_t *body;
@@ -378,6 +399,8 @@ static void heed(struct agent *agent) {
             start(agent, body, head.length);
         } else if (head.kind == FRAME_STOP) {
             stop(agent, body, head.length);
+        } else if (head.kind == FRAME_TELEMETRY && agent->state != AGENT_WAITING) {
+            take_telemetry(agent, &head, body);
         } else {
             refuse(agent, "a frame out of order");
         }
@@ -387,24 +410,32 @@ static void heed(struct agent *agent) {
     }
 }
 
+static bool is_stopping(const struct agent *agent) {
+    return agent->state == AGENT_STOPPING_RUNTIME || agent->state == AGENT_STOPPING_EXTENSIONS;
+}
+
+/* For poll(); -1: nothing is to be done by the clock. */
 static int wait_ms(const struct agent *agent) {
-    if (agent->state != AGENT_STOPPING_RUNTIME && agent->state != AGENT_STOPPING_EXTENSIONS) {
+    enum { LONG_MS = 1 << 30 };
+    const uint64_t now = now_ms(), telemetry_ms = telemetry_due_ms(&agent->telemetry);
+    const uint64_t due_ms = is_stopping(agent) && agent->deadline_ms < telemetry_ms ? agent->deadline_ms : telemetry_ms;
+    if (due_ms == UINT64_MAX) {
         return -1;
     }
-    const uint64_t now = now_ms();
-    return agent->deadline_ms > now ? (int)(agent->deadline_ms - now) : 0;
+    return due_ms <= now ? 0 : due_ms - now < LONG_MS ? (int)(due_ms - now) : LONG_MS;
 }
 
 static void turn(struct agent *agent) {
     enum { CHANNEL, SIGNALS, OUTPUTS };
-    struct pollfd watched[OUTPUTS + EXECSTART_EXTENSIONS_MAX];
+    struct pollfd watched[OUTPUTS + EXECSTART_EXTENSIONS_MAX + TELEMETRY_SUBSCRIBERS_MAX];
     const bool full = agent->channel.out_bytes > 0;
     watched[CHANNEL] = (struct pollfd){.fd = agent->channel.fd, .events = (short)(full ? POLLIN | POLLOUT : POLLIN)};
     watched[SIGNALS] = (struct pollfd){.fd = agent->signals, .events = POLLIN};
     for (unsigned i = 0; i < agent->extensions_count; i++) { /* one that is -1 is not looked at */
         watched[OUTPUTS + i] = (struct pollfd){.fd = full ? -1 : agent->extensions[i].output, .events = POLLIN};
     }
-    (void)poll(watched, OUTPUTS + agent->extensions_count, wait_ms(agent));
+    const unsigned others = OUTPUTS + agent->extensions_count;
+    (void)poll(watched, others + telemetry_watch(&agent->telemetry, watched + others), wait_ms(agent));
     agent_channel_flush(&agent->channel);
     if (watched[SIGNALS].revents != 0) {
         reap(agent);
@@ -413,7 +444,8 @@ static void turn(struct agent *agent) {
     if (watched[CHANNEL].revents != 0) {
         heed(agent);
     }
-    if (wait_ms(agent) == 0) {
+    telemetry_turn(&agent->telemetry, now_ms());
+    if (is_stopping(agent) && now_ms() >= agent->deadline_ms) {
         if (agent->state == AGENT_STOPPING_EXTENSIONS) {
             leave(agent, 0);
         }

@@ -3,6 +3,7 @@
  *
  *   START      extensions are started, then the runtime; it ends as the runtime ends: with its status, or by its signal
  *   STOP       SIGTERM to the runtime, the rest of the time for the extensions, then all is killed
+ *   TELEMETRY  records of what the sandbox does, for those in it that have subscribed (telemetry.h)
  *   extensions their output is told as LOG frames; one that cannot be started or ends is told by EXTENSION, and ends the sandbox
  *
  * It has no privilege when it comes here, and has the uid of what it starts: what that can do to it, it does to itself. It cannot be

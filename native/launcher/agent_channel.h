@@ -19,6 +19,7 @@ enum frame_kind {
 
 enum {
     FRAME_LOG_EXTENSION = 1,      /* a flag of LOG: an extension wrote it */
+    FRAME_TELEMETRY_SUBSCRIBE = 1, /* a flag of TELEMETRY: a subscription; else records */
     FRAME_LOG_BYTES_MAX = 65536,
     FRAME_IN_BYTES_MAX = 262144,  /* of a body that comes */
     FRAME_WORDS_BYTES_MAX = 2048, /* of INIT_ERROR and EXTENSION */
