@@ -20,7 +20,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from scheduler.errors import BadRequest, Throttled
-from scheduler.functions.model import Network, RecursiveLoop, Tracing
+from scheduler.functions.model import Network, RecursiveLoop, State, Tracing
 from scheduler.functions.names import LATEST, Identity, is_version
 from scheduler.messages import (
     NO_ACCOUNT,
@@ -71,14 +71,16 @@ _LOOKS: Final = {
 }
 
 
-def _traits(config: FunctionConfig) -> Trait:
-    traits = Trait.NONE
+def _traits(version: FunctionVersion) -> Trait:
+    config, traits = version.config, Trait.NONE
     if config.tracing == Tracing.ACTIVE.value:
         traits |= Trait.TRACED
     if config.network != Network.NONE.value:
         traits |= Trait.CALLS
     if config.recursive_loop == RecursiveLoop.ALLOW.value:
         traits |= Trait.LOOPS
+    if version.snap_started:
+        traits |= Trait.SNAPSTART
     return traits
 
 
@@ -131,6 +133,7 @@ class AccountInfo:
 class _Version:
     handle: int
     serving: FunctionVersion
+    named: bool = False  # callers find it
     launches: dict[int, FunctionVersion] = field(default_factory=dict)  # by revision; what may still be asked for
 
 
@@ -428,14 +431,16 @@ class Catalog:
                 memory_mb=spec.config.memory_mb,
                 timeout_ms=spec.config.timeout_s * 1000,
                 look=_LOOKS[spec.config.log_format, spec.config.shown_system_log_level],
-                traits=_traits(spec.config),
+                traits=_traits(spec),
+                runtime=spec.config.runtime,
             )
         )
-        if fresh:
+        if not entry.named and spec.state is not State.PENDING:
+            entry.named = True
             commands.extend(
                 self._name_put(name, spec.version, text, entry.handle) for text in self._spellings(name, spec.version)
             )
-        else:
+        if not fresh:
             commands.append(core(FunctionSwitch(entry.handle, spec.revision)))
 
     def _spellings(self, name: str, qualifier: str) -> tuple[str, ...]:
@@ -449,7 +454,7 @@ class Catalog:
     def _aliases_put(self, known: _Function, commands: list[Command]) -> None:
         """The names of the aliases, as the specification has them now; before the versions they may have named go."""
         name, versions = known.spec.latest.name, known.versions
-        live = {alias: to for alias, to in known.spec.aliases.items() if to.version in versions}
+        live = {alias: to for alias, to in known.spec.aliases.items() if to.version in versions and versions[to.version].named}
         for gone in known.aliases - set(live):
             commands.extend(name_remove(text) for text in self._identity.spellings(name, gone))
         known.aliases = set(live)
@@ -457,7 +462,7 @@ class Catalog:
             first = second = versions[to.version].handle
             part = 0
             for version, weight in to.weights.items():
-                if version in versions:
+                if version in versions and versions[version].named:
                     second, part = versions[version].handle, round(weight * 2**32)
             if part > WHOLE_PART:  # all of them
                 first, part = second, 0

@@ -71,6 +71,8 @@ class Gateway:
             absent_runtimes=service.offers.absent,
             invoker=Invoker(sync=caller.ask, event=self._event, json_problem=json_problem),
             concurrency=service.methods.concurrency.view,
+            publish_image=service.snapshots.publish,
+            has_image=service.snapshots.optimized,
         )
         open_to_all = service.settings.http_auth == "none"
         self._access = OpenAccess() if open_to_all else SignedAccess(self.access_keys.find)

@@ -201,6 +201,7 @@ class Trait(IntFlag):
     TRACED = 256
     CALLS = 512
     LOOPS = 1024
+    SNAPSTART = 2048
 
 
 class Look(IntFlag):
@@ -210,6 +211,7 @@ class Look(IntFlag):
     JSON = 1
     DEBUG = 2
     WARN = 4
+    RESTORED = 8  # in records alone
 
 
 # ---- commands ---------------------------------------------------------------------------------------------------------------
@@ -402,9 +404,10 @@ def function_info(
     timeout_ms: int,
     look: Look = Look.TEXT,
     traits: Trait = Trait.NONE,
+    runtime: str = "",
 ) -> Command:
     """look: of its log's platform lines."""
-    blob = b"\0".join((name.encode(), version.encode(), tenant.encode()))
+    blob = b"\0".join((name.encode(), version.encode(), tenant.encode(), runtime.encode()))
     numbers = (memory_mb, timeout_ms, tenant_number, int(look) | int(traits))
     return Command(kind=CommandKind.FUNCTION_INFO, function=function, blob=blob, u32s=numbers)
 

@@ -36,6 +36,7 @@ RUNTIME_DIR = "/var/runtime"
 PLAIN, TAKE, RESTORE = b"{", b'{"snapshot":"take",', b'{"snapshot":"restore",'  # how START begins
 # Within a JSON text a quoted key can stand nowhere but where it is one: in values quotes are escaped.
 INITIALIZATION_KEYS = (b'"initialization_type":', b'"AWS_LAMBDA_INITIALIZATION_TYPE":')
+SNAP_START = "snap-start"
 ON_DEMAND, PROVISIONED = b'"on-demand"', b'"provisioned-concurrency"'
 OVERRIDABLE = {
     "LANG": "en_US.UTF-8",
@@ -59,7 +60,7 @@ def environment(
         "AWS_LAMBDA_FUNCTION_NAME": config.name,
         "AWS_LAMBDA_FUNCTION_VERSION": version.version,
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(config.memory_mb),
-        "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+        "AWS_LAMBDA_INITIALIZATION_TYPE": SNAP_START if version.snap_started else "on-demand",
         "AWS_LAMBDA_LOG_GROUP_NAME": log_group,
         "AWS_LAMBDA_LOG_STREAM_NAME": log_stream,
         "LAMBDA_TASK_ROOT": task_root,
@@ -140,7 +141,7 @@ def make_recipe(
         "environment": environment(version, identity, log_group=log_group, log_stream=mark, task_root=task_root),
         "log_group_name": log_group,
         "log_stream_name": mark,
-        "initialization_type": "on-demand",
+        "initialization_type": SNAP_START if version.snap_started else "on-demand",
     }
     specialisation = Specialisation(
         code_dir=code_dir,

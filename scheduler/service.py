@@ -106,7 +106,7 @@ if TYPE_CHECKING:
 
     from scheduler.config import Address, Settings
     from scheduler.control.access import Connection
-    from scheduler.functions.model import FunctionVersion
+    from scheduler.functions.model import FunctionConfig, FunctionVersion
     from scheduler.messages import Event
     from scheduler.privileges import User
     from scheduler.sandboxes.ledger import Version as ImageVersion
@@ -261,6 +261,7 @@ class Service:
             await self._open_console(settings.metrics, inner)
         self.gateway.open(inner, self._caller)
         self._accepting = True
+        self.snapshots.restart()
         launcher = self.supervisor.launcher
         if launcher is not None and not launcher.limits:
             why = launcher.why_limited or "there are none to be had"
@@ -331,6 +332,15 @@ class Service:
             wake=self.pool.wake,
             use=self._deployed,
         )
+        self.snapshots = Snapshots(
+            catalog=self.catalog,
+            templates=self.templates,
+            registry=self.registry,
+            deployments=self.deployments,
+            nursery=inner,
+            init_s=settings.init_timeout_ms / 1000,
+        )
+        self.registry.no_images = self._no_images
         self.methods = Methods(
             settings=settings,
             engine=self.engine,
@@ -346,12 +356,7 @@ class Service:
             accept_event=self._accept_event,
             events_of=partial(events_of, self),
             no_network=self._no_network,
-            snapshots=Snapshots(
-                catalog=self.catalog,
-                templates=self.templates,
-                describe=self.registry.describe,
-                init_s=settings.init_timeout_ms / 1000,
-            ),
+            snapshots=self.snapshots,
         )
         self.dispatcher = Dispatcher(
             methods=(
@@ -746,6 +751,15 @@ class Service:
             for sandbox in self.supervisor.sandboxes()
             for version in [self.catalog.launch(sandbox.function, sandbox.revision)]
         ]
+
+    def _no_images(self, config: FunctionConfig) -> str | None:
+        """Why SnapStart cannot be had."""
+        offer = self.offers.here.get(config.runtime)
+        if offer is None or offer.fork is None:
+            return f"{config.runtime} is not supported for SnapStart enabled functions."
+        if self.isolation == "process" or self.settings.images_mb_max == 0:
+            return "SnapStart: this service makes no images (isolation is process, or images_mb_max 0)"
+        return None
 
     async def _accept_event(self, connection: Connection, call: MethodCall) -> object:
         """`invoke` with type "event": answered once it is durable."""

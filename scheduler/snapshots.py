@@ -1,6 +1,11 @@
-"""Images of initialised processes as users meet them: what a description says of one, and those a deployment waits for.
+"""Images of initialised processes as users meet them: what a description says of one, those a deployment waits for, and those
+that versions wait for (SnapStart).
 
 Law of this file: it knows versions by name and asks the keeper of images by handle; it decides nothing about images.
+
+A version with SnapStart is Pending from its publication until its image is made or cannot be, and is not to be called before.
+One that can have no image is Active all the same, and starts as others do; one whose init fails is Failed. After a restart of
+the service such versions are Active at once, and their images are made again.
 """
 
 from __future__ import annotations
@@ -9,13 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from scheduler.catalog import spec_of
 from scheduler.functions.model import State
+from scheduler.sandboxes.ledger import State as ImageState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from scheduler.catalog import Catalog
+    from scheduler.deployments import Deployments
     from scheduler.functions.model import FunctionVersion
+    from scheduler.functions.registry import FunctionRegistry
     from scheduler.sandboxes.templates import Status, Templates
 
 __all__ = ["Snapshots"]
@@ -24,14 +33,23 @@ QUEUE_S = 20.0  # a deployment waits for its images this much longer than for th
 
 
 class Snapshots:
-    """describe: a version as the registry describes it. init_s: longest init."""
+    """init_s: longest init."""
 
     def __init__(
-        self, *, catalog: Catalog, templates: Templates, describe: Callable[[FunctionVersion], dict[str, Any]], init_s: float
+        self,
+        *,
+        catalog: Catalog,
+        templates: Templates,
+        registry: FunctionRegistry,
+        deployments: Deployments,
+        nursery: trio.Nursery,
+        init_s: float,
     ) -> None:
         self._catalog = catalog
         self._templates = templates
-        self._describe = describe
+        self._registry = registry
+        self._deployments = deployments
+        self._nursery = nursery
         self._init_s = init_s
 
     def _status(self, version: FunctionVersion) -> Status | None:
@@ -41,7 +59,7 @@ class Snapshots:
     def describe(self, version: FunctionVersion) -> dict[str, Any]:
         """The description with `image` in it. As in Lambda, a version whose init failed when its deployment had it initialised
         is Failed, and says why; calls try again all the same."""
-        description = self._describe(version)
+        description = self._registry.describe(version)
         status = self._status(version) if version.has_image else None
         if status is not None and status.function_failed:
             description.update(state=State.FAILED.value, state_reason=status.reason)
@@ -54,6 +72,35 @@ class Snapshots:
                 handle = self._catalog.handle(version.name, version.version)
                 if handle is not None:
                     nursery.start_soon(self._templates.make_now, handle, version.revision, self._init_s + QUEUE_S)
+
+    def publish(self, version: FunctionVersion) -> None:
+        """It is Pending from now on, until its image is there; before the engine is told of it."""
+        self._registry.stand(version, State.PENDING, "The version's image is being made.")
+        self._nursery.start_soon(self._publish, version)
+
+    async def _publish(self, version: FunctionVersion) -> None:
+        name, number = version.name, version.version
+        async with self._deployments.turn(name):
+            handle = self._catalog.handle(name, number)  # by now the engine was told
+        status = None
+        if handle is not None:
+            status = await self._templates.make_now(handle, version.revision, self._init_s + QUEUE_S)
+        async with self._deployments.turn(name):
+            if self._catalog.handle(name, number) != handle or handle is None:
+                return  # it was removed meanwhile
+            failed = status is not None and status.function_failed
+            self._registry.stand(version, State.FAILED if failed else State.ACTIVE, status.reason if failed and status else "")
+            await self._deployments.apply(spec_of(self._registry, name))
+
+    def restart(self) -> None:
+        """The service has: what was made before is gone."""
+        wanted = [version for version in self._registry.all() if version.snap_started]
+        self._nursery.start_soon(self.make, wanted)
+
+    def optimized(self, version: FunctionVersion) -> bool:
+        """It has its image now."""
+        status = self._status(version)
+        return status is not None and status.state is ImageState.READY
 
 
 def _view(version: FunctionVersion, status: Status | None) -> dict[str, Any]:

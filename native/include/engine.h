@@ -53,7 +53,7 @@ enum sched_command_kind {
                                          to the function in `sandbox` instead, by chance: an alias of two versions. Behind a NUL:
                                          the ARN that calls by this name are told, where it is not the function's own */
     SCHED_CMD_NAME_REMOVE = 3,        /* blob: name */
-    SCHED_CMD_FUNCTION_INFO = 4,      /* function; blob: NUL-separated: display name, version, tenant;
+    SCHED_CMD_FUNCTION_INFO = 4,      /* function; blob: NUL-separated: display name, version, tenant, runtime;
                                          u32s: memory_mb, timeout_ms, tenant's number (0: anybody's), how its log's
                                          platform lines look (sched_look) or'ed with sched_trait.
                                          Functions of one display name share a journal, log_dir/<display name>.journal */
@@ -95,14 +95,16 @@ enum sched_look {
     SCHED_LOOK_TEXT = 0,              /* Lambda's text, of which nothing is left out */
     SCHED_LOOK_JSON = 1,              /* one JSON object a line */
     SCHED_LOOK_DEBUG = 2,             /* of these, platform.runtimeDone as well */
-    SCHED_LOOK_WARN = 4               /* of these, only what did not go well */
+    SCHED_LOOK_WARN = 4,              /* of these, only what did not go well */
+    SCHED_LOOK_RESTORED = 8           /* of one record: its init was a restore */
 };
 
 /* What else is to be known of a function when it is called; beside its look. */
 enum sched_trait {
     SCHED_TRAIT_TRACED = 256,         /* TracingConfig Active: its calls are segments, some of them sampled */
     SCHED_TRAIT_CALLS = 512,          /* it can reach other machines, and so call functions: each call gets a trace header */
-    SCHED_TRAIT_LOOPS = 1024          /* RecursiveLoop Allow */
+    SCHED_TRAIT_LOOPS = 1024,         /* RecursiveLoop Allow */
+    SCHED_TRAIT_SNAPSTART = 2048      /* it asked for SnapStart: its log tells of restores */
 };
 
 struct sched_command {

@@ -60,11 +60,15 @@ static uint64_t run_ns(const struct core_action *answer, const struct function_i
     return answer->start_ns == 0 ? 0 : (answer->end_ns != 0 ? answer->end_ns : now_ns) - answer->start_ns;
 }
 
+static bool restored(const struct core_action *answer, const struct function_info *info) {
+    return answer->tier == CORE_TIER_SNAPSHOT && (info->traits & SCHED_TRAIT_SNAPSTART) != 0;
+}
+
 static struct journal_record record_of(const struct core_action *answer, const struct ticket *ticket, struct journal_end *end,
                                        const struct function_info *info, uint64_t now_ns) {
     struct journal_record record = {.kind = ticket->logged_start ? JOURNAL_END : JOURNAL_CALL,
                                     .outcome = (uint8_t)answer->outcome, .cause = (uint8_t)answer->cause,
-                                    .look = info->look, .sandbox = answer->sandbox};
+                                    .look = info->look | (restored(answer, info) ? SCHED_LOOK_RESTORED : 0), .sandbox = answer->sandbox};
     memcpy(record.request_id, ticket->request_id, 16);
     *end = (struct journal_end){.run_ns = run_ns(answer, info, now_ns), .init_ns = answer->tier != CORE_TIER_WARM ? answer->init_ns : 0,
                                 .memory_mb = info->memory_mb, .memory_peak_mb = answer->memory_peak_mb,
@@ -136,7 +140,7 @@ static uint8_t *pack_report(struct sched *sched, uint8_t *at, const struct core_
     at = pack_us(at, "wait_us", sent - answer->arrive_ns);
     at = pack_us(at, "channel_us", start - sent);
     at = pack_us(at, "return_us", now - end);
-    at = pack_uint(pack_str(at, "billed_ms"), started ? journal_billed_ms(run_ns(answer, info, now), cold ? init : 0) : 0);
+    at = pack_uint(pack_str(at, "billed_ms"), started ? journal_billed_ms(run_ns(answer, info, now), cold && !restored(answer, info) ? init : 0) : 0);
     at = pack_uint(pack_str(at, "memory_peak_mb"), answer->memory_peak_mb);
     at = pack_us(at, "cpu_us", answer->cpu_ns);
     at = pack_str(at, "cold");

@@ -492,6 +492,9 @@ void channel_is_ready(struct sched *sched, struct channel *channel, const uint8_
         info->init_error = NULL;
         info->init_error_bytes = 0;
     }
+    if (channel->tier == CORE_TIER_SNAPSHOT && info != NULL && (info->traits & SCHED_TRAIT_SNAPSTART) != 0) {
+        logs_restored(sched, channel, init_ns);
+    }
     struct core_event *event = batch_add(sched, CORE_EV_SANDBOX_READY);
     event->u.sandbox.handle = channel->sandbox;
     event->u.sandbox.init_ns = init_ns;

@@ -129,8 +129,11 @@ uint64_t journal_now_ns(void);
 void journal_uuid(const uint8_t id[16], char out[37]);
 /* Of a start that failed: a line without its end. error: its type, NULL: it took too long. again: it was the second try, in a call. */
 size_t journal_render_init(char *out, size_t out_bytes, uint8_t look, uint64_t init_ns, bool again, const char *error);
+/* Of a restore: two lines, the last without its end. */
+size_t journal_render_restore(char *out, size_t out_bytes, uint8_t look, const char *runtime, uint64_t restore_ns);
 /* As Lambda's messages have it: "killed", "segmentation fault". */
 const char *journal_signal(int number);
+/* Restoring is billed apart from running. */
 uint64_t journal_billed_ms(uint64_t run_ns, uint64_t init_ns);
 
 #endif

@@ -73,6 +73,17 @@ void logs_init_report(struct sched *sched, const struct channel *channel, const 
     journal_add(&sched->journal, info->journal, &record, text, size, NULL, 0);
 }
 
+void logs_restored(struct sched *sched, const struct channel *channel, uint64_t init_ns) {
+    const struct function_info *info = info_of(sched, channel->function);
+    if (info == NULL || info->journal == NULL || !journal_shows(info->look, JOURNAL_START, CORE_OK)) {
+        return;
+    }
+    char text[512];
+    const size_t size = journal_render_restore(text, sizeof text, info->look, info->runtime, init_ns);
+    struct journal_record record = {.kind = JOURNAL_TEXT, .look = info->look, .sandbox = channel->sandbox};
+    journal_add(&sched->journal, info->journal, &record, text, size, NULL, 0);
+}
+
 void logs_tell_trouble(struct sched *sched) {
     const uint64_t lost = journal_lost(&sched->journal);
     if (lost == sched->journal_lost || (sched->journal_told_ns != 0 && sched->now_ns - sched->journal_told_ns < TROUBLE_NS)) {

@@ -170,12 +170,12 @@ void info_put(struct sched *sched, uint64_t function, const uint8_t *blob, size_
     if (function == 0 || index >= sched->config.core.functions_max) {
         return;
     }
-    char *texts = malloc(bytes + 3); /* three NULs at least, however the blob ends */
+    char *texts = malloc(bytes + 4); /* four NULs at least, however the blob ends */
     if (texts == NULL) {
         return;
     }
     memcpy(texts, blob, bytes);
-    memset(texts + bytes, 0, 3);
+    memset(texts + bytes, 0, 4);
     struct function_info *info = &sched->functions[index];
     if (info->handle != function) {
         info_clear(sched, info);
@@ -185,11 +185,15 @@ void info_put(struct sched *sched, uint64_t function, const uint8_t *blob, size_
     info->display = texts;
     info->version = texts + strlen(texts) + 1;
     info->tenant = info->version < texts + bytes ? info->version + strlen(info->version) + 1 : texts + bytes;
+    info->runtime = info->tenant < texts + bytes ? info->tenant + strlen(info->tenant) + 1 : texts + bytes;
     if (info->version > texts + bytes) {
         info->version = texts + bytes;
     }
     if (info->tenant > texts + bytes) {
         info->tenant = texts + bytes;
+    }
+    if (info->runtime > texts + bytes) {
+        info->runtime = texts + bytes;
     }
     if (strlen(info->version) > VERSION_BYTES_MAX) {
         info->version[VERSION_BYTES_MAX] = '\0'; /* answers are written into rooms of a known size */

@@ -239,6 +239,7 @@ struct function_info {
     char *display;
     char *version;
     char *tenant;
+    char *runtime;
     uint32_t memory_mb;
     uint32_t timeout_ms;
     uint32_t tenant_number;
@@ -471,6 +472,8 @@ bool logs_read_output(struct sched *sched, struct channel *channel);
 /* Before an answer: what the call wrote there stands before its END line. */
 void logs_before_answer(struct sched *sched, struct channel *channel);
 void logs_ready(struct sched *sched, uint32_t index);
+/* Of one that was a restore, where the function asked for SnapStart. */
+void logs_restored(struct sched *sched, const struct channel *channel, uint64_t init_ns);
 /* Of a start that failed, as Lambda words it. error: its type, NULL: it took too long. */
 void logs_init_report(struct sched *sched, const struct channel *channel, const char *error);
 /* Those that have credit again are read again. */

@@ -110,6 +110,7 @@ static size_t json_fate(char *out, size_t out_bytes, const struct fate *fate) {
 static size_t json_end(char *out, size_t out_bytes, const struct journal_record *head, const struct journal_end *end, const char *id,
                        const char *trace, size_t trace_bytes) {
     const struct fate fate = fate_of(head->outcome, head->cause);
+    const bool restored = (head->look & SCHED_LOOK_RESTORED) != 0;
     size_t at = 0;
     if ((head->look & SCHED_LOOK_DEBUG) != 0 || fate.status[0] != 's') {
         at += json_open(out, out_bytes, head->time_ns, "runtimeDone");
@@ -118,15 +119,19 @@ static size_t json_end(char *out, size_t out_bytes, const struct journal_record 
         at += clipped(snprintf(out + at, out_bytes - at, ",\"metrics\":{\"durationMs\":%.3f}}}\n", (double)end->run_ns / 1e6),
                       out_bytes - at);
     }
-    char init[64] = "";
+    char init[128] = "";
     if (end->init_ns > 0) {
-        snprintf(init, sizeof init, ",\"initDurationMs\":%.3f", (double)end->init_ns / 1e6);
+        snprintf(init, sizeof init, ",\"%s\":%.3f", restored ? "restoreDurationMs" : "initDurationMs", (double)end->init_ns / 1e6);
+    }
+    if (restored) {
+        const size_t size = strlen(init);
+        snprintf(init + size, sizeof init - size, ",\"billedRestoreDurationMs\":%" PRIu64, journal_billed_ms(0, end->init_ns));
     }
     at += json_open(out + at, out_bytes - at, head->time_ns, "report");
     at += clipped(snprintf(out + at, out_bytes - at,
                            "\"requestId\":\"%s\",\"metrics\":{\"durationMs\":%.3f,\"billedDurationMs\":%" PRIu64 ",\"memorySizeMB\":%" PRIu32
                            ",\"maxMemoryUsedMB\":%" PRIu32 "%s},",
-                           id, (double)end->run_ns / 1e6, journal_billed_ms(end->run_ns, end->init_ns), end->memory_mb,
+                           id, (double)end->run_ns / 1e6, journal_billed_ms(end->run_ns, restored ? 0 : end->init_ns), end->memory_mb,
                            end->memory_peak_mb, init), out_bytes - at);
     at += json_fate(out + at, out_bytes - at, &fate);
     char root[33], segment[17];
@@ -158,6 +163,18 @@ size_t journal_render_init(char *out, size_t out_bytes, uint8_t look, uint64_t i
                                  "\"durationMs\":%.3f}}}", phase, error == NULL ? "timeout" : "error",
                                  error == NULL ? "" : ",\"errorType\":\"", error == NULL ? "" : error, error == NULL ? "" : "\"",
                                  (double)init_ns / 1e6), out_bytes - at);
+}
+
+size_t journal_render_restore(char *out, size_t out_bytes, uint8_t look, const char *runtime, uint64_t restore_ns) {
+    if ((look & SCHED_LOOK_JSON) == 0) {
+        return clipped(snprintf(out, out_bytes, "RESTORE_START Runtime Version: %s\nRESTORE_REPORT Restore Duration: %.2f ms", runtime,
+                                (double)restore_ns / 1e6), out_bytes);
+    }
+    size_t at = json_open(out, out_bytes, journal_now_ns(), "restoreStart");
+    at += clipped(snprintf(out + at, out_bytes - at, "\"runtimeVersion\":\"%s\"}}\n", runtime), out_bytes - at);
+    at += json_open(out + at, out_bytes - at, journal_now_ns(), "restoreReport");
+    return at + clipped(snprintf(out + at, out_bytes - at, "\"status\":\"success\",\"metrics\":{\"durationMs\":%.3f}}}",
+                                 (double)restore_ns / 1e6), out_bytes - at);
 }
 
 size_t journal_render_start(char *out, size_t out_bytes, const struct journal_record *head, const char *version, size_t version_bytes) {
@@ -207,9 +224,14 @@ size_t journal_render_end(char *out, size_t out_bytes, const struct journal_reco
     if ((head->look & SCHED_LOOK_JSON) != 0) {
         return journal_shows(head->look, JOURNAL_END, head->outcome) ? json_end(out, out_bytes, head, end, id, trace, trace_bytes) : 0;
     }
-    char init[64] = "";
+    const bool restored = (head->look & SCHED_LOOK_RESTORED) != 0;
+    char init[128] = "";
     if (end->init_ns > 0) {
-        snprintf(init, sizeof init, "Init Duration: %.2f ms\t", (double)end->init_ns / 1e6);
+        snprintf(init, sizeof init, "%s Duration: %.2f ms\t", restored ? "Restore" : "Init", (double)end->init_ns / 1e6);
+    }
+    if (restored) {
+        const size_t size = strlen(init);
+        snprintf(init + size, sizeof init - size, "Billed Restore Duration: %" PRIu64 " ms\t", journal_billed_ms(0, end->init_ns));
     }
     const char *status = "";
     switch ((enum core_outcome)head->outcome) {
@@ -229,7 +251,7 @@ size_t journal_render_end(char *out, size_t out_bytes, const struct journal_reco
                            "END RequestId: %s\n"
                            "REPORT RequestId: %s\tDuration: %.2f ms\tBilled Duration: %" PRIu64 " ms\tMemory Size: %" PRIu32
                            " MB\tMax Memory Used: %" PRIu32 " MB\t%s%s\n",
-                           id, id, (double)end->run_ns / 1e6, journal_billed_ms(end->run_ns, end->init_ns), end->memory_mb,
+                           id, id, (double)end->run_ns / 1e6, journal_billed_ms(end->run_ns, restored ? 0 : end->init_ns), end->memory_mb,
                            end->memory_peak_mb, init, status), out_bytes - at);
     char root[33], segment[17];
     if (trace != NULL && trace_ids(trace, trace_bytes, root, segment)) {

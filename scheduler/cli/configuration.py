@@ -92,6 +92,11 @@ OPTIONS: Final = (
         type=click.Choice(("Terminate", "Allow")),
         help="Whether a chain of calls that comes back to it 16 times is ended.",
     ),
+    click.option(
+        "--snap-start",
+        type=click.Choice(("None", "PublishedVersions")),
+        help="PublishedVersions: a version is Active once the image of its initialised process is made.",
+    ),
     click.option("--description", metavar="TEXT", help="What it is for."),
 )
 
@@ -138,6 +143,7 @@ COMPARED: Final = (
     ("log group", "log_group", str),
     ("tracing", "tracing", str),
     ("recursive loop", "recursive_loop", str),
+    ("SnapStart", "snap_start", str),
     ("tenant", "tenant", str),
     ("description", "description", lambda value: value or "none"),
 )

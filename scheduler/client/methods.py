@@ -69,6 +69,7 @@ CONFIGURATION_KEYS: Final = (
     "log_group",
     "tracing",
     "recursive_loop",
+    "snap_start",
 )
 
 

@@ -227,6 +227,7 @@ class FunctionDescription:
     log_group: str
     tracing: str
     recursive_loop: str
+    snap_start: str
     code_sha256: str
     code_size: int
     last_modified: str
@@ -265,6 +266,7 @@ class FunctionDescription:
             log_group=_get(raw, "log_group", str, ""),
             tracing=_get(raw, "tracing", str, "PassThrough"),
             recursive_loop=_get(raw, "recursive_loop", str, "Terminate"),
+            snap_start=_get(raw, "snap_start", str, "None"),
             code_sha256=_get(raw, "code_sha256", str, ""),
             code_size=_get(raw, "code_size", int, 0),
             last_modified=_get(raw, "last_modified", str, ""),

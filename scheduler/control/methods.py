@@ -79,6 +79,7 @@ CONFIGURATION = tuple(
         "log_group",
         "tracing",
         "recursive_loop",
+        "snap_start",
     )
 )
 

@@ -48,6 +48,7 @@ __all__ = [
     "Network",
     "Problem",
     "RecursiveLoop",
+    "SnapStart",
     "Snapshot",
     "State",
     "SystemLogLevel",
@@ -121,6 +122,13 @@ class Tracing(enum.Enum):
     PASS_THROUGH = "PassThrough"
 
 
+class SnapStart(enum.Enum):
+    """Which versions have an image of their initialised process made before they are Active."""
+
+    NONE = "None"
+    PUBLISHED_VERSIONS = "PublishedVersions"
+
+
 class RecursiveLoop(enum.Enum):
     """Whether a chain of calls may come back to the function without end."""
 
@@ -189,6 +197,7 @@ class FunctionConfig:
     keys: tuple[str, ...] = ()
     tracing: str = Tracing.PASS_THROUGH.value
     recursive_loop: str = RecursiveLoop.TERMINATE.value
+    snap_start: str = SnapStart.NONE.value
 
     def __post_init__(self) -> None:
         # Own, sealed copies: a frozen thing must not change through what its maker kept.
@@ -240,6 +249,11 @@ class FunctionVersion:
     def has_image(self) -> bool:
         """It may have one, as far as its configuration goes."""
         return self.config.snapshot == Snapshot.AUTO.value
+
+    @property
+    def snap_started(self) -> bool:
+        """It has its image made before it is Active."""
+        return self.config.snap_start == SnapStart.PUBLISHED_VERSIONS.value and self.version != LATEST
 
     @property
     def display_name(self) -> str:
@@ -451,6 +465,7 @@ FIELDS: Final = (
     Field("keys", "keys", _patterns(limits.KEY_NAME_CHARS_MAX, KEY_PATTERN, "[a-zA-Z0-9:/_-]+[*]?")),
     Field("tracing", "tracingConfig.mode", _one_of(Tracing)),
     Field("recursive_loop", "recursiveLoop", _one_of(RecursiveLoop)),
+    Field("snap_start", "snapStart.applyOn", _one_of(SnapStart)),
 )
 
 
@@ -464,8 +479,22 @@ def _levels_need_json(values: Mapping[str, Any]) -> Problem | None:
     return None
 
 
+def _snap_start_needs(values: Mapping[str, Any]) -> Problem | None:
+    if values.get("snap_start", SnapStart.NONE.value) != SnapStart.PUBLISHED_VERSIONS.value:
+        return None
+    text = ""
+    if values.get("ephemeral_storage_mb", limits.EPHEMERAL_STORAGE_MB_DEFAULT) > limits.EPHEMERAL_STORAGE_MB_MIN:
+        text = (
+            f"SnapStart enabled functions have at most {limits.EPHEMERAL_STORAGE_MB_MIN} MB of ephemeral storage, not "
+            f"{values['ephemeral_storage_mb']}"
+        )
+    elif values.get("snapshot", Snapshot.AUTO.value) != Snapshot.AUTO.value:
+        text = "SnapStart needs images, which snapshot = off forbids"
+    return Problem("snap_start", values["snap_start"], text, whole=True) if text else None
+
+
 # What keys say together. Asked only where each of them is right by itself.
-_RULES: Final[tuple[Callable[[Mapping[str, Any]], Problem | None], ...]] = (_levels_need_json,)
+_RULES: Final[tuple[Callable[[Mapping[str, Any]], Problem | None], ...]] = (_levels_need_json, _snap_start_needs)
 
 _REQUIRED: Final = ("name", "handler")
 
@@ -577,6 +606,7 @@ def describe(version: FunctionVersion, versions: Sequence[str], identity: Identi
         "keys": list(config.keys),
         "tracing": config.tracing,
         "recursive_loop": config.recursive_loop,
+        "snap_start": config.snap_start,
         "code_sha256": version.code.sha256,
         "code_size": version.code.size,
         "last_modified": version.last_modified,

@@ -38,6 +38,8 @@ from scheduler.functions.model import (
     FunctionConfig,
     FunctionVersion,
     LayerRef,
+    SnapStart,
+    State,
     build,
     describe,
     merged_path,
@@ -150,6 +152,8 @@ class FunctionRegistry:
         self._functions: dict[str, _Function] = {}
         self._mutating = trio.Lock()
         self._doubtful: set[str] = set()  # names whose last write ended unknown
+        self._standing: dict[tuple[str, str], tuple[State, str]] = {}  # versions that are not Active, and why
+        self.no_images: Callable[[FunctionConfig], str | None] = lambda config: None  # why a function can have none here
         self.attachments = Attachments(store)
 
     @classmethod
@@ -340,12 +344,15 @@ class FunctionRegistry:
             removed: tuple[FunctionVersion, ...]
             if qualifier is None:
                 removed = (function.record.latest, *self.versions(name))
+                for version in removed:
+                    self.stand(version, State.ACTIVE)
                 gone = function.record.published
                 await self._forget(name, function)
             else:
                 if not names.is_version(qualifier):
                     raise BadRequest(f"qualifier: {qualifier[:80]!r} is no version; an alias is deleted as such")
                 removed = (self.get(name, qualifier),)
+                self.stand(removed[0], State.ACTIVE)
                 self._check_unaliased(name, qualifier)
                 gone = tuple(pair for pair in function.record.published if pair[0] == int(qualifier))
                 kept = tuple(pair for pair in function.record.published if pair[0] != int(qualifier))
@@ -363,6 +370,14 @@ class FunctionRegistry:
                     break
             return removed
 
+    def stand(self, version: FunctionVersion, state: State, reason: str = "") -> None:
+        """How a published version stands until it is said again: Pending while its image is made."""
+        key = (version.name, version.version)
+        if state is State.ACTIVE:
+            self._standing.pop(key, None)
+        else:
+            self._standing[key] = state, reason
+
     async def provision(self, name: str, qualifier: str, config: Provisioned | None) -> None:
         """Keeps so many sandboxes of a version or alias initialised; None takes that away. NotFound, BadRequest."""
         async with self._mutation(name):
@@ -375,6 +390,8 @@ class FunctionRegistry:
                     change.now = replace(change.now, provisioned=others)
                     return
                 provisioned.check_place(change.now, qualifier)
+                if self.get(name, qualifier).snap_started:
+                    raise BadRequest("Provisioned Concurrency is not supported for SnapStart enabled functions.")
                 self._check_provisioned(name, config.most, provisioned.total(change.now, without=qualifier))
                 change.now = replace(change.now, provisioned={**others, qualifier: config})
 
@@ -425,6 +442,7 @@ class FunctionRegistry:
             if revision_id is not None:
                 raise RevisionMismatch(name, revision_id)
             config = self._build_new(fields)
+            self._check_snap_start(config)
             self._check_room(1 + publish)
             await self.attachments.forget(name)  # what a removal could not: it may have been another tenant's
             self._check_reservation(config, None)
@@ -456,6 +474,7 @@ class FunctionRegistry:
                 f"tenant: {config.tenant!r} is not {old.config.tenant!r}: a function keeps its tenant, whose accounts are "
                 "charged for what runs; remove the function and deploy it anew"
             )
+        self._check_snap_start(config)
         self._check_reservation(config, old.config)
         anew = code is not None or any(getattr(config, key) != getattr(old.config, key) for key in SANDBOX_KEYS)
         worn = old.layers if layers is None else layers
@@ -516,7 +535,10 @@ class FunctionRegistry:
         return self._functions[name]
 
     def _present(self, function: _Function, version: FunctionVersion) -> FunctionVersion:
-        """A published version with what belongs to the function as a whole as it is now."""
+        """A published version as it stands, with what belongs to the function as a whole as it is now."""
+        standing = self._standing.get((version.name, version.version))
+        if standing is not None:
+            version = replace(version, state=standing[0], state_reason=standing[1])
         now = function.record.latest.config
         if all(getattr(version.config, key) == getattr(now, key) for key in FUNCTION_LEVEL):
             return version
@@ -532,6 +554,11 @@ class FunctionRegistry:
                 current=held,
                 limit=self.settings.functions_max,
             )
+
+    def _check_snap_start(self, config: FunctionConfig) -> None:
+        why = self.no_images(config) if config.snap_start == SnapStart.PUBLISHED_VERSIONS.value else None
+        if why is not None:
+            raise BadRequest(why)
 
     def _check_reservation(self, config: FunctionConfig, old: FunctionConfig | None) -> None:
         """Lambda's rule: what is reserved comes out of the pool at once, and the pool keeps its minimum."""

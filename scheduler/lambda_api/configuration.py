@@ -34,6 +34,7 @@ def _refused(member: str, *tests: str) -> Row:
 
 
 _REFUSALS: Final = "tests/lambda_api/test_configured.py::test_what_is_not_honoured_is_refused_by_name"
+_SNAP: Final = "tests/lambda_api/test_snapstart.py::"
 _TRACE: Final = "tests/lambda_api/test_tracing.py::"
 _LOG: Final = "tests/lambda_api/test_logging.py::"
 
@@ -92,7 +93,11 @@ ROWS: Final[tuple[Row, ...]] = (
     _refused("CodeSigningConfigArn"),
     Row("Architectures", "", "this machine's; another is refused: “Architectures: … cannot run on this machine, which is …”",
         ("tests/lambda_api/test_configured.py::test_another_machines_code_is_refused",)),
-    Row("SnapStart.ApplyOn", "", "accepted: sandboxes of all versions are restored from images", (_REFUSALS,)),
+    Row("SnapStart.ApplyOn", "snap_start",
+        "PublishedVersions: a version is Pending until the image of its initialised process is made, and its sandboxes are "
+        "restored from it; not for runtimes of programs, with provisioned concurrency or more than 512 MB of /tmp. None: "
+        "images are made of all versions as it suits the service (key `snapshot`)",
+        (_SNAP + "test_a_version_is_pending_until_its_image_is_made", _SNAP + "test_what_does_not_go_with_snapstart")),
     Row("LoggingConfig.LogFormat", "log_format",
         "Text or JSON, of the platform's lines (by the engine) and of the runtime's logger",
         (_LOG + "test_json_lines_of_the_platform_and_of_the_function",)),

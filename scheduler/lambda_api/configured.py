@@ -70,6 +70,7 @@ _KEYS: Final = (
     ("LoggingConfig", "SystemLogLevel", "system_log_level"),
     ("LoggingConfig", "LogGroup", "log_group"),
     ("TracingConfig", "Mode", "tracing"),
+    ("SnapStart", "ApplyOn", "snap_start"),
 )
 
 

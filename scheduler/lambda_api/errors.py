@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from scheduler.errors import SchedulerError
 
-__all__ = ["ERRORS", "REVISION_TEXT", "UPDATING_TEXT", "Kind", "LambdaError", "translate"]
+__all__ = ["ERRORS", "PENDING_TEXT", "REVISION_TEXT", "UPDATING_TEXT", "Kind", "LambdaError", "translate"]
 
 USER, SERVER = "User", "Server"
 
@@ -82,6 +82,7 @@ REVISION_TEXT: Final = (
 )
 
 
+PENDING_TEXT: Final = "The operation cannot be performed at this time. The function is currently in the following state: "
 UPDATING_TEXT: Final = "The operation cannot be performed at this time. An update is in progress for resource: "
 
 

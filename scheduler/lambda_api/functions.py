@@ -81,8 +81,9 @@ class FunctionOperations:
             if tags:
                 async with rooms.registry.attachments.change(name) as change:
                     change.now = replace(change.now, tags=tags)
+            rooms.published(deployed.published, ())
             await rooms.deployments.apply(rooms.spec(name))
-        return self._shown(deployed.published or deployed.latest)
+            return self._shown(deployed.published or deployed.latest)
 
     async def _update_code(self, call: ApiCall) -> Answer:
         rooms = self._rooms
@@ -97,11 +98,13 @@ class FunctionOperations:
                     raise LambdaError("PreconditionFailedException", REVISION_TEXT)
                 shown = views.configuration(latest, rooms.registry.identity, qualified=False)
                 return Answer({**shown, "CodeSize": code.size, "CodeSha256": views.code_sha256(code.sha256)})
+            before = self._numbers(name)
             deployed = await rooms.registry.update(
                 name, {}, code=code, publish=call.get("Publish", False), revision_id=call.get("RevisionId")
             )
+            rooms.published(deployed.published, before)
             await rooms.deployments.apply(rooms.spec(name))
-        return self._shown(deployed.published or deployed.latest)
+            return self._shown(deployed.published or deployed.latest)
 
     async def _update_configuration(self, call: ApiCall) -> Answer:
         rooms = self._rooms
@@ -139,11 +142,13 @@ class FunctionOperations:
                     f"CodeSHA256 ({wanted}) is different from current CodeSHA256 in $LATEST "
                     f"({views.code_sha256(latest.code.sha256)}). Please try again with the CodeSHA256 in $LATEST."
                 )
+            before = self._numbers(name)
             version = await rooms.registry.publish(
                 name, description=call.get("Description"), revision_id=call.get("RevisionId")
             )
+            rooms.published(version, before)
             await rooms.deployments.apply(rooms.spec(name))
-        return self._shown(version)
+            return self._shown(version)
 
     async def _put_concurrency(self, call: ApiCall) -> Answer:
         return await self._reserve(call, call.values["ReservedConcurrentExecutions"])
@@ -257,7 +262,7 @@ class FunctionOperations:
     def _configuration(self, version: FunctionVersion, *, qualified: bool) -> dict[str, Any]:
         """As readers see it: an update that is under way shows in what it is about, `$LATEST`."""
         rooms = self._rooms
-        shown = views.configuration(version, rooms.registry.identity, qualified=qualified)
+        shown = views.configuration(version, rooms.registry.identity, qualified=qualified, optimized=rooms.has_image(version))
         if version.version == LATEST and rooms.deployments.updating(version.name):
             shown |= {
                 "LastUpdateStatus": "InProgress",
@@ -266,5 +271,11 @@ class FunctionOperations:
             }
         return shown
 
+    def _numbers(self, name: str) -> set[str]:
+        return {version.version for version in self._rooms.registry.versions(name)}
+
     def _shown(self, version: FunctionVersion) -> Answer:
-        return Answer(views.configuration(version, self._rooms.registry.identity, qualified=False))
+        """As it stands now, inside its turn."""
+        now = self._rooms.registry.get(version.name, version.version)
+        shown = views.configuration(now, self._rooms.registry.identity, qualified=False, optimized=self._rooms.has_image(now))
+        return Answer(shown)

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from scheduler.catalog import spec_of
 from scheduler.errors import NotFound
 from scheduler.functions import names
+from scheduler.functions.model import State
 from scheduler.functions.policies import allows
-from scheduler.lambda_api.errors import UPDATING_TEXT, LambdaError
+from scheduler.lambda_api.errors import PENDING_TEXT, UPDATING_TEXT, LambdaError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 
     from scheduler.catalog import FunctionSpec
     from scheduler.config import Settings
@@ -70,7 +71,8 @@ class Invoker:
 class Rooms:
     """The parts of the service. runtimes: name of each that is offered to the Python that compiles
     packages for it, if it is one; absent_runtimes: name of each that could be to what to do about it.
-    concurrency: of a function, as the method functions.concurrency shows it."""
+    concurrency: of a function, as the method functions.concurrency shows it. publish_image: a version with SnapStart is Pending
+    until its image is made; has_image: whether it has it."""
 
     settings: Callable[[], Settings]
     registry: FunctionRegistry
@@ -81,6 +83,8 @@ class Rooms:
     absent_runtimes: Mapping[str, str]
     invoker: Invoker
     concurrency: Callable[[str], Awaitable[dict[str, Any]]]
+    publish_image: Callable[[FunctionVersion], None]
+    has_image: Callable[[FunctionVersion], bool]
 
     def reference(self, call: ApiCall) -> names.Reference:
         """What FunctionName and Qualifier say together. LambdaError, BadRequest."""
@@ -94,15 +98,22 @@ class Rooms:
             raise NotFound(f"Function not found: {self.registry.identity.arn(reference.name, reference.effective)}")
         return version
 
+    def published(self, version: FunctionVersion | None, before: Collection[str]) -> None:
+        """A version was published: if it is new, its image may have to be made. before: versions that there were."""
+        if version is not None and version.snap_started and version.version not in before:
+            self.publish_image(version)
+
     def find_to_invoke(self, call: ApiCall) -> FunctionVersion:
         """As find(); a function of another tenant too, where its policy lets this caller's tenant invoke it."""
         reference = self.reference(call)
         version = self.registry.get(reference.name, reference.effective)
         tenant = call.principal.tenant
         policy = self.registry.attachments.of(reference.name).policies.get(reference.effective)
-        if tenant in (None, version.config.tenant):
-            return version
-        if allows(policy, principal=tenant, action="lambda:InvokeFunction", facts={}):
+        if tenant in (None, version.config.tenant) or allows(
+            policy, principal=tenant, action="lambda:InvokeFunction", facts={}
+        ):
+            if version.state is State.PENDING:
+                raise LambdaError("ResourceConflictException", PENDING_TEXT + version.state.value)
             return version
         raise NotFound(f"Function not found: {self.registry.identity.arn(reference.name, reference.effective)}")
 

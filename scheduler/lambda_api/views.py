@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Any
 
+from scheduler.functions.model import State
 from scheduler.functions.names import LATEST
 from scheduler.lambda_api.configured import ARCHITECTURE, shown_of
 
@@ -27,8 +28,9 @@ def code_sha256(digest_hex: str) -> str:
     return base64.b64encode(bytes.fromhex(digest_hex)).decode()
 
 
-def configuration(version: FunctionVersion, identity: Identity, *, qualified: bool) -> dict[str, Any]:
-    """FunctionConfiguration. qualified: its ARN names `$LATEST` too, as where versions are listed."""
+def configuration(version: FunctionVersion, identity: Identity, *, qualified: bool, optimized: bool = False) -> dict[str, Any]:
+    """FunctionConfiguration. qualified: its ARN names `$LATEST` too, as where versions are listed. optimized: it has the image
+    that SnapStart makes."""
     config = version.config
     shown: dict[str, Any] = {
         "FunctionName": config.name,
@@ -49,11 +51,17 @@ def configuration(version: FunctionVersion, identity: Identity, *, qualified: bo
         "PackageType": "Zip",
         "Architectures": [ARCHITECTURE],
         **shown_of(config),
+        "SnapStart": {
+            "ApplyOn": config.snap_start,
+            "OptimizationStatus": "On" if optimized and version.snap_started else "Off",
+        },
     }
     if version.layers:
         shown["Layers"] = [{"Arn": layer.arn, "CodeSize": layer.code.size} for layer in version.layers]
     if version.state_reason:
         shown["StateReason"] = version.state_reason
+    if version.state is not State.ACTIVE:
+        shown["StateReasonCode"] = "Creating" if version.state is State.PENDING else "FunctionError"
     if config.kms_key_arn:
         shown["KMSKeyArn"] = config.kms_key_arn
     problem = config.environment.problem

@@ -202,6 +202,7 @@ def test_description_has_the_keys_of_the_manual():
         "environment_error",
         "tracing",
         "recursive_loop",
+        "snap_start",
         "code_sha256",
         "code_size",
         "last_modified",
