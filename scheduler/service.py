@@ -28,8 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from scheduler import limits
-from scheduler.catalog import Catalog, CatalogFull, accounts_max, spec_of
+from scheduler.catalog import Catalog, CatalogFull, spec_of
 from scheduler.config import ConfigError, reloaded, unknown_variables
 from scheduler.console import http
 from scheduler.console.pages import Pages
@@ -40,6 +39,7 @@ from scheduler.control.keys import KeyMethods
 from scheduler.control.methods import Methods
 from scheduler.deployments import Deployments
 from scheduler.engine import Engine, histogram_bounds
+from scheduler.enginesettings import engine_config
 from scheduler.errors import NotFound, SchedulerError, Unavailable
 from scheduler.figures import events_of, scrape
 from scheduler.functions.layers import Layers
@@ -55,7 +55,6 @@ from scheduler.messages import (
     Closed,
     Drain,
     Drained,
-    EngineConfig,
     Fault,
     Freed,
     FunctionFreed,
@@ -114,10 +113,8 @@ if TYPE_CHECKING:
     from scheduler.sandboxes.supervisor import Order
     from scheduler.sandboxes.templates import MakeOrder
 
-__all__ = ["Service", "engine_config", "run_service", "serve"]
+__all__ = ["Service", "run_service", "serve"]
 
-S_NS = 1_000_000_000
-MS_NS = 1_000_000
 MB = 1 << 20
 DESCRIPTORS_OF_A_SANDBOX = 6
 DESCRIPTORS_OF_A_TLS_CLIENT = 3  # its own, and both ends of the pair to the engine
@@ -130,45 +127,6 @@ COLLECT_PERIOD_S = 600.0
 RUNTIMES_FILE = "runtimes.json"  # in the state directory
 OUR_PROGRAMS = (EXECUTABLE, RUNTIME_PACKAGE)  # what of ours the launcher runs as root
 EXIT_DONE, EXIT_BROKEN, EXIT_REFUSED = 0, 1, 3
-
-
-def engine_config(settings: Settings, *, quotas: bool = True) -> EngineConfig:
-    """Settings in the engine's words. quotas: sandboxes can be held to a part of a CPU here."""
-    return EngineConfig(
-        calls_max=settings.calls_max,
-        functions_max=settings.functions_max,
-        sandboxes_max=settings.sandboxes_max,
-        accounts_max=accounts_max(settings),
-        ahead_max=settings.ahead_max,
-        starting_max=settings.starting_max,
-        ahead_window_ns=settings.ahead_window_us * 1000,
-        init_timeout_ns=settings.init_timeout_ms * MS_NS,
-        idle_timeout_ns=settings.idle_timeout_s * S_NS,
-        idle_min_ns=settings.idle_timeout_min_s * S_NS,
-        idle_max_ns=settings.idle_timeout_max_s * S_NS,
-        age_max_ns=settings.sandbox_age_max_s * S_NS,
-        sandbox_calls_max=settings.sandbox_calls_max,
-        reap_timeout_ns=settings.reap_timeout_ms * MS_NS,
-        cold_start_guess_ns=settings.cold_start_guess_us * 1000,
-        cpus=settings.cpu_count(),
-        memory_mb_per_cpu=limits.MEMORY_MB_PER_CPU if quotas and settings.cpu_per_memory == "proportional" else 0,
-        connections_max=settings.connections_max,
-        frame_bytes_max=settings.frame_bytes_max,
-        connection_buffer_bytes_max=settings.connection_buffer_bytes_max,
-        turn_bytes_max=settings.turn_bytes_max,
-        payload_total_bytes_max=settings.payload_bytes_total_max,
-        spin_us=settings.spin_us,
-        stop_grace_ms=settings.stop_grace_ms,
-        log_bytes_max=settings.log_bytes_max,
-        log_total_bytes_max=settings.log_total_bytes_max,
-        log_turn_s=settings.log_turn_s,
-        log_keep_s=settings.log_keep_s,
-        spans_s_max=settings.otlp_spans_s_max if settings.otlp_endpoint else 0,
-        log_files_max=settings.log_files_max,
-        log_dir=str(settings.log_dir),
-        allowed_uids=settings.allowed_uids,
-        http_signed=settings.http_auth == "sigv4",
-    )
 
 
 class Service:
