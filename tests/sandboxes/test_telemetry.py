@@ -65,8 +65,11 @@ def records(*of: tuple[int, Any]) -> bytes:
     return b"".join(struct.pack("<B3xI", kind, len(text)) + text for kind, text in texts)
 
 
-def tell(running: Program, body: bytes, flags: int = 0) -> None:
-    os.write(running.shell.channel_fd, HEADER.pack(len(body), TELEMETRY, flags, 0, 0, 0, 0) + body)
+async def tell(running: Program, body: bytes, flags: int = 0) -> None:
+    left = HEADER.pack(len(body), TELEMETRY, flags, 0, 0, 0, 0) + body
+    while left:
+        await trio.lowlevel.wait_writable(running.shell.channel_fd)
+        left = left[os.write(running.shell.channel_fd, left) :]
 
 
 async def heard(running: Program, text: bytes) -> None:
@@ -97,15 +100,15 @@ async def test_records_come_to_those_that_subscribed_by_http_and_by_lines(tmp_pa
     async with launching(tmp_path) as made:
         idle = "#!/bin/sh\nexec sleep 1000\n"
         running = await subscribed(made, tmp_path, idle, {"server": SERVER, "lines": LINES})
-        tell(running, subscription(0, PLATFORM | FUNCTION, HTTP, 8080, "/logs?x=1"), SUBSCRIBE)
-        tell(running, subscription(1, OF_EXTENSION | FUNCTION, TCP, 8081), SUBSCRIBE)
-        tell(running, records((PLATFORM, {"n": 1}), (FUNCTION, {"n": 2}), (OF_EXTENSION, {"n": 3})))
+        await tell(running, subscription(0, PLATFORM | FUNCTION, HTTP, 8080, "/logs?x=1"), SUBSCRIBE)
+        await tell(running, subscription(1, OF_EXTENSION | FUNCTION, TCP, 8081), SUBSCRIBE)
+        await tell(running, records((PLATFORM, {"n": 1}), (FUNCTION, {"n": 2}), (OF_EXTENSION, {"n": 3})))
         await heard(running, b'got /logs?x=1 sandbox.localdomain:8080 [{"n": 1},{"n": 2}]\n')
         await heard(running, b'line {"n": 2}\n')
         await heard(running, b'line {"n": 3}\n')
-        tell(running, subscription(0, PLATFORM, HTTP, 8080, "/"), SUBSCRIBE)  # in place of the first: it is silent now
+        await tell(running, subscription(0, PLATFORM, HTTP, 8080, "/"), SUBSCRIBE)  # in place of the first: it is silent now
         large = "x" * 60_000
-        tell(running, records(*((FUNCTION, {"large": large}) for _ in range(4))))
+        await tell(running, records(*((FUNCTION, {"large": large}) for _ in range(4))))
         await heard(running, b"\nline " + b"\nline ".join([json.dumps({"large": large}).encode()] * 4) + b"\n")
         await running.end()
 
@@ -115,8 +118,8 @@ async def test_what_is_known_at_the_end_is_delivered(tmp_path: Path) -> None:
     stopping = "#!/bin/sh\ntrap 'exit 0' TERM\nwhile :; do sleep 0.01; done\n"
     async with launching(tmp_path) as made:
         running = await subscribed(made, tmp_path, stopping, {"server": SERVER})
-        tell(running, subscription(0, PLATFORM, HTTP, 8080, "/", timeout_ms=30_000), SUBSCRIBE)
-        tell(running, records((PLATFORM, "the last")))
+        await tell(running, subscription(0, PLATFORM, HTTP, 8080, "/", timeout_ms=30_000), SUBSCRIBE)
+        await tell(running, records((PLATFORM, "the last")))
         running.stop(2000)
         await heard(running, b'["the last"]\n')
         await running.end()
@@ -125,9 +128,9 @@ async def test_what_is_known_at_the_end_is_delivered(tmp_path: Path) -> None:
             "        self.end_headers()\n", "        self.end_headers()\n        open('/tmp/end', 'w').close()\n"
         )
         running = await subscribed(made, tmp_path, runtime, {"server": ends})
-        tell(running, subscription(0, PLATFORM, HTTP, 8080, "/", items=1, timeout_ms=30_000), SUBSCRIBE)
-        tell(running, subscription(1, FUNCTION, HTTP, 8080, "/", timeout_ms=30_000), SUBSCRIBE)
-        tell(running, records((FUNCTION, "it waits")) + records((PLATFORM, "at once")))
+        await tell(running, subscription(0, PLATFORM, HTTP, 8080, "/", items=1, timeout_ms=30_000), SUBSCRIBE)
+        await tell(running, subscription(1, FUNCTION, HTTP, 8080, "/", timeout_ms=30_000), SUBSCRIBE)
+        await tell(running, records((FUNCTION, "it waits")) + records((PLATFORM, "at once")))
         with pytest.raises(EOFError):
             await running.frame()
         assert (await running.exited()).status == 7
@@ -138,11 +141,11 @@ async def test_what_is_known_at_the_end_is_delivered(tmp_path: Path) -> None:
 async def test_a_subscriber_that_is_not_there_holds_nothing_up(tmp_path: Path) -> None:
     async with launching(tmp_path) as made:
         running = await subscribed(made, tmp_path, "#!/bin/sh\necho runtime\nexec sleep 1000\n", {"server": SERVER})
-        tell(running, subscription(0, PLATFORM, HTTP, 9999, "/", timeout_ms=25), SUBSCRIBE)
+        await tell(running, subscription(0, PLATFORM, HTTP, 9999, "/", timeout_ms=25), SUBSCRIBE)
         for _ in range(20):
-            tell(running, records(*((PLATFORM, "x" * 10_000) for _ in range(20))))
-        tell(running, subscription(1, PLATFORM, HTTP, 8080, "/", items=1), SUBSCRIBE)
-        tell(running, records((PLATFORM, "hello")))
+            await tell(running, records(*((PLATFORM, "x" * 10_000) for _ in range(20))))
+        await tell(running, subscription(1, PLATFORM, HTTP, 8080, "/", items=1), SUBSCRIBE)
+        await tell(running, records((PLATFORM, "hello")))
         await heard(running, b'["hello"]')
         running.stop(100)
         with trio.fail_after(PATIENCE_S):
@@ -153,7 +156,7 @@ async def test_a_subscriber_that_is_not_there_holds_nothing_up(tmp_path: Path) -
 async def test_a_message_that_is_none_ends_the_sandbox(tmp_path: Path, message: tuple[bytes, int]) -> None:
     async with launching(tmp_path) as made:
         running = await subscribed(made, tmp_path, "#!/bin/sh\nexec sleep 1000\n", {})
-        tell(running, *message)
+        await tell(running, *message)
         assert (await running.printed()).startswith(b"sandbox: TELEMETRY: ")
         assert (await running.exited()).status == 1
 
@@ -162,8 +165,8 @@ async def test_the_extension_that_crashes_is_told_though_records_wait(tmp_path: 
     async with launching(tmp_path) as made:
         crash = SERVER.replace("        self.send_response(200)\n", "        raise SystemExit(5)\n")
         running = await subscribed(made, tmp_path, "#!/bin/sh\nexec sleep 1000\n", {"crash": crash})
-        tell(running, subscription(0, PLATFORM, HTTP, 8080, "/", items=1), SUBSCRIBE)
-        tell(running, records((PLATFORM, 1), (PLATFORM, 2)))
+        await tell(running, subscription(0, PLATFORM, HTTP, 8080, "/", items=1), SUBSCRIBE)
+        await tell(running, records((PLATFORM, 1), (PLATFORM, 2)))
         kind, words = await running.words()
         assert (kind, words["event"], words["status"]) == (EXTENSION, "exit", 5)
         assert (await running.exited()).status == 1
