@@ -60,7 +60,7 @@ struct sandbox {
     uint32_t lru_next;
     uint32_t head_seq;      /* of the oldest unanswered call; the ring holds head_seq .. head_seq + backlog */
     uint32_t backlog;       /* ring entries, recalled ones included */
-    uint32_t recalled;      /* ring entries whose call went elsewhere */
+    uint32_t recalled;      /* ring entries whose call went elsewhere, or was answered and lingers */
     uint32_t ring[CORE_AHEAD_MAX];
     uint32_t started_seq;   /* last word of its progress */
     uint32_t orphan;        /* calls that wait to be told why it died, chained by call.next */

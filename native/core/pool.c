@@ -195,13 +195,18 @@ static uint32_t ring_at(const struct sandbox *sandbox, uint32_t seq) {
     return sandbox->ring[seq % CORE_AHEAD_MAX];
 }
 
+/* Calls that could be called back: the first may be there no more, for it lingers or was called back itself. */
+static bool some_wait_behind(const struct sandbox *sandbox) {
+    return sandbox->backlog > 1 && sandbox->recalled - (ring_at(sandbox, sandbox->head_seq) == NONE) + 1 < sandbox->backlog;
+}
+
 /* One timer serves whichever comes first: the first call's timeout, its unexpected length, or the moment from which the calls
  * behind it may be called back. */
 static void arm_busy(struct core *core, uint32_t index) {
     const struct sandbox *sandbox = &core->sandboxes[index];
     const struct function *function = &core->functions[sandbox->function];
     uint64_t due = saturating_add(sandbox->first_since_ns, min_u64(function->timeout_ns, sandbox->overrun_ns));
-    if (sandbox->backlog > 1 && sandbox->recalled + 1 < sandbox->backlog) {
+    if (some_wait_behind(sandbox)) {
         for (uint32_t seq = sandbox->head_seq + 1; seq != sandbox->head_seq + sandbox->backlog; seq++) {
             if (ring_at(sandbox, seq) != NONE) {
                 /* Never sooner than a tick from now: a probe that came too early is repeated. */
@@ -530,7 +535,12 @@ void on_reply(struct core *core, const struct core_reply_event *event) {
     const uint64_t end = clamp_u64(event->end_ns, start, now);
     const uint64_t run = end - start;
     sandbox->last_end_ns = end;
-    ring_pop(core, index);
+    if (event->lingers != 0) {
+        sandbox->ring[event->seq % CORE_AHEAD_MAX] = NONE; /* as one that was called back: its place is kept until HANDBACK */
+        sandbox->recalled++;
+    } else {
+        ring_pop(core, index);
+    }
     function->in_flight--;
     learn_run(function, run);
     function->stats.mb_ns += (uint64_t)sandbox->memory_mb * run;
@@ -570,7 +580,9 @@ void on_reply(struct core *core, const struct core_reply_event *event) {
     histogram_add(&function->stats.queue, saturating_sub(start, arrive + init));
     histogram_add(&function->stats.overhead, now - end);
     histogram_add(&function->stats.total, now - arrive);
-    after_reply(core, index);
+    if (event->lingers == 0) {
+        after_reply(core, index);
+    }
 }
 
 void on_ready(struct core *core, const struct core_sandbox_event *event) {
@@ -795,7 +807,7 @@ void sandbox_timer_fired(struct core *core, uint32_t index) {
             }
             function_ready(core, sandbox->function);
         }
-        if (sandbox->backlog > 1 && sandbox->recalled + 1 < sandbox->backlog) {
+        if (some_wait_behind(sandbox)) {
             sandbox->asked_progress = ASKED_OVERRUN;
             act(core, CORE_ACT_PROBE)->sandbox = sandbox_handle(core, index);
         }

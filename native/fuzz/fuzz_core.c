@@ -108,6 +108,7 @@ static void reply_event(struct world *world, struct core_event *event) {
     event->u.reply.sandbox = sandbox->handle;
     event->u.reply.seq = choice < 240 ? sandbox->next_reply : (uint32_t)number(world);
     event->u.reply.status = choice < 200 ? CORE_REPLY_OK : choice % 6;
+    event->u.reply.lingers = choice % 16 == 3;
     event->u.reply.start_ns = world->now_ns - (choice % 16 == 0 ? number(world) : 100000);
     event->u.reply.end_ns = choice % 16 == 0 ? number(world) : world->now_ns;
     if (event->kind == CORE_EV_REPLY && event->u.reply.seq == sandbox->next_reply) {

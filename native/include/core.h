@@ -67,7 +67,8 @@ enum core_reply_status {
     CORE_REPLY_OK = 0,
     CORE_REPLY_FUNCTION_ERROR = 1,
     CORE_REPLY_TOO_LARGE = 2,
-    CORE_REPLY_HANDBACK = 3      /* never started (its valid_until had passed): goes back to the queue's head */
+    CORE_REPLY_HANDBACK = 3      /* never started (its valid_until had passed): goes back to the queue's head. Or the end of one
+                                    that lingered */
 };
 
 enum core_cause {
@@ -201,6 +202,9 @@ struct core_reply_event {
     uint64_t end_ns;
     uint32_t seq;                 /* must be the oldest unanswered of this sandbox */
     uint32_t status;              /* core_reply_status */
+    uint32_t lingers;             /* 1: the call is answered, but its sandbox is not free yet: extensions have work to do. It is
+                                     busy, and the call's timeout runs on, until HANDBACK of the same seq */
+    uint32_t pad;
 };
 
 struct core_sandbox_event {

@@ -241,7 +241,88 @@ static void test_calls_behind_the_first(void) {
     core_free(driver.core);
 }
 
+static void linger(struct driver *driver, uint64_t sandbox, uint32_t seq) {
+    const struct core_reply_event event = {.sandbox = sandbox, .seq = seq, .start_ns = driver->now_ns, .end_ns = driver->now_ns, .lingers = 1};
+    drive(driver, &(struct core_event){.kind = CORE_EV_REPLY, .u.reply = event}, 1);
+    SCHED_ASSERT(count_of(driver, CORE_ACT_ANSWER) == 1 && only(driver, CORE_ACT_ANSWER)->outcome == CORE_OK);
+}
+
+static uint32_t state_of(const struct driver *driver, uint64_t sandbox) {
+    uint32_t state = CORE_SB_FREE;
+    uint64_t function;
+    (void)core_sandbox_state(driver->core, sandbox, &state, &function);
+    return state;
+}
+
+/* Its call is answered, and it is busy all the same until it says otherwise, or the call's time is up, or it dies. */
+static void test_one_that_lingers_is_busy(void) {
+    for (int end = 0; end < 5; end++) {
+        const struct core_config config = small_config();
+        struct driver driver = driver_new(&config);
+        const uint64_t sandbox = reach(&driver, BUSY);
+        linger(&driver, sandbox, 1);
+        SCHED_ASSERT(state_of(&driver, sandbox) == CORE_SB_BUSY);
+        switch (end) {
+        case 0:
+            reply(&driver, sandbox, 1, CORE_REPLY_HANDBACK);
+            SCHED_ASSERT(driver.count == 0 && state_of(&driver, sandbox) == CORE_SB_IDLE);
+            invoke(&driver, FUNCTION, 78);
+            SCHED_ASSERT(only(&driver, CORE_ACT_SEND)->seq == 2);
+            break;
+        case 1: /* the call's timeout covers it; its caller has heard all there is */
+            wait_ns(&driver, SECOND + 20 * MS);
+            SCHED_ASSERT(only(&driver, CORE_ACT_KILL)->why == CORE_WHY_TIMEOUT && count_of(&driver, CORE_ACT_ANSWER) == 0);
+            break;
+        case 2:
+            tell_sandbox(&driver, CORE_EV_SANDBOX_REAPED, (struct core_sandbox_event){.handle = sandbox, .cause = CORE_CAUSE_EXIT});
+            SCHED_ASSERT(count_of(&driver, CORE_ACT_ANSWER) == 0 && count_of(&driver, CORE_ACT_FREED) == 1);
+            break;
+        case 3: /* an answer to what was answered */
+            reply(&driver, sandbox, 1, CORE_REPLY_OK);
+            SCHED_ASSERT(only(&driver, CORE_ACT_KILL)->why == CORE_WHY_PROTOCOL && count_of(&driver, CORE_ACT_ANSWER) == 0);
+            break;
+        default:
+            tell_sandbox(&driver, CORE_EV_SANDBOX_RETIRE, (struct core_sandbox_event){.handle = sandbox});
+            SCHED_ASSERT(state_of(&driver, sandbox) == CORE_SB_DRAINING);
+            reply(&driver, sandbox, 1, CORE_REPLY_HANDBACK);
+            SCHED_ASSERT(only(&driver, CORE_ACT_KILL)->why == CORE_WHY_RETIRED);
+            break;
+        }
+        SCHED_ASSERT(core_check(driver.core) == NULL);
+        core_free(driver.core);
+    }
+}
+
+/* What was queued behind the one that lingers is called back as from any that takes long. */
+static void test_calls_behind_one_that_lingers(void) {
+    struct core_config config = small_config();
+    config.sandboxes_max = 1;
+    struct driver driver = driver_new(&config);
+    const uint64_t sandbox = reach(&driver, IDLE);
+    invoke(&driver, FUNCTION, 1);
+    reply(&driver, sandbox, 1, CORE_REPLY_OK);
+    invoke(&driver, FUNCTION, 2);
+    invoke(&driver, FUNCTION, 3);
+    SCHED_ASSERT(only(&driver, CORE_ACT_SEND)->seq == 3);
+    linger(&driver, sandbox, 2);
+    wait_ns(&driver, 20 * MS);
+    SCHED_ASSERT(count_of(&driver, CORE_ACT_PROBE) >= 1);
+    const struct core_event progress = {.kind = CORE_EV_PROGRESS, .u.reply = {.sandbox = sandbox, .seq = 2}};
+    drive(&driver, &progress, 1);
+    SCHED_ASSERT(core_check(driver.core) == NULL);
+    struct core_function_stats stats;
+    SCHED_ASSERT(core_function_stats(driver.core, 0, driver.now_ns, &stats) && stats.queued == 1 && stats.in_flight == 0);
+    reply(&driver, sandbox, 2, CORE_REPLY_HANDBACK);
+    reply(&driver, sandbox, 3, CORE_REPLY_HANDBACK); /* the place of the one that was called back */
+    SCHED_ASSERT(core_function_stats(driver.core, 0, driver.now_ns, &stats) && stats.queued == 0 && stats.in_flight == 1);
+    reply(&driver, sandbox, 4, CORE_REPLY_OK);
+    SCHED_ASSERT(only(&driver, CORE_ACT_ANSWER)->cookie == 3 && state_of(&driver, sandbox) == CORE_SB_IDLE);
+    core_free(driver.core);
+}
+
 int main(void) {
+    RUN(test_one_that_lingers_is_busy);
+    RUN(test_calls_behind_one_that_lingers);
     RUN(test_state_table);
     RUN(test_calls_behind_the_first);
     return 0;
