@@ -72,7 +72,8 @@ struct stage {
     uint32_t msgid;
     char heard[PEERS][8192];
     size_t heard_bytes[PEERS];
-    char id[37];
+    char id[37];        /* of the last call that was given */
+    char extension[37]; /* of the last extension that registered */
 };
 
 static void hear(struct stage *stage) {
@@ -88,6 +89,11 @@ static void hear(struct stage *stage) {
         const char *const at = memmem(bytes, (size_t)got, name, sizeof name - 1);
         if (at != NULL && bytes + got - at > 60) {
             memcpy(stage->id, at + sizeof name - 1, 36);
+        }
+        static const char other[] = "Extension-Identifier: ";
+        const char *const it = memmem(bytes, (size_t)got, other, sizeof other - 1);
+        if (it != NULL && bytes + got - it > 70) {
+            memcpy(stage->extension, it + sizeof other - 1, 36);
         }
     }
 }
@@ -109,7 +115,7 @@ static void operate(struct stage *stage, uint8_t operation, const uint8_t *bytes
     char text[1024];
     const int peer = operation / 16 % PEERS;
     struct rig_sandbox *sandbox = &stage->rig.sandboxes[0];
-    switch (operation % 12) {
+    switch (operation % 16) {
     case 0:
         send_to(stage, peer, bytes, size);
         break;
@@ -124,7 +130,28 @@ static void operate(struct stage *stage, uint8_t operation, const uint8_t *bytes
                                   size > 1 && (bytes[1] & 1) != 0 ? "error" : "response", chunked ? "Transfer-Encoding" : "Content-Length",
                                   chunked ? "chunked" : "4", chunked ? "4\r\nfull\r\n0\r\n\r\n" : "full");
         const size_t take = size > 2 ? bytes[2] % (size_t)head + 1 : (size_t)head;
-        send_to(stage, peer, text, operation % 12 == 3 ? take : (size_t)head);
+        send_to(stage, peer, text, operation % 16 == 3 ? take : (size_t)head);
+        break;
+    }
+    case 11: {
+        static const char *const calls[] = {"GET /2020-01-01/extension/event/next", "POST /2020-01-01/extension/exit/error",
+                                            "GET /2020-01-01/extension/event/next", "POST /2020-01-01/extension/init/error"};
+        const int head = snprintf(text, sizeof text, "%s HTTP/1.1\r\nLambda-Extension-Identifier: %s\r\n\r\n",
+                                  calls[size > 0 ? bytes[0] & 3 : 0], stage->extension);
+        send_to(stage, peer, text, (size_t)head);
+        break;
+    }
+    case 12: {
+        static const char *const ends[] = {"exit", "crash", "launch", "other"};
+        const int made = snprintf(text, sizeof text, "{\"name\":\"one\",\"event\":\"%s\",\"status\":1,\"signal\":2,\"reason\":\"x\"}",
+                                  ends[size > 0 ? bytes[0] & 3 : 0]);
+        rig_frame(sandbox, 22, 0, 0, 0, text, (size_t)made);
+        break;
+    }
+    case 13: {
+        struct core_event event = {.kind = CORE_EV_FUNCTION_SWITCH};
+        event.u.function = (struct core_function_event){.handle = RIG_FUNCTION, .revision = size > 0 ? bytes[0] % 3 : 1};
+        rig_core(&stage->rig, &event, NULL);
         break;
     }
     case 6:
@@ -168,10 +195,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     read_chunks(data, size);
     static struct stage stage;
     memset(&stage, 0, sizeof stage);
-    rig_init(&stage.rig);
+    struct rig_options options = rig_options();
+    options.config.stop_grace_ms = 1;
+    rig_init_from(&stage.rig, &options);
     stage.rig.api = size > 0 && (data[0] & 1) != 0 ? "one," : "";
     stage.msgid = 2;
     memcpy(stage.id, "00000000-0000-4000-8000-000000000000", 37);
+    memcpy(stage.extension, stage.id, 37);
     rig_invoke(&stage.rig, 1, "{}", 2);
     struct rig_sandbox *sandbox = rig_started_sandbox(&stage.rig);
     rig_turn(&stage.rig);

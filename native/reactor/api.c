@@ -78,7 +78,11 @@ void api_hang_up(struct sched *sched, struct api_connection *connection) {
     api_stop_responding(connection);
     if (api->waiting == connection) {
         api->waiting = NULL;
-        api->state = api_step(api->state, API_HUNG_UP).next;
+        if (api->state == API_WAITING) {
+            api->state = api_step(api->state, api->channel->settled ? API_HUNG_UP : API_HUNG_UP_EARLY).next;
+        }
+    } else if (connection->waits) {
+        api_extension_hung_up(api, connection);
     }
     connection->waits = false;
     unwatch(sched, connection->fd);
@@ -442,6 +446,10 @@ bool api_start(struct sched *sched, struct channel *channel, int listen_fd, cons
                         .credit_ns = sched->now_ns};
     api->handler = strings + strlen(strings) + 1;
     api->account = api->handler + strlen(api->handler) + 1;
+    const char *name = api->account + strlen(api->account) + 1;
+    for (; name < strings + head_bytes && *name != '\0' && api->launched_count < API_EXTENSIONS_MAX; name += strlen(name) + 1) {
+        api->launched[api->launched_count++] = name;
+    }
     channel->api = api;
     return true;
 }

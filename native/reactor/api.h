@@ -20,7 +20,25 @@ enum {
     API_BURST_PER_MS = 8                    /* and so many more each millisecond; then nothing of the sandbox is read for a while */
 };
 
-struct api;
+enum {
+    API_EXTENSIONS_MAX = 10,                /* external and internal ones together */
+    API_EXTENSION_NAME_BYTES_MAX = 128,
+    API_EXTENSION_BODY_BYTES_MAX = 64 << 10,
+    API_EXTENSION_FRAME_BYTES_MAX = 4096,   /* what the agent says of one that has ended */
+    API_STOP_INTERNAL_MS = 500,             /* Lambda's: what extensions have at the end, where all are internal, */
+    API_STOP_EXTERNAL_MS = 2000             /* or any is external */
+};
+
+struct api_extension {
+    char name[API_EXTENSION_NAME_BYTES_MAX + 1];
+    uint8_t id[16];
+    enum api_extension_state state;
+    struct api_connection *waiting;         /* whose `event/next` waits */
+    bool external;
+    bool invoke;                            /* events that it wants */
+    bool shutdown;
+    bool shutdown_told;
+};
 
 struct api_connection {
     struct api *api;
@@ -42,6 +60,9 @@ struct api_connection {
     bool too_large;
     struct api_head head;                   /* its slices are gone */
     char error_type[API_ERROR_TYPE_BYTES_MAX];
+    char name[API_EXTENSION_NAME_BYTES_MAX + 1]; /* of the extension that registers */
+    bool wants_account;
+    struct api_extension *extension;        /* whose request it is */
     struct api_chunks chunks;
     uint64_t left;                          /* of a body of known length */
     uint64_t discarded;
@@ -69,6 +90,14 @@ struct api {
     enum api_state state;
     struct api_connection *waiting;         /* whose `next` waits */
     struct api_connection *connections[API_CONNECTIONS_MAX];
+    bool lingers;                           /* the call given last is answered, extensions are not done with it */
+    bool ending;                            /* it was told to stop, and is given time for it */
+    const char *shutdown_reason;
+    uint64_t shutdown_by_ms;                /* wall clock */
+    struct api_extension extensions[API_EXTENSIONS_MAX];
+    uint32_t extensions_count;
+    const char *launched[API_EXTENSIONS_MAX]; /* programs that are started as extensions */
+    uint32_t launched_count;
     uint32_t given_seq;                     /* the last call that the runtime was given, or that was handed back */
     uint64_t given_ns;
     bool id_known;                          /* of the call that was given last, until the next is asked for */
@@ -93,6 +122,10 @@ void api_hear_out(struct sched *sched, struct channel *channel);
 /* Nothing is heard or said any more; what was allocated stays until api_free(). */
 void api_stop(struct sched *sched, struct channel *channel);
 void api_free(struct sched *sched, struct channel *channel);
+/* The core wants it ended: extensions are told, where there is time for it. ms that they have; 0: it is to be killed. */
+uint32_t api_shutdown(struct sched *sched, struct channel *channel, enum core_why why);
+/* The agent says that an extension has ended. false: in words that are none. */
+bool api_extension_ended(struct sched *sched, struct channel *channel, const uint8_t *body, uint32_t bytes);
 void api_flush_all(struct sched *sched);
 /* Those whose next request is here already and may be looked at now. */
 void api_resume(struct sched *sched);
@@ -104,6 +137,8 @@ void api_unpause(struct sched *sched);
 void channel_answer(struct sched *sched, struct channel *channel, const struct core_reply_event *answer, const uint8_t *at,
                     uint32_t bytes, struct block *owner, bool msgpack);
 void channel_hand_back(struct sched *sched, struct channel *channel, uint32_t seq);
+/* It cannot go on: the core is told, and has it killed. */
+void channel_give_up(struct sched *sched, struct channel *channel);
 void channel_is_ready(struct sched *sched, struct channel *channel, const uint8_t *body, uint32_t bytes);
 void channel_init_error(struct sched *sched, struct channel *channel, const uint8_t *body, uint32_t bytes);
 

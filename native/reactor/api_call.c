@@ -16,7 +16,7 @@ enum {
 
 /* ---- calls ------------------------------------------------------------------------------------------------------------ */
 
-static uint64_t wall_ms(void) {
+uint64_t api_wall_ms(void) {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
@@ -24,7 +24,7 @@ static uint64_t wall_ms(void) {
 
 /* A header's value out of somebody's text: what cannot stand in a header is a blank, and what is not ASCII is as JSON escapes it.
  * Worst: 6 bytes for each. */
-static char *put_value(char *at, const uint8_t *text, size_t bytes) {
+char *api_put_value(char *at, const uint8_t *text, size_t bytes) {
     for (size_t i = 0; i < bytes; i++) {
         const uint8_t c = text[i];
         uint32_t code = c;
@@ -110,12 +110,13 @@ static void give_call(struct sched *sched, struct api *api, const struct ticket 
     journal_uuid(ticket->request_id, id);
     char *at = put(begin, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nLambda-Runtime-Aws-Request-Id: ");
     at = put(put(at, id), "\r\nLambda-Runtime-Deadline-Ms: ");
-    at = put_number(at, wall_ms() + (info == NULL ? 0 : info->timeout_ms));
+    const uint64_t deadline_ms = api_wall_ms() + (info == NULL ? 0 : info->timeout_ms);
+    at = put_number(at, deadline_ms);
     at = put(at, "\r\nLambda-Runtime-Invoked-Function-Arn: ");
-    at = ext[TICKET_EXT_ARN].at == NULL ? put_value(at, (const uint8_t *)api->arn, arn) : put_value(at, ext[TICKET_EXT_ARN].at, arn);
+    at = ext[TICKET_EXT_ARN].at == NULL ? api_put_value(at, (const uint8_t *)api->arn, arn) : api_put_value(at, ext[TICKET_EXT_ARN].at, arn);
     for (int i = TICKET_EXT_TRACE; i <= TICKET_EXT_CONTEXT; i++) {
         if (ext[i].at != NULL) {
-            at = put_value(put(put(at, "\r\n"), names[i]), ext[i].at, ext[i].size);
+            at = api_put_value(put(put(at, "\r\n"), names[i]), ext[i].at, ext[i].size);
         }
     }
     at = put(at, connection->close_after ? "\r\nConnection: close\r\nContent-Length: " : "\r\nContent-Length: ");
@@ -144,13 +145,16 @@ static void give_call(struct sched *sched, struct api *api, const struct ticket 
     api->id_known = true;
     memcpy(api->id, ticket->request_id, sizeof api->id);
     api_dirty(sched, connection);
+    if (api->extensions_count > 0) {
+        api_tell_invoke(sched, api, ticket, deadline_ms);
+    }
 }
 
 /* The oldest call that is held goes to the runtime, if it waits for one. Those whose time has passed go back to the core, which may
  * have had them run elsewhere. */
 void api_give(struct sched *sched, struct api *api) {
     struct channel *channel = api->channel;
-    while (api->state == API_WAITING && channel->able && api->given_seq != channel->sent_seq) {
+    while (api->state == API_WAITING && channel->able && !api->lingers && api->given_seq != channel->sent_seq && api_extensions_done(api)) {
         const uint32_t seq = ++api->given_seq;
         const struct ticket *ticket = channel_ticket(sched, channel, seq);
         const uint64_t valid_until_ns = api->valid_until_ns[seq % CORE_AHEAD_MAX];

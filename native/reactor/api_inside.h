@@ -3,6 +3,7 @@
  *   api.c          connections: made, read, flushed, ended
  *   api_request.c  requests: what they want, their bodies, whether they may
  *   api_call.c     what is said: calls that are given, refusals
+ *   api_extension.c extensions: registered, told of calls and of the end, waited for
  */
 #ifndef SCHED_API_INSIDE_H
 #define SCHED_API_INSIDE_H
@@ -30,9 +31,32 @@ uint32_t api_take_chunks(struct sched *sched, struct api_connection *connection,
 uint32_t api_take_known(struct sched *sched, struct api_connection *connection, const uint8_t *at, uint32_t bytes, bool in_place);
 /* The rest of the body will not come. */
 void api_cut(struct sched *sched, struct api_connection *connection);
+/* Is the other end of a connection that waits still there? A client that gave up and asks anew may be heard before we hear that. */
+bool api_is_there(const struct api_connection *connection);
 void api_not_http(struct sched *sched, struct api_connection *connection, bool too_long);
 
+void api_answer(struct sched *sched, struct api *api, uint32_t status, const uint8_t *at, uint32_t bytes, struct block *owner,
+                bool lingers);
+
+/* api_extension.c */
+/* As struct route in api_request.c has them. */
+void api_begin_register(struct api_connection *connection);
+void api_register(struct sched *sched, struct api_connection *connection, const uint8_t *at, uint32_t bytes);
+void api_begin_event(struct api_connection *connection);
+void api_event_next(struct sched *sched, struct api_connection *connection);
+void api_extension_error(struct sched *sched, struct api_connection *connection, const uint8_t *at, uint32_t bytes);
+/* The connection of an `event/next` that waits is gone. */
+void api_extension_hung_up(struct api *api, const struct api_connection *connection);
+/* The runtime waits, or an extension does: if all do, the sandbox is ready. */
+void api_settle(struct sched *sched, struct api *api);
+/* None is still at work on the call. */
+bool api_extensions_done(const struct api *api);
+/* Those that want to know of calls are told of this one; all of them wait. */
+void api_tell_invoke(struct sched *sched, struct api *api, const struct ticket *ticket, uint64_t deadline_ms);
+
 /* api_call.c */
+uint64_t api_wall_ms(void);
+char *api_put_value(char *at, const uint8_t *text, size_t bytes);
 /* The oldest call that is held goes to the runtime, if it waits for one. */
 void api_give(struct sched *sched, struct api *api);
 void api_say(struct sched *sched, struct api_connection *connection, unsigned status, const char *reason, const char *type,

@@ -10,8 +10,7 @@
 
 /* ---- requests --------------------------------------------------------------------------------------------------------- */
 
-/* Is the other end of a connection that waits still there? A client that gave up and asks anew may be heard before we hear that. */
-static bool is_there(const struct api_connection *connection) {
+bool api_is_there(const struct api_connection *connection) {
     uint8_t byte;
     const ssize_t got = recv(connection->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
     return got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR));
@@ -19,7 +18,7 @@ static bool is_there(const struct api_connection *connection) {
 
 static void on_next(struct sched *sched, struct api_connection *connection) {
     struct api *api = connection->api;
-    if (api->waiting != NULL && !is_there(api->waiting)) {
+    if (api->waiting != NULL && !api_is_there(api->waiting)) {
         api_hang_up(sched, api->waiting);
     }
     const struct api_step step = api_step(api->state, API_WANT_NEXT);
@@ -31,11 +30,7 @@ static void on_next(struct sched *sched, struct api_connection *connection) {
     api->id_known = false;
     api->waiting = connection;
     connection->waits = true;
-    struct channel *channel = api->channel;
-    if (!channel->settled) {
-        const uint64_t init_ns = sched->now_ns - channel->begun_ns;
-        channel_is_ready(sched, channel, (const uint8_t *)&init_ns, sizeof init_ns);
-    }
+    api_settle(sched, api);
     api_give(sched, api);
 }
 
@@ -85,13 +80,19 @@ static void begin_init_error(struct api_connection *connection) {
     }
 }
 
-static void answer(struct sched *sched, struct api *api, uint32_t status, const uint8_t *at, uint32_t bytes, struct block *owner) {
+void api_answer(struct sched *sched, struct api *api, uint32_t status, const uint8_t *at, uint32_t bytes, struct block *owner,
+                bool lingers) {
     struct channel *channel = api->channel;
-    const struct core_reply_event reply = {.sandbox = channel->sandbox, .start_ns = api->given_ns, .end_ns = clock_ns(),
+    api->lingers = lingers;
+    const struct core_reply_event reply = {.lingers = lingers,.sandbox = channel->sandbox, .start_ns = api->given_ns, .end_ns = clock_ns(),
                                            .seq = api->given_seq, .status = status};
     channel->output_looked = false;
     logs_before_answer(sched, channel);
     channel_answer(sched, channel, &reply, at, bytes, owner, false);
+}
+
+static void answer(struct sched *sched, struct api *api, uint32_t status, const uint8_t *at, uint32_t bytes, struct block *owner) {
+    api_answer(sched, api, status, at, bytes, owner, !api_extensions_done(api));
 }
 
 /* The runtime's error object, or one of ours where it is none: callers are promised JSON. */
@@ -193,10 +194,10 @@ static const struct route routes[ROUTES] = {
     [ROUTE_RESTORE_NEXT] = {.whole = on_restore},
     [ROUTE_RESTORE_ERROR] = {.whole = on_restore},
     [ROUTE_PING] = {.whole = on_ping},
-    [ROUTE_REGISTER] = {.whole = on_unknown},
-    [ROUTE_EVENT_NEXT] = {.whole = on_unknown},
-    [ROUTE_EXTENSION_INIT_ERROR] = {.whole = on_unknown},
-    [ROUTE_EXTENSION_EXIT_ERROR] = {.whole = on_unknown},
+    [ROUTE_REGISTER] = {.begin = api_begin_register, .body = api_register, .body_max = API_EXTENSION_BODY_BYTES_MAX},
+    [ROUTE_EVENT_NEXT] = {.begin = api_begin_event, .whole = api_event_next},
+    [ROUTE_EXTENSION_INIT_ERROR] = {.begin = api_begin_event, .body = api_extension_error, .body_max = API_EXTENSION_BODY_BYTES_MAX},
+    [ROUTE_EXTENSION_EXIT_ERROR] = {.begin = api_begin_event, .body = api_extension_error, .body_max = API_EXTENSION_BODY_BYTES_MAX},
     [ROUTE_TELEMETRY] = {.whole = on_unknown},
     [ROUTE_LOGS] = {.whole = on_unknown},
 };
@@ -261,7 +262,8 @@ void api_begin(struct sched *sched, struct api_connection *connection) {
         }
     }
     /* Slices end with the bytes they are of. */
-    connection->head.error_type = connection->head.mode = connection->head.content_type = (struct api_slice){0};
+    connection->head.error_type = connection->head.mode = connection->head.content_type = connection->head.extension_name =
+        connection->head.extension_id = connection->head.features = (struct api_slice){0};
 }
 
 /* false: the connection is over. */

@@ -11,7 +11,7 @@ enum api_state {
     API_RUNNING,      /* it has a call */
     API_RESPONDING,   /* its answer comes in */
     API_ANSWERED,     /* the answer is here; it is to ask for the next */
-    API_INIT_FAILED,
+    API_FAILED,       /* its init, or what made going on impossible: it is being ended */
     API_STATES
 };
 
@@ -23,6 +23,8 @@ enum api_want {
     /* what happens without being asked for */
     API_GIVEN,            /* the call went to its `next` */
     API_HUNG_UP,          /* the connection of its `next` is gone */
+    API_HUNG_UP_EARLY,    /* and others were not ready yet: it still initialises */
+    API_FAIL,             /* others failed */
     API_BODY_WHOLE,
     API_BODY_CUT,         /* the answer's end never came: it may try again */
     API_WANTS
@@ -45,5 +47,30 @@ struct api_step api_step(enum api_state state, enum api_want want);
 const char *api_state_name(enum api_state state);
 /* Where it would lead, as refusals name that. */
 const char *api_want_name(enum api_want want);
+
+/* ---- extensions ------------------------------------------------------------------------------------------------------- */
+
+enum api_extension_state {
+    EXTENSION_REGISTERED,
+    EXTENSION_WAITING,    /* its `event/next` waits */
+    EXTENSION_RUNNING,    /* it was told of something, and has not asked again */
+    EXTENSION_FAILED,
+    EXTENSION_STATES
+};
+
+enum api_extension_want {
+    EXTENSION_WANT_NEXT, EXTENSION_WANT_INIT_ERROR, EXTENSION_WANT_EXIT_ERROR,
+    EXTENSION_GIVEN,      /* an event went to its `event/next` */
+    EXTENSION_HUNG_UP,
+    EXTENSION_WANTS
+};
+
+struct api_extension_step {
+    enum api_verdict verdict;
+    enum api_extension_state next;
+};
+
+struct api_extension_step api_extension_step(enum api_extension_state state, enum api_extension_want want);
+const char *api_extension_state_name(enum api_extension_state state);
 
 #endif

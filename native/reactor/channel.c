@@ -23,7 +23,8 @@
 
 enum frame_kind {
     FRAME_START = 1, FRAME_CALL = 2, FRAME_STOP = 3,
-    FRAME_RESULT = 16, FRAME_LOG = 17, FRAME_READY = 18, FRAME_INIT_ERROR = 19, FRAME_HANDBACK = 20
+    FRAME_RESULT = 16, FRAME_LOG = 17, FRAME_READY = 18, FRAME_INIT_ERROR = 19, FRAME_HANDBACK = 20,
+    FRAME_EXTENSION = 22
 };
 
 enum { FLAG_MSGPACK = 1, FLAG_FUNCTION_ERROR = 2, FLAG_TOO_LARGE = 4 };
@@ -37,7 +38,8 @@ enum {
     REFER_BYTES_MIN = 16 * 1024,    /* larger payloads are not copied into the output queue */
     EVENTS_A_SHELF = 2 * CORE_AHEAD_MAX + 8, /* a reply and a look at the usage for each call, and what goes with them */
     BROKEN_STATUS = 99,             /* a status no sandbox can mean: the core ends it for its protocol */
-    LAST_READS_MAX = 64             /* of what a dead one left in its socket */
+    LAST_READS_MAX = 64,            /* of what a dead one left in its socket */
+    AGENT_GRACE_MS = 200            /* it ends what is in it itself; then it is killed */
 };
 
 struct header {
@@ -307,6 +309,13 @@ static void broken(struct sched *sched, struct channel *channel, const char *wha
     event->u.reply.status = BROKEN_STATUS;
 }
 
+void channel_give_up(struct sched *sched, struct channel *channel) {
+    if (!channel->gone && !channel->killed) {
+        tell_progress(sched, channel, channel_progress(channel));
+        batch_add(sched, CORE_EV_SANDBOX_GONE)->u.sandbox.handle = channel->sandbox;
+    }
+}
+
 static uint64_t u64_at(const uint8_t *at) {
     uint64_t value;
     memcpy(&value, at, sizeof value);
@@ -326,6 +335,8 @@ static const char *header_wrong(const struct sched *sched, const struct header *
         return head->length > INIT_ERROR_BYTES_MAX ? "an init error's length" : NULL;
     case FRAME_HANDBACK:
         return head->length != 0 ? "the length of HANDBACK" : NULL;
+    case FRAME_EXTENSION:
+        return head->length > API_EXTENSION_FRAME_BYTES_MAX ? "the length of EXTENSION" : NULL;
     default:
         return "a frame's kind";
     }
@@ -344,8 +355,10 @@ void channel_answer(struct sched *sched, struct channel *channel, const struct c
     }
     struct core_event *event = batch_add(sched, CORE_EV_REPLY);
     event->u.reply = *answer;
-    channel->answered_seq = answer->seq;
-    sweep_note_rest(sched, channel);
+    if (answer->lingers == 0) {
+        channel->answered_seq = answer->seq;
+        sweep_note_rest(sched, channel);
+    }
     struct reply *reply = &sched->replies[event->tag];
     *reply = (struct reply){.at = at, .bytes = bytes, .block = owner, .msgpack = msgpack};
     if (owner != NULL) {
@@ -529,6 +542,11 @@ static void on_frame(struct sched *sched, struct channel *channel, const struct 
     case FRAME_HANDBACK:
         channel_hand_back(sched, channel, head->seq);
         break;
+    case FRAME_EXTENSION:
+        if (!api_extension_ended(sched, channel, body, head->length)) {
+            broken(sched, channel, "what EXTENSION says");
+        }
+        break;
     case FRAME_START: case FRAME_CALL: case FRAME_STOP:
         break; /* header_wrong() has refused them */
     }
@@ -570,8 +588,8 @@ static void parse(struct sched *sched, struct channel *channel, const uint8_t *a
         struct header head;
         memcpy(&head, at, HEADER_BYTES);
         const char *wrong = header_wrong(sched, &head);
-        if (wrong == NULL && channel->api != NULL && head.kind != FRAME_LOG && head.kind != FRAME_INIT_ERROR) {
-            wrong = "a frame that the Runtime API stands for";
+        if (wrong == NULL && head.kind != FRAME_LOG && head.kind != FRAME_INIT_ERROR && (channel->api != NULL) != (head.kind == FRAME_EXTENSION)) {
+            wrong = "a frame that is not its kind of sandbox's";
         }
         if (wrong != NULL) {
             broken(sched, channel, wrong);
@@ -696,13 +714,17 @@ static bool ends_in_order(enum core_why why) {
 }
 
 /* It is heard to its end, and killed by the service if that does not come in time. */
-static void tell_to_stop(struct sched *sched, struct channel *channel, const struct core_action *kill) {
-    const struct header head = {.kind = FRAME_STOP};
+static void tell_to_stop(struct sched *sched, struct channel *channel, const struct core_action *kill, uint32_t budget_ms, uint32_t kill_ms) {
+    const bool agent = channel->api != NULL;
+    const struct header head = {.kind = FRAME_STOP, .length = agent ? sizeof budget_ms : 0};
     sweep_note_work(sched, channel);
     output_add(&sched->chunks, &channel->output, &head, sizeof head);
+    if (agent) {
+        output_add(&sched->chunks, &channel->output, &budget_ms, sizeof budget_ms);
+    }
     dirty(sched, channel);
     const struct sched_event event = {.kind = SCHED_EV_KILLED, .sandbox = kill->sandbox, .function = kill->function,
-                                      .why = kill->why, .value = sched->config.stop_grace_ms};
+                                      .why = kill->why, .value = kill_ms};
     emit(sched, &event, NULL, 0);
 }
 
@@ -710,8 +732,15 @@ void channel_kill(struct sched *sched, const struct core_action *kill) {
     struct channel *channel = channel_find(sched, kill->sandbox);
     if (channel != NULL && channel->able && !channel->gone && !channel->killed && sched->config.stop_grace_ms > 0 &&
         channel->api == NULL && ends_in_order((enum core_why)kill->why)) {
-        tell_to_stop(sched, channel, kill);
+        tell_to_stop(sched, channel, kill, sched->config.stop_grace_ms, sched->config.stop_grace_ms);
         return;
+    }
+    if (channel != NULL && channel->api != NULL && channel->able && !channel->gone && !channel->killed && sched->config.stop_grace_ms > 0) {
+        const uint32_t budget_ms = api_shutdown(sched, channel, (enum core_why)kill->why);
+        if (budget_ms > 0) {
+            tell_to_stop(sched, channel, kill, budget_ms, budget_ms + AGENT_GRACE_MS);
+            return;
+        }
     }
     if (channel != NULL && channel->closed && !channel->killed) {
         /* Most likely it ends by itself, and SIGKILL now would hide how. GONE was told: the service ends what lingers. */

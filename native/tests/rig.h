@@ -242,7 +242,7 @@ static inline void rig_start(struct rig *rig, struct rig_sandbox *sandbox) {
     uint8_t blob[512];
     size_t before = 0;
     if (rig->api != NULL) {
-        static const char strings[] = "arn:aws:lambda:local:000000000000:function:hello\0app.handler\0000000000000";
+        static const char strings[] = "arn:aws:lambda:local:000000000000:function:hello\0app.handler\0" "000000000000";
         memcpy(blob, strings, sizeof strings);
         before = sizeof strings;
         for (const char *at = rig->api; *at != '\0'; at++) {

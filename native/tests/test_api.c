@@ -471,6 +471,260 @@ static void what_is_no_http_ends_the_connection(void) {
     rig_free(&rig);
 }
 
+/* ---- extensions ------------------------------------------------------------------------------------------------------- */
+
+static void enroll(struct rig *rig, struct peer *peer, const char *name, const char *events, char id[37]) {
+    static const char header[] = "Lambda-Extension-Identifier: ";
+    char text[1024];
+    snprintf(text, sizeof text, "POST /2020-01-01/extension/register HTTP/1.1\r\nLambda-Extension-Name: %s\r\n"
+             "Lambda-Extension-Accept-Feature: accountId\r\nContent-Length: %zu\r\n\r\n{\"events\":[%s]}", name, strlen(events) + 13, events);
+    ask(rig, peer, text);
+    const char *const at = strstr(peer->heard, header);
+    if (at != NULL) {
+        memcpy(id, at + sizeof header - 1, 36);
+        id[36] = '\0';
+    }
+}
+
+static void event_next(struct rig *rig, struct peer *peer, const char *id) {
+    char text[512];
+    snprintf(text, sizeof text, "GET /2020-01-01/extension/event/next HTTP/1.1\r\nLambda-Extension-Identifier: %s\r\n\r\n", id);
+    ask(rig, peer, text);
+}
+
+static void extension_error(struct rig *rig, struct peer *peer, const char *id, const char *what) {
+    char text[512];
+    snprintf(text, sizeof text, "POST /2020-01-01/extension/%s/error HTTP/1.1\r\nLambda-Extension-Identifier: %s\r\n"
+             "Lambda-Extension-Function-Error-Type: Extension.Broken\r\nContent-Length: 0\r\n\r\n", what, id);
+    ask(rig, peer, text);
+}
+
+struct scene {
+    struct rig rig;
+    struct peer *runtime;
+    struct peer *extension;
+    char id[37];       /* of the extension */
+};
+
+/* One external extension that wants to know of everything, and a runtime: both wait, and the first call was given. */
+static void begin_scene(struct scene *scene, const struct rig_options *options) {
+    rig_init_from(&scene->rig, options);
+    scene->rig.api = "probe,";
+    rig_invoke(&scene->rig, 1, "1", 1);
+    struct rig_sandbox *sandbox = rig_started_sandbox(&scene->rig);
+    rig_turn(&scene->rig);
+    scene->runtime = peer_new(sandbox);
+    scene->extension = peer_new(sandbox);
+    turns(&scene->rig, NULL, 2);
+    enroll(&scene->rig, scene->extension, "probe", "\"INVOKE\",\"SHUTDOWN\"", scene->id);
+    SCHED_ASSERT(heard(scene->extension, "200 OK"));
+    SCHED_ASSERT(heard(scene->extension, "{\"functionName\":\"hello\",\"functionVersion\":\"$LATEST\",\"handler\":\"app.handler\",\"accountId\":\"000000000000\"}"));
+    ask(&scene->rig, scene->runtime, NEXT);
+    SCHED_ASSERT(scene->rig.events[SCHED_EV_READY] == 0 && scene->runtime->bytes == 0);
+    event_next(&scene->rig, scene->extension, scene->id);
+    turns(&scene->rig, scene->runtime, 2);
+    SCHED_ASSERT(scene->rig.events[SCHED_EV_READY] == 1 && heard(scene->runtime, "\r\n\r\n1"));
+}
+
+static void end_scene(struct scene *scene) {
+    SCHED_ASSERT(core_check(scene->rig.sched->core) == NULL && scene->rig.sched->stats.sandbox_protocol_errors == 0);
+    peer_free(scene->runtime);
+    peer_free(scene->extension);
+    rig_free(&scene->rig);
+}
+
+static void an_extension_hears_of_calls_and_is_waited_for(void) {
+    struct scene scene;
+    struct rig_options options = rig_options();
+    options.concurrency = 1;
+    begin_scene(&scene, &options);
+    char call[37], text[128];
+    id_of(scene.runtime, call);
+    snprintf(text, sizeof text, "\"requestId\":\"%s\"", call);
+    SCHED_ASSERT(heard(scene.extension, "{\"eventType\":\"INVOKE\",\"deadlineMs\":1") && heard(scene.extension, text));
+    SCHED_ASSERT(heard(scene.extension, "\"invokedFunctionArn\":\"arn:aws:lambda:local:000000000000:function:hello\"}"));
+    SCHED_ASSERT(heard(scene.extension, "Lambda-Extension-Event-Identifier: "));
+    /* The caller hears the answer at once; the next call waits for the extension. */
+    post(&scene.rig, scene.runtime, call, "response", "", "\"quick\"");
+    SCHED_ASSERT(rig_heard(&scene.rig, "quick"));
+    ask(&scene.rig, scene.runtime, NEXT);
+    rig_invoke(&scene.rig, 2, "2", 1);
+    turns(&scene.rig, scene.runtime, 3);
+    SCHED_ASSERT(scene.runtime->bytes == 0);
+    event_next(&scene.rig, scene.extension, scene.id);
+    turns(&scene.rig, scene.runtime, 3);
+    SCHED_ASSERT(heard(scene.runtime, "\r\n\r\n2") && heard(scene.extension, "INVOKE"));
+    /* Done before the answer: nothing is waited for. */
+    event_next(&scene.rig, scene.extension, scene.id);
+    id_of(scene.runtime, call);
+    post(&scene.rig, scene.runtime, call, "response", "", "\"second\"");
+    uint32_t state;
+    uint64_t function;
+    SCHED_ASSERT(rig_heard(&scene.rig, "second") &&
+                 core_sandbox_state(scene.rig.sched->core, scene.rig.sandboxes[0].handle, &state, &function) && state == CORE_SB_IDLE);
+    end_scene(&scene);
+}
+
+static void a_timeout_covers_extensions(void) {
+    struct scene scene;
+    struct rig_options options = rig_options();
+    options.timeout_ms = 30;
+    options.config.stop_grace_ms = 1000;
+    begin_scene(&scene, &options);
+    char call[37];
+    id_of(scene.runtime, call);
+    post(&scene.rig, scene.runtime, call, "response", "", "\"in time\"");
+    const struct timespec late = {.tv_nsec = 40 * 1000000};
+    nanosleep(&late, NULL);
+    turns(&scene.rig, NULL, 3);
+    SCHED_ASSERT(rig_heard(&scene.rig, "in time") && !rig_heard(&scene.rig, "Timedout"));
+    SCHED_ASSERT(scene.rig.events[SCHED_EV_KILLED] == 1 && scene.rig.stop_ms == API_STOP_EXTERNAL_MS + 200);
+    event_next(&scene.rig, scene.extension, scene.id); /* it hears why, as soon as it asks */
+    SCHED_ASSERT(heard(scene.extension, "{\"eventType\":\"SHUTDOWN\",\"shutdownReason\":\"timeout\",\"deadlineMs\":1"));
+    end_scene(&scene);
+}
+
+static void the_end_is_told_with_time_for_it(void) {
+    struct scene scene;
+    struct rig_options options = rig_options();
+    options.config.stop_grace_ms = 1000;
+    begin_scene(&scene, &options);
+    char call[37];
+    id_of(scene.runtime, call);
+    post(&scene.rig, scene.runtime, call, "response", "", "1");
+    event_next(&scene.rig, scene.extension, scene.id);
+    ask(&scene.rig, scene.runtime, NEXT);
+    scene.extension->bytes = 0;
+    struct core_event event = {.kind = CORE_EV_FUNCTION_SWITCH};
+    event.u.function = (struct core_function_event){.handle = RIG_FUNCTION, .revision = 2};
+    rig_core(&scene.rig, &event, NULL);
+    turns(&scene.rig, scene.extension, 3);
+    SCHED_ASSERT(heard(scene.extension, "\"shutdownReason\":\"spindown\"") && scene.rig.stop_ms == API_STOP_EXTERNAL_MS + 200);
+    uint8_t body[64];
+    SCHED_ASSERT(rig_take_frame(&scene.rig.sandboxes[0], body, sizeof body).kind == 1);
+    const struct rig_header stop = rig_take_frame(&scene.rig.sandboxes[0], body, sizeof body);
+    const uint32_t budget_ms = API_STOP_EXTERNAL_MS;
+    SCHED_ASSERT(stop.kind == 3 && stop.length == 4 && memcmp(body, &budget_ms, 4) == 0);
+    /* It exits, which is no crash now, and the agent with it. */
+    rig_close(&scene.rig.sandboxes[0]);
+    rig_reaped(&scene.rig, scene.rig.sandboxes[0].handle, CORE_CAUSE_EXIT, 0);
+    turns(&scene.rig, NULL, 3);
+    SCHED_ASSERT(scene.rig.events[SCHED_EV_FREED] == 1);
+    end_scene(&scene);
+}
+
+static void extensions_are_refused_as_lambda_does(void) {
+    struct rig rig;
+    const struct rig_options options = rig_options();
+    struct peer *peer = begun(&rig, &options); /* none is launched: all are internal */
+    char id[37] = "", other[37];
+    event_next(&rig, peer, "");
+    SCHED_ASSERT(heard(peer, "403 Forbidden") && heard(peer, "Extension.InvalidExtensionIdentifier"));
+    ask(&rig, peer, "GET /2020-01-01/extension/event/next HTTP/1.1\r\n\r\n");
+    SCHED_ASSERT(heard(peer, "Extension.MissingHeader"));
+    event_next(&rig, peer, "00000000-0000-4000-8000-000000000000");
+    SCHED_ASSERT(heard(peer, "Extension.UnknownExtensionIdentifier"));
+    enroll(&rig, peer, "inner", "\"SHUTDOWN\"", id);
+    SCHED_ASSERT(heard(peer, "403 Forbidden") && heard(peer, "Extension.InvalidEventType"));
+    enroll(&rig, peer, "inner", "\"LUNCH\"", id);
+    SCHED_ASSERT(heard(peer, "Extension.InvalidEventType"));
+    enroll(&rig, peer, "inner", "\"", id);
+    SCHED_ASSERT(heard(peer, "400 Bad Request") && heard(peer, "InvalidRequestFormat"));
+    enroll(&rig, peer, "no/name", "", id);
+    SCHED_ASSERT(heard(peer, "Extension.InvalidExtensionName"));
+    enroll(&rig, peer, "inner", "\"INVOKE\"", id);
+    SCHED_ASSERT(heard(peer, "200 OK"));
+    enroll(&rig, peer, "inner", "\"INVOKE\"", other);
+    SCHED_ASSERT(heard(peer, "Extension.AlreadyRegistered"));
+    for (int i = 1; i < API_EXTENSIONS_MAX; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "n%d", i);
+        enroll(&rig, peer, name, "", other);
+        SCHED_ASSERT(heard(peer, "200 OK"));
+    }
+    enroll(&rig, peer, "eleventh", "", other);
+    SCHED_ASSERT(heard(peer, "Extension.TooManyExtensions"));
+    struct peer *second = peer_new(&rig.sandboxes[0]);
+    turns(&rig, NULL, 2);
+    event_next(&rig, peer, id);
+    event_next(&rig, second, id);
+    SCHED_ASSERT(heard(second, "403 Forbidden") && heard(second, "Extension.InvalidExtensionState"));
+    extension_error(&rig, second, id, "init");
+    SCHED_ASSERT(heard(second, "Extension.InvalidExtensionState"));
+    peer_free(second);
+    peer_free(peer);
+    rig_free(&rig);
+    struct scene scene;
+    begin_scene(&scene, &options);
+    enroll(&scene.rig, scene.runtime, "late", "", other);
+    SCHED_ASSERT(heard(scene.runtime, "Extension.RegistrationClosed"));
+    end_scene(&scene);
+}
+
+static void an_extension_that_fails_takes_the_sandbox_with_it(void) {
+    static const char *const frames[] = {"{\"name\":\"probe\",\"event\":\"exit\",\"status\":7,\"signal\":0,\"reason\":\"\"}",
+                                         "{\"name\":\"probe\",\"event\":\"crash\",\"status\":0,\"signal\":11,\"reason\":\"\"}"};
+    static const char *const texts[] = {"Error: exit status 7", "Error: signal: segmentation fault", "Error: Extension.Broken"};
+    for (int way = 0; way < 3; way++) {
+        struct scene scene;
+        const struct rig_options options = rig_options();
+        begin_scene(&scene, &options);
+        char call[37], text[160];
+        id_of(scene.runtime, call);
+        if (way < 2) {
+            rig_frame(&scene.rig.sandboxes[0], 22, 0, 0, 0, frames[way], strlen(frames[way]));
+        } else {
+            extension_error(&scene.rig, scene.extension, scene.id, "exit");
+            SCHED_ASSERT(heard(scene.extension, "202 Accepted"));
+        }
+        turns(&scene.rig, NULL, 3);
+        snprintf(text, sizeof text, "{\"errorType\":\"%s\",\"errorMessage\":\"RequestId: %s %s", way < 2 ? "Extension.Crash" : "Extension.ExitError",
+                 call, texts[way]);
+        SCHED_ASSERT(rig_heard(&scene.rig, text));
+        SCHED_ASSERT((scene.rig.events[SCHED_EV_KILLED] == 1) == (way == 2));
+        if (way < 2) { /* the agent ends right after it; what the runtime says now is nobody's */
+            post(&scene.rig, scene.runtime, call, "response", "", "\"too late\"");
+            SCHED_ASSERT(heard(scene.runtime, "InvalidRequestID") && !rig_heard(&scene.rig, "too late"));
+            rig_close(&scene.rig.sandboxes[0]);
+            turns(&scene.rig, NULL, 2);
+        }
+        rig_reaped(&scene.rig, scene.rig.sandboxes[0].handle, CORE_CAUSE_EXIT, 1);
+        turns(&scene.rig, NULL, 2);
+        SCHED_ASSERT(scene.rig.events[SCHED_EV_FREED] == 1);
+        end_scene(&scene);
+    }
+}
+
+static void an_extension_that_fails_early_is_an_init_error(void) {
+    for (int way = 0; way < 2; way++) {
+        struct rig rig;
+        const struct rig_options options = rig_options();
+        rig_init_from(&rig, &options);
+        rig.api = "probe,";
+        rig_invoke(&rig, 1, "1", 1);
+        struct rig_sandbox *sandbox = rig_started_sandbox(&rig);
+        rig_turn(&rig);
+        struct peer *peer = peer_new(sandbox);
+        turns(&rig, NULL, 2);
+        char id[37];
+        if (way == 0) {
+            enroll(&rig, peer, "probe", "", id);
+            extension_error(&rig, peer, id, "init");
+            SCHED_ASSERT(heard(peer, "202 Accepted"));
+        } else {
+            static const char frame[] = "{\"name\":\"probe\",\"event\":\"launch\",\"status\":0,\"signal\":0,\"reason\":\"exec format \\\"error\\\"\"}";
+            rig_frame(sandbox, 22, 0, 0, 0, frame, sizeof frame - 1);
+        }
+        turns(&rig, NULL, 3);
+        SCHED_ASSERT(rig.events[SCHED_EV_INIT_FAILED] == 1 && rig.sched->functions[0].init_error != NULL);
+        SCHED_ASSERT(memmem(rig.sched->functions[0].init_error, rig.sched->functions[0].init_error_bytes,
+                            way == 0 ? "Extension.InitError" : "Extension.LaunchError", 19) != NULL);
+        SCHED_ASSERT(rig.sched->stats.sandbox_protocol_errors == 0);
+        peer_free(peer);
+        rig_free(&rig);
+    }
+}
+
 int main(void) {
     RUN(a_call_goes_round);
     RUN(refusals_have_lambdas_words);
@@ -485,5 +739,11 @@ int main(void) {
     RUN(frames_of_the_channel_are_out_of_order);
     RUN(a_flood_is_read_slowly_and_connections_are_counted);
     RUN(what_is_no_http_ends_the_connection);
+    RUN(an_extension_hears_of_calls_and_is_waited_for);
+    RUN(a_timeout_covers_extensions);
+    RUN(the_end_is_told_with_time_for_it);
+    RUN(extensions_are_refused_as_lambda_does);
+    RUN(an_extension_that_fails_takes_the_sandbox_with_it);
+    RUN(an_extension_that_fails_early_is_an_init_error);
     return 0;
 }
