@@ -348,8 +348,7 @@ static void ring_break(struct core *core, uint32_t index, uint32_t last_started)
     }
 }
 
-static void answer_orphans(struct core *core, uint32_t index, enum core_outcome outcome, uint8_t cause,
-                           int32_t status) {
+static void answer_orphans(struct core *core, uint32_t index, enum core_outcome outcome, uint8_t cause, int32_t status) {
     struct sandbox *sandbox = &core->sandboxes[index];
     while (sandbox->orphan != NONE) {
         const uint32_t c = sandbox->orphan;
@@ -783,8 +782,7 @@ void sandbox_timer_fired(struct core *core, uint32_t index) {
         if (age >= function->timeout_ns) {
             sandbox->asked_progress = ASKED_TIMEOUT;
             if (sandbox->backlog == 1) {
-                on_progress(core, &(struct core_reply_event){.sandbox = sandbox_handle(core, index),
-                                                             .seq = sandbox->head_seq});
+                on_progress(core, &(struct core_reply_event){.sandbox = sandbox_handle(core, index), .seq = sandbox->head_seq});
                 break;
             }
             /* Should the answer never come, ask again. */
@@ -826,8 +824,7 @@ void sandbox_timer_fired(struct core *core, uint32_t index) {
     }
 }
 
-static const char *sandbox_check(const struct core *core, const struct function *function, uint32_t s,
-                                 uint32_t *in_flight) {
+static const char *sandbox_check(const struct core *core, const struct function *function, uint32_t s, uint32_t *in_flight) {
     const struct sandbox *sandbox = &core->sandboxes[s];
     if ((sandbox->state == CORE_SB_IDLE || sandbox->state == CORE_SB_BUSY) &&
         sandbox->revision != function->revision && function->retire_why == CORE_WHY_NONE) {
