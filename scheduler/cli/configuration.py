@@ -97,6 +97,7 @@ OPTIONS: Final = (
         type=click.Choice(("None", "PublishedVersions")),
         help="PublishedVersions: a version is Active once the image of its initialised process is made.",
     ),
+    click.option("--dead-letter-arn", metavar="ARN", help="Queue of SQS or topic of SNS for events that cannot be delivered."),
     click.option("--description", metavar="TEXT", help="What it is for."),
 )
 
@@ -144,6 +145,7 @@ COMPARED: Final = (
     ("tracing", "tracing", str),
     ("recursive loop", "recursive_loop", str),
     ("SnapStart", "snap_start", str),
+    ("dead letters", "dead_letter_arn", lambda value: value or "dropped"),
     ("tenant", "tenant", str),
     ("description", "description", lambda value: value or "none"),
 )

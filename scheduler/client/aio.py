@@ -326,7 +326,7 @@ class Client:
                 `environment`, `reserved_concurrency`, `weight`, `tenant`, `queue_timeout_ms`, `description`,
                 `network` ("none" or "outbound"), `snapshot` ("auto" or "off"), `freeze` ("on" or "off"),
                 `log_format` ("Text" or "JSON"), `application_log_level`, `system_log_level`, `log_group`, `tracing`
-                ("Active" or "PassThrough"), `recursive_loop` ("Terminate" or "Allow"),
+                ("Active" or "PassThrough"), `recursive_loop` ("Terminate" or "Allow"), `dead_letter_arn`,
                 `snap_start` ("None" or "PublishedVersions"). Those left out (or
                 None) take their defaults on creation and stay as they are later; reserved_concurrency "none" takes it away.
             publish: also make it a numbered version.

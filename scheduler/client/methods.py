@@ -70,6 +70,7 @@ CONFIGURATION_KEYS: Final = (
     "tracing",
     "recursive_loop",
     "snap_start",
+    "dead_letter_arn",
 )
 
 

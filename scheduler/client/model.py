@@ -228,6 +228,7 @@ class FunctionDescription:
     tracing: str
     recursive_loop: str
     snap_start: str
+    dead_letter_arn: str
     code_sha256: str
     code_size: int
     last_modified: str
@@ -267,6 +268,7 @@ class FunctionDescription:
             tracing=_get(raw, "tracing", str, "PassThrough"),
             recursive_loop=_get(raw, "recursive_loop", str, "Terminate"),
             snap_start=_get(raw, "snap_start", str, "None"),
+            dead_letter_arn=_get(raw, "dead_letter_arn", str, ""),
             code_sha256=_get(raw, "code_sha256", str, ""),
             code_size=_get(raw, "code_size", int, 0),
             last_modified=_get(raw, "last_modified", str, ""),

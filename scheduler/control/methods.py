@@ -80,6 +80,7 @@ CONFIGURATION = tuple(
         "tracing",
         "recursive_loop",
         "snap_start",
+        "dead_letter_arn",
     )
 )
 

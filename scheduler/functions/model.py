@@ -198,6 +198,7 @@ class FunctionConfig:
     tracing: str = Tracing.PASS_THROUGH.value
     recursive_loop: str = RecursiveLoop.TERMINATE.value
     snap_start: str = SnapStart.NONE.value
+    dead_letter_arn: str = ""  # "": events that cannot be delivered are dropped, and counted
 
     def __post_init__(self) -> None:
         # Own, sealed copies: a frozen thing must not change through what its maker kept.
@@ -393,6 +394,7 @@ RESERVED_ENVIRONMENT: Final = frozenset(
     }
 )
 
+DEAD_LETTER: Final = re.compile(r"(arn:aws[a-zA-Z-]*:(sqs|sns):[a-z0-9-]+:\d{12}:[a-zA-Z0-9_.-]{1,256})?")
 ENVIRONMENT_KEY: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9_]+")
 
 
@@ -466,6 +468,11 @@ FIELDS: Final = (
     Field("tracing", "tracingConfig.mode", _one_of(Tracing)),
     Field("recursive_loop", "recursiveLoop", _one_of(RecursiveLoop)),
     Field("snap_start", "snapStart.applyOn", _one_of(SnapStart)),
+    Field(
+        "dead_letter_arn",
+        "deadLetterConfig.targetArn",
+        _text(0, limits.ROLE_CHARS_MAX, DEAD_LETTER, "arn:aws:(sqs|sns):REGION:ACCOUNT:NAME, a queue of SQS or a topic of SNS"),
+    ),
 )
 
 
@@ -607,6 +614,7 @@ def describe(version: FunctionVersion, versions: Sequence[str], identity: Identi
         "tracing": config.tracing,
         "recursive_loop": config.recursive_loop,
         "snap_start": config.snap_start,
+        "dead_letter_arn": config.dead_letter_arn,
         "code_sha256": version.code.sha256,
         "code_size": version.code.size,
         "last_modified": version.last_modified,

@@ -72,7 +72,10 @@ ROWS: Final[tuple[Row, ...]] = (
     _refused("VpcConfig"),
     _refused("PackageType"),
     _refused("ImageConfig"),
-    _refused("DeadLetterConfig"),
+    Row("DeadLetterConfig.TargetArn", "dead_letter_arn",
+        "must be a queue of SQS or a topic of SNS; kept and shown: events that cannot be delivered are dropped and counted, "
+        "since there is nothing yet that would take them there",
+        ("tests/lambda_api/test_configured.py::test_a_dead_letter_queue_is_kept_and_shown",)),
     Row("Environment.Variables", "environment",
         "4 KB of JSON, no reserved name; sealed at rest, complete in the sandbox; an update replaces all",
         ("tests/functions/test_model.py::test_reserved_names_are_refused",
@@ -111,6 +114,10 @@ ROWS: Final[tuple[Row, ...]] = (
     _refused("CapacityProviderConfig"),
     _refused("DurableConfig"),
     _refused("RuntimeConfig"),
+    Row("RuntimeManagementConfig.UpdateRuntimeOn", "",
+        "of PutRuntimeManagementConfig; Auto: functions run on this machine's interpreter as it is updated. FunctionUpdate and "
+        "Manual are refused: there is one of each runtime, and no older one to stay with",
+        ("tests/lambda_api/test_configured.py::test_runtimes_are_updated_with_the_machine",)),
     Row("RecursiveLoop", "recursive_loop",
         "of PutFunctionRecursionConfig; Terminate: the engine refuses a call whose chain came back 16 times",
         ("tests/lambda_api/test_recursion.py::test_a_function_that_calls_itself_is_ended",)),

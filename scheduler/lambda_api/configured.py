@@ -45,7 +45,6 @@ REFUSED: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "AcceleratorConfig": (lambda v: True, "functions have no accelerators here"),
     "TenancyConfig": (lambda v: True, "is not supported by this service (yet)"),
     "PublishTo": (bool, "belongs to managed instances, which are not part of this service; give Publish"),
-    "DeadLetterConfig": (lambda v: bool(v.get("TargetArn")), "is not supported by this service (yet)"),
 }
 
 # What Lambda itself has retired. One that this machine offers all the same is fine.
@@ -71,6 +70,7 @@ _KEYS: Final = (
     ("LoggingConfig", "LogGroup", "log_group"),
     ("TracingConfig", "Mode", "tracing"),
     ("SnapStart", "ApplyOn", "snap_start"),
+    ("DeadLetterConfig", "TargetArn", "dead_letter_arn"),
 )
 
 
@@ -110,7 +110,9 @@ def shown_of(config: FunctionConfig) -> dict[str, Any]:
         "SystemLogLevel": config.shown_system_log_level,
         "LogGroup": config.log_group_name,
     }
+    dead_letters = {"DeadLetterConfig": {"TargetArn": config.dead_letter_arn}} if config.dead_letter_arn else {}
     return {
+        **dead_letters,
         "EphemeralStorage": {"Size": config.ephemeral_storage_mb},
         "TracingConfig": {"Mode": config.tracing},
         "LoggingConfig": {name: value for name, value in logging.items() if value},

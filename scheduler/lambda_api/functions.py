@@ -54,6 +54,8 @@ class FunctionOperations:
             "PutFunctionConcurrency": self._put_concurrency,
             "GetFunctionConcurrency": self._get_concurrency,
             "DeleteFunctionConcurrency": self._delete_concurrency,
+            "PutRuntimeManagementConfig": self._put_runtime_management,
+            "GetRuntimeManagementConfig": self._get_runtime_management,
             "PutFunctionRecursionConfig": self._put_recursion,
             "GetFunctionRecursionConfig": self._get_recursion,
             "GetAccountSettings": self._account,
@@ -179,7 +181,27 @@ class FunctionOperations:
             await rooms.deployments.apply(rooms.spec(name))
         return Answer({"RecursiveLoop": call.values["RecursiveLoop"]})
 
+    async def _put_runtime_management(self, call: ApiCall) -> Answer:
+        wanted, arn = call.values["UpdateRuntimeOn"], call.get("RuntimeVersionArn")
+        version = self._rooms.find(call)
+        if arn is not None and wanted != "Manual":
+            raise refuse(f"RuntimeVersionArn: goes with UpdateRuntimeOn Manual alone, not with {wanted}")
+        if wanted != "Auto":
+            raise refuse(
+                f"UpdateRuntimeOn: {wanted} is not supported: this machine has one {version.config.runtime}, and functions run "
+                "on it as it is updated (Auto)"
+            )
+        return self._runtime_management(version, call)
+
     # ---- reading ----
+
+    async def _get_runtime_management(self, call: ApiCall) -> Answer:
+        return self._runtime_management(self._rooms.find(call), call)
+
+    def _runtime_management(self, version: FunctionVersion, call: ApiCall) -> Answer:
+        qualified = None if call.get("Qualifier") is None else version.version
+        arn = self._rooms.registry.identity.arn(version.name, qualified)
+        return Answer({"UpdateRuntimeOn": "Auto", "FunctionArn": arn})
 
     async def _get_recursion(self, call: ApiCall) -> Answer:
         return Answer({"RecursiveLoop": self._rooms.registry.get(self._rooms.own_name(call)).config.recursive_loop})

@@ -177,6 +177,12 @@ _EVENT_CONFIG: Final = (
 )
 EVENT_CONFIG: Final = struct(*_EVENT_CONFIG)
 BY_QUALIFIER: Final = struct(NAME, QUALIFIER)
+PUT_RUNTIME_MANAGEMENT: Final = struct(
+    NAME,
+    QUALIFIER,
+    member("UpdateRuntimeOn", text(choices=("Auto", "Manual", "FunctionUpdate")), required=True),
+    member("RuntimeVersionArn", text(26, 2048, pattern=r"arn:(aws[a-zA-Z-]*):lambda:[a-z0-9-]+::runtime:.+")),
+)
 _QUALIFIER: Final = text(1, limits.ALIAS_CHARS_MAX, pattern=r"(|[a-zA-Z0-9$_-]+)")
 _QUALIFIED: Final = member("Qualifier", _QUALIFIER, place=QUERY, required=True)
 PROVISIONED: Final = struct(NAME, _QUALIFIED)

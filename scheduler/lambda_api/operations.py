@@ -155,8 +155,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("GetAccountSettings", "GET", "/2016-08-19/account-settings", 200, F, READ, inputs.NOTHING),
     # ---- configurations ----
     Operation("GetRuntimeManagementConfig", "GET", "/2021-07-20/functions/{FunctionName}/runtime-management-config",
-              200, N, READ),
-    Operation("PutRuntimeManagementConfig", "PUT", "/2021-07-20/functions/{FunctionName}/runtime-management-config", 200, N),
+              200, F, READ, inputs.BY_QUALIFIER),
+    Operation("PutRuntimeManagementConfig", "PUT", "/2021-07-20/functions/{FunctionName}/runtime-management-config", 200, P, D,
+              inputs.PUT_RUNTIME_MANAGEMENT, "Auto alone: a machine has one interpreter of each runtime"),
     Operation("GetFunctionRecursionConfig", "GET", "/2024-08-31/functions/{FunctionName}/recursion-config", 200, F, READ,
               inputs.BY_NAME),
     Operation("PutFunctionRecursionConfig", "PUT", "/2024-08-31/functions/{FunctionName}/recursion-config", 200, F, D,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["DECLARE", "Caller", "Done", "apply"]
 
 DECLARE = "DeclareEvents"  # no operation of Lambda's: what a template says of triggers is kept with the function
+FIXED = ("TenancyConfig",)  # members that CreateFunction alone has
 ROLE = "arn:aws:iam::000000000000:role/scheduler"
 
 
@@ -92,7 +93,10 @@ def _function(plan: FunctionPlan, layers: Mapping[str, str], call: Caller) -> It
             changed.append("code")
         differing = [key for key, value in configuration.items() if _differs(key, value, before["Configuration"])]
         if differing:
-            fields = {key: value for key, value in configuration.items() if key not in ("Architectures", "PackageType")}
+            fixed = [key for key in differing if key in FIXED]
+            if fixed:
+                raise TemplateBroken(f"{plan.name}: {fixed[0]} is said when a function is made, and stays; remove it first")
+            fields = {key: value for key, value in configuration.items() if key not in (*FIXED, "Architectures", "PackageType")}
             call("UpdateFunctionConfiguration", {**by_name, **fields})
             changed += differing
         missing = {key: value for key, value in plan.tags.items() if before.get("Tags", {}).get(key) != value}
@@ -102,6 +106,8 @@ def _function(plan: FunctionPlan, layers: Mapping[str, str], call: Caller) -> It
         yield Done("function", plan.name, "updated" if changed else "unchanged", ", ".join(changed))
     if plan.reserved is not None:
         call("PutFunctionConcurrency", {**by_name, "ReservedConcurrentExecutions": plan.reserved})
+    if plan.runtime_management is not None:
+        call("PutRuntimeManagementConfig", {**by_name, **plan.runtime_management})
     if plan.recursive_loop is not None:
         call("PutFunctionRecursionConfig", {**by_name, "RecursiveLoop": plan.recursive_loop})
     yield from _versions(plan, call)

@@ -60,6 +60,7 @@ class FunctionPlan:
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
     reserved: int | None = None
     recursive_loop: str | None = None
+    runtime_management: Mapping[str, Any] | None = field(default=None, hash=False)
     provisioned: int | None = None
     url: Mapping[str, Any] | None = field(default=None, hash=False)
     event_config: Mapping[str, Any] | None = field(default=None, hash=False)

@@ -30,12 +30,11 @@ SUFFIXES: Final = (".yaml", ".yml", ".json", ".template")
 CONFIGURATION: Final[tuple[str, ...]] = (
     "Runtime", "Handler", "Description", "Timeout", "MemorySize", "VpcConfig", "DeadLetterConfig", "Environment", "KmsKeyArn",
     "TracingConfig", "FileSystemConfigs", "ImageConfig", "EphemeralStorage", "SnapStart", "LoggingConfig", "Architectures",
-    "PackageType", "CodeSigningConfigArn",
+    "PackageType", "CodeSigningConfigArn", "TenancyConfig", "CapacityProviderConfig", "DurableConfig",
 )  # fmt: skip
 # What functions have in CloudFormation and not here, and what becomes of it.
 PASSED_OVER: Final = {
     "Role": "there is no IAM here: functions have no role",
-    "RuntimeManagementConfig": "runtimes are this machine's",
 }
 
 
@@ -293,6 +292,7 @@ class _Reader:
             aliases=tuple(str(found["Name"]) for found in aliases),
             tags={str(tag["Key"]): str(self._plain(tag["Value"], f"{at}.Tags")) for tag in properties.get("Tags", ())},
             reserved=self._plain(properties.get("ReservedConcurrentExecutions"), f"{at}.ReservedConcurrentExecutions"),
+            runtime_management=self._plain(properties.get("RuntimeManagementConfig"), f"{at}.RuntimeManagementConfig"),
             recursive_loop=self._plain(properties.get("RecursiveLoop"), f"{at}.RecursiveLoop"),
             provisioned=int(provisioned[0]["ProvisionedConcurrentExecutions"]) if provisioned else None,
             url=_without(urls[0], "TargetFunctionArn", "Qualifier") if urls else None,

@@ -43,7 +43,6 @@ TRIED = {
     "AcceleratorConfig": {"AcceleratorConfig": {}},
     "PublishTo": {"PublishTo": "LATEST_PUBLISHED"},
     "TenancyConfig": {"TenancyConfig": {"TenantIsolationMode": "PER_TENANT"}},
-    "DeadLetterConfig": {"DeadLetterConfig": {"TargetArn": "arn:aws:sqs:local:000000000000:dead"}},
 }
 
 
@@ -183,3 +182,38 @@ def test_memory_and_storage_as_a_sandbox_sees_them(aws):
     assert 950 < large["tmp_mb"] <= 1080
     assert json.loads(run(aws, "inside", Payload=b'{"hold": 300}')["Payload"]) == 300
     aws.delete_function(FunctionName="inside")
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_a_dead_letter_queue_is_kept_and_shown(aws, function):
+    queue = "arn:aws:sqs:eu-central-1:000000000000:dead"
+    changed = aws.update_function_configuration(FunctionName=function, DeadLetterConfig={"TargetArn": queue})
+    assert changed["DeadLetterConfig"] == {"TargetArn": queue}
+    assert aws.get_function_configuration(FunctionName=function)["DeadLetterConfig"] == {"TargetArn": queue}
+    name, status, response = refusal(
+        aws.update_function_configuration,
+        FunctionName=function,
+        DeadLetterConfig={"TargetArn": "arn:aws:s3:::bucket"},
+    )
+    assert (name, status) == ("ValidationException", 400)
+    assert "SQS" in response["Error"]["Message"]
+    cleared = aws.update_function_configuration(FunctionName=function, DeadLetterConfig={"TargetArn": ""})
+    assert "DeadLetterConfig" not in cleared
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_runtimes_are_updated_with_the_machine(aws, function):
+    shown = aws.put_runtime_management_config(FunctionName=function, UpdateRuntimeOn="Auto")
+    assert shown["UpdateRuntimeOn"] == "Auto"
+    assert shown["FunctionArn"].endswith(f":function:{function}")
+    assert aws.get_runtime_management_config(FunctionName=function)["UpdateRuntimeOn"] == "Auto"
+    for mode, more in (
+        ("FunctionUpdate", {}),
+        ("Manual", {"RuntimeVersionArn": "arn:aws:lambda:eu-central-1::runtime:abc"}),
+        ("Auto", {"RuntimeVersionArn": "arn:aws:lambda:eu-central-1::runtime:abc"}),
+    ):
+        name, status, response = refusal(aws.put_runtime_management_config, FunctionName=function, UpdateRuntimeOn=mode, **more)
+        assert (name, status) == ("InvalidParameterValueException", 400)
+        assert mode in response["Error"]["Message"]

@@ -119,7 +119,6 @@ CASES: dict[str, Case] = {
             {**CREATE, "FunctionName": "old", "Runtime": "python2.7"},
             {**CREATE, "FunctionName": "new", "Runtime": "cobol9"},
             {**CREATE, "FunctionName": "vpc", "VpcConfig": {"SubnetIds": ["subnet-1"]}},
-            {**CREATE, "FunctionName": "dlq", "DeadLetterConfig": {"TargetArn": "arn:aws:sqs:local:000000000000:q"}},
             {**CREATE, "FunctionName": "big", "Environment": {"Variables": {"AB": "x" * 4096}}},
             {**CREATE, "FunctionName": "tag", "Tags": {"aws:x": "y"}},
             {**CREATE, "FunctionName": "versioned:1"},
@@ -231,6 +230,12 @@ CASES: dict[str, Case] = {
     "ListTags": of({"Resource": TAGGED}, ("TagResource", {"Resource": TAGGED, "Tags": {"a": "b"}}),
                    not_found={"Resource": LAMBDA + "function:absent"}, invalid={"Resource": "no-arn"}),
     # ---- configurations ----
+    "PutRuntimeManagementConfig": of(
+        {**OF_FN, "UpdateRuntimeOn": "Auto"}, not_found={**ABSENT, "UpdateRuntimeOn": "Auto"},
+        invalid=({**OF_FN, "UpdateRuntimeOn": "Manual"}, {**OF_FN, "UpdateRuntimeOn": "FunctionUpdate"}),
+        explained={CONFLICT: IN_TURN},
+    ),
+    "GetRuntimeManagementConfig": of(OF_FN, not_found=ABSENT, invalid={**OF_FN, "FunctionName": "no name"}),
     "PutFunctionRecursionConfig": of({**OF_FN, "RecursiveLoop": "Allow"}, not_found={**ABSENT, "RecursiveLoop": "Allow"},
                                      invalid={**VERSION_AS_FUNCTION, "RecursiveLoop": "Allow"}, explained={CONFLICT: IN_TURN}),
     "GetFunctionRecursionConfig": of(OF_FN, ("PutFunctionRecursionConfig", {**OF_FN, "RecursiveLoop": "Allow"}),
