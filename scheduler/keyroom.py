@@ -25,6 +25,7 @@ from scheduler.keys.embedded import EmbeddedKeys
 from scheduler.keys.envelopes import Envelopes
 from scheduler.keys.masters import MasterKeys, MasterSource
 from scheduler.keys.port import KeyProblem
+from scheduler.secrets.lookalikes import ADVICE, lookalikes
 from scheduler.secrets.store import Secrets
 from scheduler.targets.app import Targets
 from scheduler.targets.kms import Kms
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from scheduler.accesskeys import AccessKeys
     from scheduler.config import Settings
+    from scheduler.functions.model import FunctionVersion
     from scheduler.functions.names import Identity
     from scheduler.functions.registry import FunctionRegistry
     from scheduler.keyring import Keyring
@@ -95,6 +97,17 @@ class KeyRoom:
 
     def use(self, registry: FunctionRegistry) -> None:
         self._registry = registry
+        registry.environment_changed = self._look
+
+    def _look(self, version: FunctionVersion) -> None:
+        """Variables that look like credentials are told of, by name."""
+        found = lookalikes(version.config.environment)
+        if found:
+            self._log.warning(
+                "environment",
+                function=version.name,
+                text=f"{'; '.join(map(str, found))}; a secret has a better place: {ADVICE}",
+            )
 
     def source_for(self, key: str, tenant: str | None) -> KeySource:
         """`envelopes.NamedKeys`: one of this service's master keys, or of the KMS that the settings name."""

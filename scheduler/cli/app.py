@@ -45,6 +45,8 @@ COMMANDS: Final = {
     "bench": ("bench", "Measure one function from this client."),
     "drain": ("drain", "Let running calls finish, then end the service."),
     "key": ("key", "Access keys for the AWS-compatible HTTP API."),
+    "secrets": ("secrets", "Passwords and keys that functions may ask for."),
+    "env": ("env", "Encrypt variables of a function's environment."),
     "keys": ("keys", "Keys that environments and secrets are sealed under."),
     "token": ("token", "Make, list and revoke the tokens of the service's token file."),
     "runtimes": ("runtimes", "List what functions can be written in here, and what to install for the rest."),

@@ -27,6 +27,13 @@ def _count_or_none(_: click.Context, param: click.Parameter, value: str | None) 
     return int(value)
 
 
+def _names_or_none(_: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[str] | None:
+    """`--secret`, `--key`: what was given; None: nothing was; the word none alone: an empty list."""
+    if "none" in value and len(value) > 1:
+        raise click.BadParameter("none stands alone", param=param)
+    return None if not value else [] if value == ("none",) else list(value)
+
+
 # One for each key of a configuration, but the handler (where it is looked for differs) and the tenant (it is fixed).
 OPTIONS: Final = (
     click.option("--runtime", metavar="R", help="Which Python runs it, as python3.11; else the service's own choice."),
@@ -60,6 +67,25 @@ OPTIONS: Final = (
         "--snapshot",
         type=click.Choice(("auto", "off")),
         help="auto: cold starts are restored from an image of the initialised process; off: each runs the init.",
+    ),
+    click.option(
+        "--secret",
+        "secrets",
+        multiple=True,
+        callback=_names_or_none,
+        metavar="NAME",
+        help="A secret that it may ask for, or PREFIX/*; repeat it for more, none takes all away. Replaces all.",
+    ),
+    click.option(
+        "--key",
+        "keys",
+        multiple=True,
+        callback=_names_or_none,
+        metavar="K",
+        help="A key of the KMS endpoint that it may use: id, ARN or alias/NAME; repeat it for more. Replaces all.",
+    ),
+    click.option(
+        "--kms-key", "kms_key_arn", metavar="K", help="Key that its environment is sealed under; empty: the service's own."
     ),
     click.option(
         "--freeze",
@@ -146,6 +172,9 @@ COMPARED: Final = (
     ("recursive loop", "recursive_loop", str),
     ("SnapStart", "snap_start", str),
     ("dead letters", "dead_letter_arn", lambda value: value or "dropped"),
+    ("secrets", "secrets", lambda value: ", ".join(value) or "none"),
+    ("keys", "keys", lambda value: ", ".join(value) or "none"),
+    ("sealed with", "kms_key_arn", lambda value: value or "the service's own"),
     ("tenant", "tenant", str),
     ("description", "description", lambda value: value or "none"),
 )

@@ -21,6 +21,7 @@ from scheduler.cli.common import (
     stderr_console,
 )
 from scheduler.cli.configuration import COMPARED, changes, configuration_options, print_rows, read_environment
+from scheduler.cli.masking import masked, warn
 from scheduler.cli.template import deploy_template, read_parameters
 from scheduler.cli.text import size
 from scheduler.errors import NotFound, SchedulerError
@@ -107,6 +108,7 @@ def deploy_command(
     environment = read_environment(pairs, no_env)
     if environment is None:
         environment = own["environment"]
+    warn(environment)
     settings = {**said, **{key: value for key, value in settings.items() if value is not None}}
     package = _pack(source)
     with connected(context) as client:
@@ -115,7 +117,7 @@ def deploy_command(
             handler = find_handler(source)
         done = _deploy(client, package, name, publish, handler=handler, tenant=tenant, environment=environment, **settings)
     if shared.as_json:
-        return emit_json(done.raw)
+        return emit_json(masked(done.raw))
     _summary(before, done, publish)
     return None
 

@@ -19,6 +19,7 @@ from scheduler.cli.common import (
     shared_options,
     stdout_console,
 )
+from scheduler.cli.masking import masked, shown
 from scheduler.cli.text import age, counts, microseconds, size
 from scheduler.errors import one_line
 
@@ -50,7 +51,7 @@ def list_command(context: click.Context, tenant: str | None) -> None:
     with connected(context) as client:
         functions = list(client.list(tenant=tenant))
     if shared_of(context).as_json:
-        return emit_json([function.raw for function in functions])
+        return emit_json([masked(function.raw) for function in functions])
     if not functions:
         note("no functions yet; next: scheduler deploy SRC --name NAME --handler MODULE.FUNCTION")
         return None
@@ -100,9 +101,10 @@ def list_command(context: click.Context, tenant: str | None) -> None:
     ),
 )
 @function_argument
+@click.option("--show-env", is_flag=True, help="Show the values of its environment too.")
 @shared_options
 @click.pass_context
-def describe_command(context: click.Context, name: str) -> None:
+def describe_command(context: click.Context, name: str, show_env: bool) -> None:
     """Show one function: configuration, versions, limits, figures.
 
     NAME is a function's name or NAME:VERSION. Figures count since the service started.
@@ -111,8 +113,8 @@ def describe_command(context: click.Context, name: str) -> None:
     with connected(context) as client:
         function = client.get(name)
     if shared_of(context).as_json:
-        return emit_json(function.raw)
-    title, branches = _described(function)
+        return emit_json(masked(function.raw, show_env))
+    title, branches = _described(function, show_env)
     click.secho(title, bold=True)
     for at, (name, rows) in enumerate(branches):
         last = at == len(branches) - 1
@@ -125,7 +127,7 @@ def describe_command(context: click.Context, name: str) -> None:
 Branch = tuple[str, list[str]]
 
 
-def _described(function: FunctionDescription) -> tuple[str, list[Branch]]:
+def _described(function: FunctionDescription, show_env: bool = False) -> tuple[str, list[Branch]]:
     """The tree's title and branches. Drawn without a library: a value is never wrapped nor cut, for it is to be copied."""
     branches: list[Branch] = []
 
@@ -172,7 +174,18 @@ def _described(function: FunctionDescription) -> tuple[str, list[Branch]]:
             ("tenant", function.tenant),
         ],
     )
-    branch("environment", sorted(function.environment.items()))
+    locked = function.raw.get("environment_error")
+    if locked:
+        branch("environment", [("locked", f"{locked['ErrorCode']}: {locked['Message']}")])
+    branch("environment", list(shown(function.environment, show_env).items()))
+    branch(
+        "may ask for",
+        [
+            ("secrets", ", ".join(function.raw.get("secrets") or ())),
+            ("keys", ", ".join(function.raw.get("keys") or ())),
+            ("sealed with", function.raw.get("kms_key_arn", "")),
+        ],
+    )
     if function.stats is not None:
         _figures(branch, function.stats)
     _events(branch, function.raw.get("events") or {})

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scheduler.cli.common import connected, emit_json, fail, note, shared_of, stdout_console
+from scheduler.cli.masking import warn
 from scheduler.templates.plan import TemplateBroken
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def deploy_template(context: click.Context, path: Path, parameters: Mapping[str,
         rows = [{"kind": one.kind, "name": one.name, "what": one.what, "detail": one.detail} for one in done]
         emit_json({"done": rows, "notices": [{"where": n.where, "text": n.text} for n in plan.notices]})
         return
+    for function in plan.functions:
+        warn(function.configuration.get("Environment", {}).get("Variables"), function.name)
     for notice in plan.notices:
         note(f"{notice.where}: {notice.text}")
     if plan.functions:

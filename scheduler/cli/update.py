@@ -8,6 +8,7 @@ import click
 
 from scheduler.cli.common import Command, connected, emit_json, function_argument, shared_of, shared_options
 from scheduler.cli.configuration import changes, configuration_options, print_rows, read_environment
+from scheduler.cli.masking import masked, warn
 
 __all__ = ["update_command"]
 
@@ -54,13 +55,14 @@ def update_command(
     shared = shared_of(context)
     shared.name = name
     given = {"handler": handler, "environment": read_environment(pairs, no_env), **settings}
+    warn(given["environment"])
     if all(value is None for value in given.values()):
         raise click.UsageError("nothing to change: give at least one option, as --memory 512")
     with connected(context) as client:
         before = client.get(name)
         after = client.update(name, revision_id=revision_id, **given)
     if shared.as_json:
-        return emit_json(after.raw)
+        return emit_json(masked(after.raw))
     click.echo(f"updated {after.name} (revision {after.revision})")
     print_rows(changes(before, after))
     return None

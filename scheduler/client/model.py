@@ -221,6 +221,9 @@ class FunctionDescription:
     network: str
     snapshot: str
     freeze: str
+    kms_key_arn: str
+    secrets: tuple[str, ...]
+    keys: tuple[str, ...]
     log_format: str
     application_log_level: str
     system_log_level: str
@@ -261,6 +264,9 @@ class FunctionDescription:
             network=_get(raw, "network", str, "none"),
             snapshot=_get(raw, "snapshot", str, ""),
             freeze=_get(raw, "freeze", str, "off"),
+            kms_key_arn=_get(raw, "kms_key_arn", str, ""),
+            secrets=tuple(map(str, _get(raw, "secrets", list, []))),
+            keys=tuple(map(str, _get(raw, "keys", list, []))),
             log_format=_get(raw, "log_format", str, "Text"),
             application_log_level=_get(raw, "application_log_level", str, ""),
             system_log_level=_get(raw, "system_log_level", str, ""),

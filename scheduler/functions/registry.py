@@ -155,6 +155,7 @@ class FunctionRegistry:
         self._standing: dict[tuple[str, str], tuple[State, str]] = {}  # versions that are not Active, and why
         self.no_images: Callable[[FunctionConfig], str | None] = lambda config: None  # why a function can have none here
         self.attachments = Attachments(store)
+        self.environment_changed: Callable[[FunctionVersion], None] = lambda version: None  # told once it is stored
 
     @classmethod
     async def load(
@@ -677,6 +678,8 @@ class FunctionRegistry:
         if made is not None:
             versions[int(made.version.version)] = made
         self._functions[name] = _Function(record, stored, versions)
+        if record.latest.config.environment is not function.record.latest.config.environment or function.stored == ABSENT:
+            self.environment_changed(record.latest)
 
     async def _forget(self, name: str, function: _Function) -> None:
         await self._settle(name, self._store.delete(function_key(name), expect=function.stored))

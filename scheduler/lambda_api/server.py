@@ -138,6 +138,8 @@ async def converse(
     budget: Budget,
     begun: bytes = b"",
     owed: UrlAnswered | None = None,
+    *,
+    head_bytes_max: int = HEAD_BYTES_MAX,
 ) -> bool:
     """Answers what is there. `begun`: what was read of it already. `owed`: an answer that goes before. True: the connection
     goes on, and nothing of its next request has been read. False: it is over."""
@@ -149,7 +151,7 @@ async def converse(
                 return False
             if not begun:
                 return True
-        conversation = _Conversation(stream, handler, budget, begun)
+        conversation = _Conversation(stream, handler, budget, begun, head_bytes_max)
         while await conversation.exchange():
             if not conversation.ahead:
                 return True
@@ -218,11 +220,12 @@ class _Conversation:
         handler: Callable[[Request, str], Awaitable[Reply]],
         budget: Budget,
         begun: bytes,
+        head_bytes_max: int,
     ) -> None:
         self._stream = stream
         self._handler = handler
         self._budget = budget
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=head_bytes_max)
         self._held = 0
         if begun:
             self._http.receive_data(begun)

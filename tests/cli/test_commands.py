@@ -138,12 +138,35 @@ def test_list_is_a_table_and_json_an_array(scheduler, service):
     head, *rows = ran.out.splitlines()
     assert head.split() == ["NAME", "HANDLER", "RUNTIME", "MEMORY", "TIMEOUT", "VERSIONS", "TENANT", "CHANGED", "STATE"]
     assert [row.split()[0] for row in rows] == ["hello", "other"]
-    assert json.loads(scheduler("list", "--json").out) == list(service.functions.values())
+    listed = [{**function, "environment": {"GREETING": "********"}} for function in service.functions.values()]
+    assert json.loads(scheduler("list", "--json").out) == listed
     service.functions.clear()
     empty = scheduler("list")
     assert (empty.out, empty.code) == ("", 0)
     assert "next: scheduler deploy" in empty.err
     assert json.loads(scheduler("list", "--json").out) == []
+
+
+def test_values_of_an_environment_are_shown_where_they_are_asked_for(scheduler, service):
+    service.functions["hello"] = {**DESCRIPTION, "environment": {"GREETING": "planted"}}
+    update = ("update", "hello", "--timeout", "5", "--json")
+    for asked in (("describe", "hello"), ("describe", "hello", "--json"), ("list", "--json"), update):
+        out = scheduler(*asked).out
+        assert "GREETING" in out
+        assert "planted" not in out
+    assert "planted" in scheduler("describe", "hello", "--show-env").out
+    assert json.loads(scheduler("describe", "hello", "--show-env", "--json").out)["environment"] == {"GREETING": "planted"}
+
+
+def test_variables_that_look_like_credentials_are_told_and_not_shown(scheduler, tmp_path):
+    source = tmp_path / "hello.py"
+    source.write_text("def handler(event, context):\n    return event\n")
+    ran = scheduler("deploy", str(source), "--env", "DB_PASSWORD=planted-value", "--env", "STAGE=dev")
+    assert "DB_PASSWORD looks like a credential" in ran.err
+    assert "scheduler secrets put" in ran.err
+    assert "planted-value" not in ran.err + ran.out
+    assert "STAGE" not in ran.err
+    assert "looks like" in scheduler("update", "hello", "--env", "KEY=AKIAABCDEFGHIJKLMNOP").err
 
 
 def test_describe_shows_events_where_there_are_any(scheduler, service):
@@ -161,9 +184,10 @@ def test_describe_shows_events_where_there_are_any(scheduler, service):
 
 def test_describe_shows_everything(scheduler, service):
     out = scheduler("describe", "hello").out
-    for words in ("app.handler", "128 MB", "GREETING  hello", "ok 10, timeout 2", "concurrency 3", "p99 120 µs", "1 queued"):
+    for words in ("app.handler", "128 MB", "GREETING  ********", "ok 10, timeout 2", "concurrency 3", "p99 120 µs", "1 queued"):
         assert words in out
-    assert json.loads(scheduler("describe", "hello", "--json").out) == {**DESCRIPTION, "stats": STATS}
+    whole = {**DESCRIPTION, "stats": STATS}
+    assert json.loads(scheduler("describe", "hello", "--show-env", "--json").out) == whole
     missing = scheduler("describe", "nobody")
     assert (missing.code, missing.out) == (3, "")
     assert missing.err == "scheduler: NotFound: no function 'nobody'; next: scheduler list\n"
