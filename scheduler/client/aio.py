@@ -328,7 +328,8 @@ class Client:
                 `log_format` ("Text" or "JSON"), `application_log_level`, `system_log_level`, `log_group`, `tracing`
                 ("Active" or "PassThrough"), `recursive_loop` ("Terminate" or "Allow"), `dead_letter_arn`,
                 `snap_start` ("None" or "PublishedVersions"), `kms_key_arn`, `secrets` and `keys` (lists of names).
-                Those left out (or None) take their defaults on creation and stay as they are later; reserved_concurrency "none" takes it away.
+                Those left out (or None) take their defaults on creation and stay as they are later;
+                reserved_concurrency "none" takes it away.
             publish: also make it a numbered version.
             progress: called with (sent_bytes, all_bytes) while the code is sent.
 
