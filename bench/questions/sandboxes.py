@@ -47,7 +47,7 @@ def _percentile(values: list[float], q: float) -> float:
 # ---- made, one call, destroyed ----
 
 
-def _frame(kind: int, body: bytes, seq: int = 0) -> bytes:
+def frame(kind: int, body: bytes, seq: int = 0) -> bytes:
     return HEADER.pack(len(body), kind, 0, 0, seq, 0, 0) + body
 
 
@@ -71,9 +71,9 @@ async def _life(launcher: Launcher, code: str, ends: dict[int, trio.Event]) -> N
         "environment": {"PATH": "/usr/bin:/bin"}, "log_group_name": "/aws/lambda/fresh", "log_stream_name": "s",
         "initialization_type": "on-demand",
     }  # fmt: skip
-    os.write(shell.channel_fd, _frame(START, json.dumps(start).encode()))
+    os.write(shell.channel_fd, frame(START, json.dumps(start).encode()))
     await _heard(shell.channel_fd)
-    os.write(shell.channel_fd, _frame(CALL, bytes(16) + b"{}", 1))
+    os.write(shell.channel_fd, frame(CALL, bytes(16) + b"{}", 1))
     await _heard(shell.channel_fd)
     ended = ends[shell.id] = trio.Event()
     launcher.kill(shell.id)
