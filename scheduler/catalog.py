@@ -240,9 +240,11 @@ class Catalog:
                 for version in entry.launches.values():
                     yield entry.handle, version
 
-    def runtimes(self) -> set[str]:
-        """Those that some version of a function needs."""
-        return {entry.serving.config.runtime for known in self._functions.values() for entry in known.versions.values()}
+    def served(self) -> Iterator[FunctionVersion]:
+        """All versions that serve."""
+        for known in self._functions.values():
+            for entry in known.versions.values():
+                yield entry.serving
 
     def scratch_sizes(self) -> set[int]:
         """MB of /tmp that they ask for."""

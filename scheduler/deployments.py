@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from scheduler.catalog import Catalog, FunctionSpec
+    from scheduler.functions.model import FunctionVersion
 
 __all__ = ["Deployments"]
 
@@ -47,7 +48,7 @@ class _Turn:
 
 class Deployments:
     """alive: whether a function has sandboxes. stage_max_s: how long a staged sandbox may take. wake: starts a runtime's
-    process and waits for it, that many seconds at most. use: told which runtimes are in use after each change."""
+    process and waits for it, that many seconds at most. use: told after each change that other runtimes may be in use."""
 
     def __init__(
         self,
@@ -56,8 +57,8 @@ class Deployments:
         post: Callable[..., Awaitable[None]],
         alive: Callable[[int], bool],
         stage_max_s: float,
-        wake: Callable[[str, float], Awaitable[None]],
-        use: Callable[[set[str]], None],
+        wake: Callable[[FunctionVersion, float], Awaitable[None]],
+        use: Callable[[], None],
     ) -> None:
         self._catalog = catalog
         self._post = post
@@ -91,19 +92,19 @@ class Deployments:
     async def apply(self, spec: FunctionSpec) -> None:
         """Returns when calls that arrive now run the new code. Inside turn(). Raises what Catalog.put() raises."""
         latest = spec.latest
-        await self._wake(latest.config.runtime, WAKE_S_MAX)
+        await self._wake(latest, WAKE_S_MAX)
         handle = self._catalog.handle(latest.name)
         serving = self._catalog.serving(handle) if handle is not None else None
         if handle is not None and serving is not None and serving.revision != latest.revision and self._alive(handle):
             await self._stage(handle, spec)
         await self._post(*self._catalog.put(spec))
-        self._use(self._catalog.runtimes())
+        self._use()
 
     async def remove(self, name: str) -> None:
         """Calls that arrive now find nothing. Inside turn()."""
         if self._catalog.handle(name, LATEST) is not None:
             await self._post(*self._catalog.remove(name))
-            self._use(self._catalog.runtimes())
+            self._use()
 
     async def _stage(self, handle: int, spec: FunctionSpec) -> None:
         key = (handle, spec.latest.revision)

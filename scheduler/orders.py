@@ -4,8 +4,10 @@ Law of this file: what an order says is pure; the date and the dice that a log s
 environment is made complete here: the function's own variables over those that Lambda sets and lets be overridden, under
 those that are reserved. Values are those recorded in Lambda, where they mean something here.
 
-Not set: AWS_ACCESS_KEY_ID and its kin (there are no credentials to give), AWS_LAMBDA_RUNTIME_API (the runtime speaks over
-its channel), PYTHONPATH (the runtime sets sys.path itself; child processes see their own).
+Not set: AWS_ACCESS_KEY_ID and its kin (there are no credentials to give); of functions that are forked, AWS_LAMBDA_RUNTIME_API
+(they speak over their channel) and PYTHONPATH (the runtime sets sys.path itself; child processes see their own).
+
+START of what is forked is JSON; of what is executed, bytes that need no reader of JSON (sandboxes/execstart.py).
 """
 
 from __future__ import annotations
@@ -17,9 +19,12 @@ from typing import TYPE_CHECKING
 
 from scheduler.functions.model import Freeze, LogFormat, Network
 from scheduler.functions.names import LATEST
-from scheduler.sandboxes.launcher import Specialisation
-from scheduler.sandboxes.supervisor import Order
+from scheduler.messages import RuntimeApi
+from scheduler.sandboxes.execstart import encode_start
+from scheduler.sandboxes.launcher import TASK_ROOT, Specialisation
+from scheduler.sandboxes.supervisor import API_ADDRESS, Order
 from scheduler.sandboxes.templates import MakeOrder
+from scheduler.ways import API_PORT, SEARCH_PATH, Way, choose
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
 
     from scheduler.functions.model import CodeRef, FunctionVersion
     from scheduler.functions.names import Identity
+    from scheduler.sandboxes.offers import Offers
     from scheduler.sandboxes.templates import ImageUse
 
 __all__ = ["OrderBook", "Recipe", "environment", "log_stream_name", "make_recipe"]
@@ -38,6 +44,8 @@ PLAIN, TAKE, RESTORE = b"{", b'{"snapshot":"take",', b'{"snapshot":"restore",'  
 INITIALIZATION_KEYS = (b'"initialization_type":', b'"AWS_LAMBDA_INITIALIZATION_TYPE":')
 SNAP_START = "snap-start"
 ON_DEMAND, PROVISIONED = b'"on-demand"', b'"provisioned-concurrency"'
+# In a START of bytes a variable begins behind a NUL, which no value holds.
+INITIALIZATION_VARIABLE = b"\0AWS_LAMBDA_INITIALIZATION_TYPE="
 OVERRIDABLE = {
     "LANG": "en_US.UTF-8",
     "TZ": ":UTC",
@@ -48,7 +56,7 @@ OVERRIDABLE = {
 
 
 def environment(
-    version: FunctionVersion, identity: Identity, *, log_group: str, log_stream: str, task_root: str
+    version: FunctionVersion, identity: Identity, *, way: Way, log_group: str, log_stream: str, task_root: str
 ) -> dict[str, str]:
     """All variables of the process."""
     config = version.config
@@ -56,7 +64,6 @@ def environment(
         "_HANDLER": config.handler,
         "AWS_REGION": identity.region,
         "AWS_DEFAULT_REGION": identity.region,
-        "AWS_EXECUTION_ENV": f"AWS_Lambda_{config.runtime}",
         "AWS_LAMBDA_FUNCTION_NAME": config.name,
         "AWS_LAMBDA_FUNCTION_VERSION": version.version,
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(config.memory_mb),
@@ -68,7 +75,15 @@ def environment(
     }
     if config.log_format == LogFormat.JSON.value:
         reserved |= {"AWS_LAMBDA_LOG_FORMAT": "JSON", "AWS_LAMBDA_LOG_LEVEL": config.shown_application_log_level}
-    return {**OVERRIDABLE, **config.environment, **reserved}
+    if way.execution_environment:
+        reserved["AWS_EXECUTION_ENV"] = way.execution_environment
+    if not way.forked:
+        reserved["AWS_LAMBDA_RUNTIME_API"] = API_ADDRESS
+    found = {**OVERRIDABLE, **way.environment, **config.environment, **reserved}
+    ours, theirs = way.environment.get(SEARCH_PATH), config.environment.get(SEARCH_PATH)
+    if ours and theirs:
+        found[SEARCH_PATH] = f"{theirs}:{ours}"
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +93,30 @@ class Recipe:
     version: FunctionVersion
     task_root: str
     specialisation: Specialisation
-    start_pieces: tuple[bytes, ...] = field(repr=False)  # START's body behind its {, around the log stream's name; secrets
+    way: Way
+    api: RuntimeApi | None  # what the Runtime API says of it, where it is not forked
+    start_pieces: tuple[bytes, ...] = field(
+        repr=False
+    )  # START's body, of JSON behind its {, around the log stream's name; secrets
 
     def order(self, now: datetime, stream_id: str, image: ImageUse | None = None, *, provisioned: bool = False) -> Order:
         """stream_id: 32 random hex digits. image: what it is to be restored from. provisioned: it is made ahead of calls."""
         config = self.version.config
         start = self._start(now, stream_id, PLAIN if image is None else RESTORE)
-        if provisioned:
+        if provisioned and self.way.forked:
             for key in INITIALIZATION_KEYS:
                 start = start.replace(key + ON_DEMAND, key + PROVISIONED)
+        elif provisioned:
+            key = INITIALIZATION_VARIABLE
+            start = start.replace(key + ON_DEMAND.strip(b'"'), key + PROVISIONED.strip(b'"'))
         return Order(
             function=config.name,
             version=self.version.version,
-            runtime=config.runtime,
+            runtime=self.way.shell,
             specialisation=self.specialisation,
             start=start,
             image=image,
+            api=self.api,
         )
 
     def make_order(self, now: datetime, stream_id: str) -> MakeOrder:
@@ -102,7 +125,7 @@ class Recipe:
         return MakeOrder(
             name=self.version.display_name,
             tenant=config.tenant,
-            runtime=config.runtime,
+            runtime=self.way.shell,
             memory_mb=config.memory_mb,
             specialisation=self.specialisation,
             start=self._start(now, stream_id, TAKE),
@@ -110,7 +133,7 @@ class Recipe:
 
     def _start(self, now: datetime, stream_id: str, opening: bytes) -> bytes:
         stream = log_stream_name(self.version.version, now, stream_id).encode()
-        return opening + stream.join(self.start_pieces)
+        return (opening if self.way.forked else b"") + stream.join(self.start_pieces)
 
 
 def log_stream_name(version: str, now: datetime, stream_id: str) -> str:
@@ -121,6 +144,7 @@ def make_recipe(
     version: FunctionVersion,
     identity: Identity,
     *,
+    way: Way,
     code_dir: str,
     task_root: str,
     mark: str,
@@ -130,15 +154,17 @@ def make_recipe(
     mark: hex digits nobody can know: they stand for the log stream's name until that is made."""
     config = version.config
     log_group = config.log_group_name
+    arn = identity.arn(config.name, None if version.version == LATEST else version.version)
+    variables = environment(version, identity, way=way, log_group=log_group, log_stream=mark, task_root=task_root)
     start: dict[str, object] = {
         "function_name": config.name,
         "function_version": version.version,
-        "invoked_function_arn": identity.arn(config.name, None if version.version == LATEST else version.version),
+        "invoked_function_arn": arn,
         "handler": config.handler,
         "memory_mb": config.memory_mb,
         "timeout_ms": config.timeout_s * 1000,
         "task_root": task_root,
-        "environment": environment(version, identity, log_group=log_group, log_stream=mark, task_root=task_root),
+        "environment": variables,
         "log_group_name": log_group,
         "log_stream_name": mark,
         "initialization_type": SNAP_START if version.snap_started else "on-demand",
@@ -150,24 +176,42 @@ def make_recipe(
         outbound=config.network == Network.OUTBOUND.value,
         freeze=config.freeze == Freeze.ON.value,
         layers_dir=layers_dir,
+        ports=() if way.forked else (API_PORT,),
     )
-    pieces = tuple(json.dumps(start, separators=(",", ":")).encode().removeprefix(b"{").split(mark.encode()))
-    return Recipe(version, task_root, specialisation, pieces)
+    if way.forked:
+        data = json.dumps(start, separators=(",", ":")).encode().removeprefix(b"{")
+        api = None
+    else:
+        data = encode_start(
+            argv=[way.programs[0], *way.arguments],
+            or_else=way.programs[1:],
+            cwd=task_root,
+            environment=variables,
+            extensions=way.extensions,
+            wrapper=way.wrapper,
+            afresh=way.afresh,
+        )
+        names = tuple(path.rpartition("/")[2] for path in way.extensions)
+        api = RuntimeApi(arn=arn, handler=config.handler, account=identity.account_id, extensions=names)
+    return Recipe(version, task_root, specialisation, way, api, tuple(data.split(mark.encode())))
 
 
 class OrderBook:
-    """The recipe of each function's version that was last asked for. launch: which version a revision of a function is, None:
-    nobody knows it any more. task_dir: where a package lies unpacked; merged_dir: where layers do, as one tree."""
+    """The recipe of each function's version that was last asked for. offers: what functions can be written in. launch: which
+    version a revision of a function is, None: nobody knows it any more. task_dir: where a package lies unpacked; merged_dir:
+    where layers do, as one tree."""
 
     def __init__(
         self,
         identity: Identity,
+        offers: Offers,
         *,
         launch: Callable[[int, int], FunctionVersion | None],
         task_dir: Callable[[CodeRef], Path],
         merged_dir: Callable[[list[CodeRef]], Path],
     ) -> None:
         self._identity = identity
+        self._offers = offers
         self._launch = launch
         self._task_dir = task_dir
         self._merged_dir = merged_dir
@@ -186,6 +230,7 @@ class OrderBook:
         recipe = make_recipe(
             version,
             self._identity,
+            way=self.way(version, task_root(code_dir)),
             code_dir=code_dir,
             task_root=task_root(code_dir),
             mark=secrets.token_hex(16),
@@ -193,6 +238,13 @@ class OrderBook:
         )
         self._recipes[function] = recipe
         return recipe
+
+    def way(self, version: FunctionVersion, task_root: str = TASK_ROOT) -> Way:
+        """How it is run. Of a version whose environment is locked: as if that were empty."""
+        layers = [layer.code for layer in version.layers]
+        layers_dir = self._merged_dir(layers) if layers else None
+        code_dir = self._task_dir(version.code)
+        return choose(version, self._offers, code_dir=code_dir, layers_dir=layers_dir, task_root=task_root)
 
     def forget(self, function: int) -> None:
         """The function is no more."""

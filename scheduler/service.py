@@ -274,7 +274,7 @@ class Service:
         self.code = await open_code_store(settings.code_dir, bytes_max=settings.code_bytes_max)
         self.layers = await Layers.load(SqliteRegistry(store))
         self.order_book = OrderBook(
-            self.identity, launch=self._launch, task_dir=self.code.task_dir, merged_dir=self.code.merged_dir
+            self.identity, self.offers, launch=self._launch, task_dir=self.code.task_dir, merged_dir=self.code.merged_dir
         )
         self.uploads = await open_uploads(
             settings.upload_dir, count_max=settings.uploads_max, bytes_max=settings.uploads_bytes_max
@@ -287,7 +287,7 @@ class Service:
             post=self.engine.post,
             alive=self.supervisor.alive,
             stage_max_s=settings.init_timeout_ms / 1000 + 1,
-            wake=self.pool.wake,
+            wake=lambda version, within_s: self.pool.wake(self.order_book.way(version).shell, within_s),
             use=self._deployed,
         )
         self.snapshots = Snapshots(
@@ -296,6 +296,7 @@ class Service:
             registry=self.registry,
             deployments=self.deployments,
             nursery=inner,
+            has_image=self._has_image,
             init_s=settings.init_timeout_ms / 1000,
         )
         self.registry.no_images = self._no_images
@@ -402,7 +403,7 @@ class Service:
 
         config = launcher_config(settings, runtimes=len(self.shells))
         self.pool = ShellPool(self.shells, ahead=settings.shells_ahead, most=settings.shells_max, report=report)
-        self._use_runtimes(set())
+        self._keep_warm(set())
         self.templates = Templates(
             pool=self.pool,
             orders=self._make_order,
@@ -445,20 +446,26 @@ class Service:
                 self.log.error("function left out", function=version.name, error=str(error))
                 continue
             self.engine.preload(commands)
-        self._use_runtimes(self.catalog.runtimes())
+        self._use_shells()
         self.supervisor.expect(self.catalog.scratch_sizes())
 
-    def _deployed(self, runtimes: set[str]) -> None:
+    def _deployed(self) -> None:
         """A function came, changed or went."""
-        self._use_runtimes(runtimes)
+        self._use_shells()
         self.supervisor.expect(self.catalog.scratch_sizes())
-        self.templates.keep((handle, version.revision) for handle, version in self.catalog.launches() if version.has_image)
+        self.templates.keep(
+            (handle, version.revision) for handle, version in self.catalog.launches() if self._has_image(version)
+        )
 
-    def _use_runtimes(self, deployed: set[str]) -> None:
+    def _use_shells(self) -> None:
+        self._keep_warm({self.order_book.way(version).shell for version in self.catalog.served()})
+
+    def _keep_warm(self, deployed: set[str]) -> None:
         """Those that functions need are kept warm, and the one that a function without one will get."""
         auto = self.settings.runtime_default == "auto"
         default = next(iter(self.offers.here), None) if auto else self.settings.runtime_default
-        self.pool.use(deployed | {default} if default is not None else deployed)
+        offer = self.offers.here.get(default) if default is not None else None
+        self.pool.use(deployed | {offer.shell(forked=True).name} if offer is not None else deployed)
 
     async def _open_console(self, address: Address, nursery: trio.Nursery) -> None:
         listeners = await http.listen(address)
@@ -494,7 +501,7 @@ class Service:
         self.code.bytes_max = settings.code_bytes_max
         self.pool.resize(ahead=settings.shells_ahead, most=settings.shells_max)
         self.templates.resize(settings.images_mb_max * MB)
-        self._use_runtimes(self.catalog.runtimes())
+        self._use_shells()
         for change in found:
             text = "in force now" if change.applies else "takes effect at the next start"
             self.log.info("setting changed", setting=change.name, old=change.old, new=change.new, text=text)
@@ -686,11 +693,15 @@ class Service:
         provisioned = provisioned and bool(self.catalog.floors(recipe.version.name).get(recipe.version.version))
         return recipe.order(datetime.now(UTC), secrets.token_hex(16), image, provisioned=provisioned)
 
+    def _has_image(self, version: FunctionVersion) -> bool:
+        """Only what is forked can have one."""
+        return version.has_image and self.order_book.way(version).forked
+
     def _make_order(self, version: ImageVersion) -> MakeOrder | None:
         """What a maker of that version's image runs."""
         launcher = self.supervisor.launcher
         found = self.catalog.launch(version.function, version.revision)
-        if launcher is None or found is None or not found.has_image:
+        if launcher is None or found is None or not self._has_image(found):
             return None
         recipe = self.order_book.recipe(version.function, version.revision, launcher.task_root)
         return recipe.make_order(datetime.now(UTC), secrets.token_hex(16)) if recipe is not None else None

@@ -33,7 +33,7 @@ QUEUE_S = 20.0  # a deployment waits for its images this much longer than for th
 
 
 class Snapshots:
-    """init_s: longest init."""
+    """has_image: whether a version may have one. init_s: longest init."""
 
     def __init__(
         self,
@@ -43,6 +43,7 @@ class Snapshots:
         registry: FunctionRegistry,
         deployments: Deployments,
         nursery: trio.Nursery,
+        has_image: Callable[[FunctionVersion], bool],
         init_s: float,
     ) -> None:
         self._catalog = catalog
@@ -50,6 +51,7 @@ class Snapshots:
         self._registry = registry
         self._deployments = deployments
         self._nursery = nursery
+        self._has_image = has_image
         self._init_s = init_s
 
     def _status(self, version: FunctionVersion) -> Status | None:
@@ -60,17 +62,18 @@ class Snapshots:
         """The description with `image` in it. As in Lambda, a version whose init failed when its deployment had it initialised
         is Failed, and says why; calls try again all the same."""
         description = self._registry.describe(version)
-        status = self._status(version) if version.has_image else None
+        possible = self._has_image(version)
+        status = self._status(version) if possible else None
         if status is not None and status.function_failed:
             description.update(state=State.FAILED.value, state_reason=status.reason)
-        return {**description, "image": _view(version, status)}
+        return {**description, "image": _view(possible, status)}
 
     async def make(self, versions: Iterable[FunctionVersion]) -> None:
         """Returns when each has its image, or cannot have one now, or the patience is over."""
         async with trio.open_nursery() as nursery:
             for version in versions:
                 handle = self._catalog.handle(version.name, version.version)
-                if handle is not None:
+                if handle is not None and self._has_image(version):
                     nursery.start_soon(self._templates.make_now, handle, version.revision, self._init_s + QUEUE_S)
 
     def publish(self, version: FunctionVersion) -> None:
@@ -83,7 +86,7 @@ class Snapshots:
         async with self._deployments.turn(name):
             handle = self._catalog.handle(name, number)  # by now the engine was told
         status = None
-        if handle is not None:
+        if handle is not None and self._has_image(version):
             status = await self._templates.make_now(handle, version.revision, self._init_s + QUEUE_S)
         async with self._deployments.turn(name):
             if self._catalog.handle(name, number) != handle or handle is None:
@@ -103,8 +106,8 @@ class Snapshots:
         return status is not None and status.state is ImageState.READY
 
 
-def _view(version: FunctionVersion, status: Status | None) -> dict[str, Any]:
-    if not version.has_image:
+def _view(possible: bool, status: Status | None) -> dict[str, Any]:
+    if not possible:
         return {"state": "off", "tier": "shell", "reason": None, "bytes": 0, "age_s": 0.0, "restores": 0}
     if status is None:
         return {"state": "none", "tier": "shell", "reason": None, "bytes": 0, "age_s": 0.0, "restores": 0}

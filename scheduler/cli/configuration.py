@@ -36,7 +36,11 @@ def _names_or_none(_: click.Context, param: click.Parameter, value: tuple[str, .
 
 # One for each key of a configuration, but the handler (where it is looked for differs) and the tenant (it is fixed).
 OPTIONS: Final = (
-    click.option("--runtime", metavar="R", help="Which Python runs it, as python3.11; else the service's own choice."),
+    click.option(
+        "--runtime",
+        metavar="R",
+        help="What it is written in, as python3.11 (scheduler runtimes); else the service's own choice.",
+    ),
     click.option("--memory", "memory_mb", type=int, metavar="MB", help="128 to 10,240; new functions get 128."),
     click.option("--timeout", "timeout_s", type=int, metavar="S", help="1 to 900 seconds; new functions get 3."),
     click.option("--ephemeral-storage", "ephemeral_storage_mb", type=int, metavar="MB", help="Size of /tmp, 512 to 10,240."),
@@ -91,6 +95,11 @@ OPTIONS: Final = (
         "--freeze",
         type=click.Choice(("on", "off")),
         help="on: a sandbox is stopped as a whole while it has no call, as on Lambda; off: its threads go on.",
+    ),
+    click.option(
+        "--runtime-client",
+        type=click.Choice(("own", "awslambdaric")),
+        help="What speaks to the service for it: the service's own bootstrap, or AWS's client of Lambda's Runtime API.",
     ),
     click.option(
         "--log-format",
@@ -164,6 +173,7 @@ COMPARED: Final = (
     ("network", "network", str),
     ("snapshot", "snapshot", lambda value: value or "auto"),
     ("freeze", "freeze", str),
+    ("runtime client", "runtime_client", str),
     ("log format", "log_format", str),
     ("application log level", "application_log_level", lambda value: value or "none"),
     ("system log level", "system_log_level", lambda value: value or "none"),

@@ -325,6 +325,7 @@ class Client:
             settings: `handler` (needed on creation), `runtime`, `memory_mb`, `timeout_s`, `ephemeral_storage_mb`,
                 `environment`, `reserved_concurrency`, `weight`, `tenant`, `queue_timeout_ms`, `description`,
                 `network` ("none" or "outbound"), `snapshot` ("auto" or "off"), `freeze` ("on" or "off"),
+                `runtime_client` ("own" or "awslambdaric"),
                 `log_format` ("Text" or "JSON"), `application_log_level`, `system_log_level`, `log_group`, `tracing`
                 ("Active" or "PassThrough"), `recursive_loop` ("Terminate" or "Allow"), `dead_letter_arn`,
                 `snap_start` ("None" or "PublishedVersions"), `kms_key_arn`, `secrets` and `keys` (lists of names).

@@ -58,6 +58,7 @@ CONFIGURATION_KEYS: Final = (
     "queue_timeout_ms",
     "snapshot",
     "freeze",
+    "runtime_client",
     "kms_key_arn",
     "secrets",
     "keys",

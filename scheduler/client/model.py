@@ -224,6 +224,7 @@ class FunctionDescription:
     kms_key_arn: str
     secrets: tuple[str, ...]
     keys: tuple[str, ...]
+    runtime_client: str
     log_format: str
     application_log_level: str
     system_log_level: str
@@ -267,6 +268,7 @@ class FunctionDescription:
             kms_key_arn=_get(raw, "kms_key_arn", str, ""),
             secrets=tuple(map(str, _get(raw, "secrets", list, []))),
             keys=tuple(map(str, _get(raw, "keys", list, []))),
+            runtime_client=_get(raw, "runtime_client", str, "own"),
             log_format=_get(raw, "log_format", str, "Text"),
             application_log_level=_get(raw, "application_log_level", str, ""),
             system_log_level=_get(raw, "system_log_level", str, ""),

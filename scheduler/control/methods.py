@@ -68,6 +68,7 @@ CONFIGURATION = tuple(
         "queue_timeout_ms",
         "snapshot",
         "freeze",
+        "runtime_client",
         "kms_key_arn",
         "secrets",
         "keys",

@@ -48,6 +48,7 @@ __all__ = [
     "Network",
     "Problem",
     "RecursiveLoop",
+    "RuntimeClient",
     "SnapStart",
     "Snapshot",
     "State",
@@ -87,6 +88,13 @@ class Freeze(enum.Enum):
 
     ON = "on"
     OFF = "off"
+
+
+class RuntimeClient(enum.Enum):
+    """What speaks for the function: the service's own bootstrap, or AWS's client of the Runtime API."""
+
+    OWN = "own"
+    AWSLAMBDARIC = "awslambdaric"
 
 
 class LogFormat(enum.Enum):
@@ -188,6 +196,7 @@ class FunctionConfig:
     network: str = Network.NONE.value
     snapshot: str = Snapshot.AUTO.value
     freeze: str = Freeze.OFF.value
+    runtime_client: str = RuntimeClient.OWN.value
     log_format: str = LogFormat.TEXT.value
     application_log_level: str = ""  # "": that of the format, none for text
     system_log_level: str = ""
@@ -454,6 +463,7 @@ FIELDS: Final = (
     Field("network", "network", _one_of(Network)),
     Field("snapshot", "snapshot", _one_of(Snapshot)),
     Field("freeze", "freeze", _one_of(Freeze)),
+    Field("runtime_client", "runtimeClient", _one_of(RuntimeClient)),
     Field("log_format", "loggingConfig.logFormat", _one_of(LogFormat)),
     Field("application_log_level", "loggingConfig.applicationLogLevel", _one_of_or_none(ApplicationLogLevel)),
     Field("system_log_level", "loggingConfig.systemLogLevel", _one_of_or_none(SystemLogLevel)),
@@ -604,6 +614,7 @@ def describe(version: FunctionVersion, versions: Sequence[str], identity: Identi
         "network": config.network,
         "snapshot": config.snapshot,
         "freeze": config.freeze,
+        "runtime_client": config.runtime_client,
         "log_format": config.log_format,
         "application_log_level": config.shown_application_log_level,
         "system_log_level": config.shown_system_log_level,

@@ -76,7 +76,7 @@ __all__ = ["SANDBOX_KEYS", "Conflict", "Deployed", "FunctionRegistry", "Page", "
 
 SANDBOX_KEYS: Final = (
     "handler", "runtime", "memory_mb", "timeout_s", "ephemeral_storage_mb", "environment", "network", "log_format",
-    "application_log_level", "log_group", "kms_key_arn", "secrets", "keys",
+    "application_log_level", "log_group", "kms_key_arn", "secrets", "keys", "runtime_client",
 )  # fmt: skip
 """Keys a sandbox is made with: a change of one makes a new revision, so that sandboxes of the old one drain."""
 

@@ -40,12 +40,14 @@ ENTRIES_MAX: Final = 64
 PLACES: Final[Mapping[str, str]] = {
     "interpreter": "the interpreter that was found",
     "bootstrap": "the first of `bootstrap` that is there",
-    "directory": "the directory of the file itself",
+    "directory": "the directory of the file itself, of which a sandbox sees what is named",
     "runtime": "where a sandbox sees the service's own runtimes",
     "task": "where it sees the function's code",
     "opt": "where it sees the layers",
     "handler": "the function's handler",
+    "packages": "where AWS's client of this interpreter lies, if the service's environment has it",
 }
+_BESIDE: Final = "{directory}/"
 _BRACES: Final = re.compile(r"\{([^{}]*)\}")
 
 
@@ -68,7 +70,8 @@ class Declaration:
     """One file. names: of the interpreter, best first; empty: it needs none. directories: patterns of directories that are
     looked in beside PATH. version_pattern: up to three groups, of what the interpreter says to version_command. clients: how
     it is run over the Runtime API, by name; of a runtime of kind "fork" only where that is asked for. paths: what a sandbox
-    sees beside the interpreter's own. execution_environment: AWS_EXECUTION_ENV; empty: it is not set."""
+    sees beside the interpreter's own. execution_environment: AWS_EXECUTION_ENV; empty: it is not set.
+    afresh: variables that a program started ahead cannot take any more."""
 
     name: str
     kind: str
@@ -85,6 +88,19 @@ class Declaration:
     execution_environment: str
     streaming: bool
     install: str
+    afresh: tuple[str, ...] = ()
+
+    @property
+    def directory(self) -> str:
+        """Of the file itself."""
+        return str(self.file.parent.resolve())
+
+    @property
+    def beside(self) -> list[str]:
+        """What it names of its own directory, as paths from there."""
+        of_programs = [word for program in self.clients.values() for word in (*program.argv, *program.bootstrap)]
+        words = (*of_programs, *self.prestart, *self.paths)
+        return sorted({word.removeprefix(_BESIDE) for word in words if word.startswith(_BESIDE)})
 
 
 def read_declarations(directory: Path | None = None) -> dict[str, Declaration]:
@@ -159,6 +175,7 @@ class _Reader:
             execution_environment=self._text(table, "execution_environment"),
             streaming=self._flag(table, "streaming"),
             install=self._text(table, "install"),
+            afresh=self._words(table, "afresh"),
         )
 
     def _load(self) -> dict[str, Any]:
@@ -239,24 +256,21 @@ class _Reader:
     def _absolute(self, table: Mapping[str, Any], name: str) -> tuple[str, ...]:
         words = self._words(table, name)
         for word in words:
-            if not word.startswith(("/", "{directory}")) or ".." in word.split("/"):
-                raise self._wrong(name, word, "a path that begins with / or {directory} and has no ..")
-        return tuple(self._here(word) for word in words)
+            if not word.startswith(("/", "{directory}/")) or ".." in word.split("/"):
+                raise self._wrong(name, word, "a path that begins with / or {directory}/ and has no ..")
+        return words
 
     def _argv(self, table: Mapping[str, Any], name: str) -> tuple[str, ...]:
         words = self._words(table, name)
         for word in words:
             self._known_places(name, word)
-        return tuple(self._here(word) for word in words)
+        return words
 
     def _known_places(self, name: str, word: str) -> None:
         for place in _BRACES.findall(word):
             if place not in PLACES:
                 known = ", ".join(f"{{{known}}}" for known in PLACES)
                 raise self._wrong(name, word, f"understood: {{{place}}} is no place; there are: {known}")
-
-    def _here(self, word: str) -> str:
-        return word.replace("{directory}", str(self._path.parent.resolve()))
 
     def _environment(self, table: Mapping[str, Any], name: str) -> dict[str, str]:
         found = self._table(table, name.rpartition(".")[2])
@@ -266,7 +280,7 @@ class _Reader:
             if not isinstance(value, str) or "\0" in value or len(value) > TEXT_MAX:
                 raise self._wrong(f"{name}.{key}", value, f"a text of at most {TEXT_MAX} characters")
             self._known_places(f"{name}.{key}", value)
-        return {key: self._here(value) for key, value in found.items()}
+        return dict(found)
 
     def _pattern(self, finder: Mapping[str, Any], *, needed: bool) -> re.Pattern[str] | None:
         name = "interpreter.version_pattern"
@@ -300,14 +314,14 @@ class _Reader:
                 if "{bootstrap}" in word and not program.bootstrap:
                     raise self._wrong(f"{prefix}argv", word, f"to be had: {prefix}bootstrap is empty")
         for word in prestart:
-            for place in ("bootstrap", "task", "opt", "handler"):
+            for place in ("bootstrap", "task", "opt", "handler", "packages"):
                 if f"{{{place}}}" in word:
                     raise self._wrong("prestart", word, f"without {{{place}}}: the function is not known yet then")
 
 
 _KEYS: Final = (
     "name", "kind", "title", "argv", "bootstrap", "prestart", "paths", "environment", "execution_environment", "streaming",
-    "install", "interpreter", "clients",
+    "install", "interpreter", "clients", "afresh",
 )  # fmt: skip
 
 

@@ -684,7 +684,8 @@ def _to_stderr(text: str) -> None:
 
 def _declarations(runtimes: Iterable[Runtime]) -> Iterable[bytes]:
     for index, runtime in enumerate(runtimes):
-        mounts = itertools.chain.from_iterable((path, path) for path in runtime.paths)
+        places = [*((path, path) for path in runtime.paths), *runtime.placed]
+        mounts = itertools.chain.from_iterable(places)
         yield encode(
             RequestKind.RUNTIME,
             runtime=index,

@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 
     from scheduler.sandboxes.declarations import Declaration, Program
 
-__all__ = ["AWS_CLIENT", "Offer", "Offers", "find_offers"]
+__all__ = ["AWS_CLIENT", "AWS_CLIENT_PLACE", "Offer", "Offers", "find_offers", "place_of"]
 
 EXEC_POOL: Final = "/exec"  # behind the name of a runtime of kind "fork": shells for its clients of the Runtime API
 RUNTIME_ROOT: Final = "/var/runtime"
+PLACES_ROOT: Final = "/var/runtimes"
 AWS_CLIENT: Final = "awslambdaric"
+AWS_CLIENT_PLACE: Final = f"{PLACES_ROOT}/{AWS_CLIENT}"  # where a sandbox sees it
 # What the package of AWS's client consists of, as PyPI installs it.
 AWS_CLIENT_PARTS: Final = ("awslambdaric", "runtime_client*.so", "simplejson", "snapshot_restore_py*")
 
@@ -103,11 +105,15 @@ def find_offers(declarations: Mapping[str, Declaration], *, memory: Path | None 
         if declaration.kind == FORK and python is not None:
             here[name] = _python(declaration, python)
         elif declaration.kind == EXEC and not declaration.names:
-            shell = Runtime(name, "", (0, 0, 0), _with(declaration, _base()), EXEC, _prestart(declaration, ""))
+            shell = Runtime(
+                name, "", (0, 0, 0), _with(declaration, _base()), EXEC, _prestart(declaration, ""), _placed(declaration)
+            )
             here[name] = Offer(declaration, None, shell)
         elif declaration.kind == EXEC and (found := find_interpreter(declaration, known, prefer_public=prefer_public)):
             prestart = _prestart(declaration, found.executable)
-            shell = Runtime(name, found.executable, found.version, _with(declaration, found.paths), EXEC, prestart)
+            shell = Runtime(
+                name, found.executable, found.version, _with(declaration, found.paths), EXEC, prestart, _placed(declaration)
+            )
             here[name] = Offer(declaration, None, shell)
         else:
             missing[name] = declaration
@@ -140,20 +146,24 @@ def _base() -> tuple[str, ...]:
 
 
 def _with(declaration: Declaration, paths: Iterable[str]) -> tuple[str, ...]:
-    """Together with what the file names and what its own words need of its directory."""
-    wanted = [path for path in (*declaration.paths, *_beside(declaration)) if os.path.lexists(path)]
+    """Together with what the file names."""
+    wanted = [path for path in declaration.paths if path.startswith("/") and os.path.lexists(path)]
     return outermost([*paths, *wanted])
 
 
-def _beside(declaration: Declaration) -> list[str]:
-    """Files below the declaration's own directory that its words name."""
-    directory = str(declaration.file.parent.resolve()) + "/"
-    words = [word for program in declaration.clients.values() for word in (*program.argv, *program.bootstrap)]
-    return [word for word in (*words, *declaration.prestart) if word.startswith(directory)]
+def place_of(declaration: Declaration) -> str:
+    """Where a sandbox sees what stands beside the runtime's file: not at its own place, which may be one that sandboxes have
+    for themselves, like /tmp."""
+    return f"{PLACES_ROOT}/{declaration.name}"
+
+
+def _placed(declaration: Declaration) -> tuple[tuple[str, str], ...]:
+    files = ((f"{declaration.directory}/{name}", f"{place_of(declaration)}/{name}") for name in declaration.beside)
+    return tuple((path, place) for path, place in files if os.path.lexists(path))
 
 
 def _prestart(declaration: Declaration, executable: str) -> tuple[str, ...]:
-    places = {"interpreter": executable, "runtime": RUNTIME_ROOT}
+    places = {"interpreter": executable, "runtime": RUNTIME_ROOT, "directory": place_of(declaration)}
     return tuple(fill(word, places.__getitem__) for word in declaration.prestart)
 
 
@@ -163,8 +173,9 @@ def _python(declaration: Declaration, python: Runtime) -> Offer:
         name=python.name + EXEC_POOL,
         executable=python.executable,
         version=python.version,
-        paths=_with(declaration, [*python.paths, *parts]),
+        paths=_with(declaration, python.paths),
         kind=EXEC,
+        placed=tuple((part, f"{AWS_CLIENT_PLACE}/{os.path.basename(part)}") for part in parts),
     )
     return Offer(declaration, python, shell, packages)
 

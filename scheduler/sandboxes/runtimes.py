@@ -85,7 +85,7 @@ class Runtime:
     """What shells are made of. name: of their pool; for the plain way to run a function that of its runtime. executable: the
     base interpreter, not a virtual environment's; empty: none is needed. paths: what a sandbox sees of the host, read-only,
     each at its own place. kind: "fork" (Python's process is forked), "exec" (a program is executed). prestart: words of what
-    a shell of kind "exec" starts at its birth; empty: nothing."""
+    a shell of kind "exec" starts at its birth; empty: nothing. placed: more paths of the host, each with where it is seen."""
 
     name: str
     executable: str
@@ -93,6 +93,7 @@ class Runtime:
     paths: tuple[str, ...]
     kind: str = "fork"
     prestart: tuple[str, ...] = ()
+    placed: tuple[tuple[str, str], ...] = ()
 
 
 def outermost(paths: Iterable[str]) -> tuple[str, ...]:

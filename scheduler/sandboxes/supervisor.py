@@ -13,7 +13,8 @@ States of a sandbox, and what each message does to it:
               handed over   READY     launch failed   KILLED, GONE        launcher: exited
     WAITING   -             -         REAPED, gone    cancelled: REAPED   -                  no shell yet; if one is on its
                                                                                              way by then: kill, DYING
-    MAKING    STARTING      -         -               kill, DYING         REAPED, gone       shell taken
+    MAKING    STARTING      -         DYING           kill, DYING         REAPED, gone       shell taken; with ports: and asked
+                                                                                             to be specialised
     STARTING  -             RUNNING   DYING           kill, DYING         REAPED, gone       specialised, then loaded
     RUNNING   -             -         -               kill, DYING         REAPED, gone
     DYING     -             -         -               nothing             REAPED, gone
@@ -23,6 +24,8 @@ KILLED with a grace: the sandbox was told to stop; it is DYING at once, and kill
 
 from __future__ import annotations
 
+import os
+import socket
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
@@ -32,17 +35,18 @@ import trio
 from scheduler.errors import Unavailable
 from scheduler.messages import Cause, SandboxReaped, SandboxUsage, Tier, Why, core, sandbox_start
 from scheduler.sandboxes.launcher import LaunchFailed
+from scheduler.sandboxes.spawn import close_all
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
-    from scheduler.messages import Command, Rest
+    from scheduler.messages import Command, Rest, RuntimeApi
     from scheduler.sandboxes.launcher import Exited, Launcher, Shell, Specialisation
     from scheduler.sandboxes.pool import ShellPool
     from scheduler.sandboxes.templates import ImageUse
 
-__all__ = ["Order", "Sandbox", "SandboxTimes", "State", "Supervisor"]
+__all__ = ["API_ADDRESS", "Order", "Sandbox", "SandboxTimes", "State", "Supervisor"]
 
 GONE_GRACE_S = 0.05  # a process that closed its channel because it ends says how; after this it is ended
 RESTART_FIRST_S = 0.05
@@ -50,12 +54,14 @@ RESTART_MAX_S = 5.0
 RESTART_CALM_S = 30.0  # a launcher that lived this long starts again with the shortest back-off
 CALM_AFTER_S = 0.05
 SIGKILL = 9
+API_ADDRESS = "127.0.0.1:9001"  # AWS_LAMBDA_RUNTIME_API
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
     """What a sandbox is to become. start: START's body on the channel; it holds the function's secrets. image: what it is to be
-    restored from, which START then says too; it stays its keeper's, so an order is carried out at once or made anew."""
+    restored from, which START then says too; it stays its keeper's, so an order is carried out at once or made anew. api: its
+    calls come over the Runtime API, whose listener is that of the specialisation's first port."""
 
     function: str
     version: str
@@ -63,6 +69,7 @@ class Order:
     specialisation: Specialisation
     start: bytes = field(repr=False)
     image: ImageUse | None = None
+    api: RuntimeApi | None = None
 
 
 class Orders(Protocol):
@@ -92,6 +99,7 @@ class Sandbox:
     stopping: bool = False  # DYING, but not killed yet
     image: int = 0  # number of the image it is being restored from; 0: of none, or it is ready
     provisioned: bool = False  # no call waits for it
+    asked: bool = False  # to be specialised
 
 
 @dataclass(slots=True, eq=False)
@@ -418,7 +426,7 @@ class Supervisor:
         if sandbox.state is State.WAITING:
             # Cancelled, unknown, or no such runtime: there never was a process.
             await self._reap(sandbox, SandboxReaped(sandbox=sandbox.handle, cause=Cause.LAUNCH_FAILED))
-        elif sandbox.state is State.MAKING and sandbox.fds_ours and self._sandboxes.get(sandbox.handle) is sandbox:
+        elif sandbox.state is State.MAKING and not sandbox.asked and self._sandboxes.get(sandbox.handle) is sandbox:
             self._kill(sandbox)  # given up in the very moment in which its shell came: nobody else knows of the process
 
     async def _start(self, sandbox: Sandbox) -> None:
@@ -462,26 +470,53 @@ class Supervisor:
 
         def failed(failure: LaunchFailed) -> None:
             # Its process is dead already and its end is on the way.
-            if sandbox.state is State.STARTING:
+            if sandbox.state in (State.MAKING, State.STARTING):
                 sandbox.state = State.DYING
                 self._launch_failures += 1
                 self._report(f"function {order.function}:{order.version} cannot start: {failure}")
 
+        def listening(listeners: tuple[int, ...]) -> None:
+            # Only with its listener is it the engine's: its calls come from there.
+            if sandbox.state is State.MAKING and self._sandboxes.get(sandbox.handle) is sandbox:
+                self._to_engine(sandbox, shell, order, listeners)
+            else:
+                close_all(listeners)
+
+        sandbox.asked = True
         try:
             image = order.image.fd if order.image is not None else None
-            launcher.specialise_soon(shell, order.specialisation, failed, image=image)
+            done = listening if order.specialisation.ports else None
+            launcher.specialise_soon(shell, order.specialisation, failed, image=image, done=done)
         except LaunchFailed:
             return  # the launcher has just died: all that it had started is reaped
         sandbox.image = order.image.number if order.image is not None else 0
+        if done is None:
+            self._to_engine(sandbox, shell, order, ())
+
+    def _to_engine(self, sandbox: Sandbox, shell: Shell, order: Order, listeners: tuple[int, ...]) -> None:
         self.times.add(trio.current_time() - sandbox.need_s)
-        fds = (shell.channel_fd, shell.output_fd, shell.progress_fd, shell.pidfd, shell.cpu_fd, shell.memory_fd)
+        fds: tuple[int, ...] = (
+            shell.channel_fd,
+            shell.output_fd,
+            shell.progress_fd,
+            shell.pidfd,
+            shell.cpu_fd,
+            shell.memory_fd,
+        )
+        data = order.start
+        if order.api is not None:
+            api, *listeners_left = listeners
+            fds, listeners = (*fds, api), tuple(listeners_left)
+            data = _at_port(data, api)
         start = sandbox_start(
             sandbox.handle,
-            start=order.start,
+            start=data,
             tier=Tier.SNAPSHOT if sandbox.image else Tier.SHELL,
             fds=fds,
             tells_rest=order.specialisation.freeze,
+            api=order.api,
         )
+        close_all(listeners)
         sandbox.fds_ours = False
         sandbox.state = State.STARTING
         if not self._post_nowait(start):
@@ -531,3 +566,10 @@ class Supervisor:
         self._reaped = trio.Event()
         with trio.CancelScope(shield=True):
             await self._post(*commands)
+
+
+def _at_port(start: bytes, listener: int) -> bytes:
+    """Without namespaces a listener gets whatever port is free."""
+    with socket.socket(fileno=os.dup(listener)) as sock:
+        port = sock.getsockname()[1]
+    return start.replace(f"={API_ADDRESS}\0".encode(), f"={API_ADDRESS.rpartition(':')[0]}:{port}\0".encode())

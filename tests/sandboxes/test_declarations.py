@@ -59,11 +59,12 @@ def test_a_file_of_ones_own_is_read_and_found(directory: Path):
     (directory / "shell.toml").write_text(GOOD)
     declared = read_declarations(directory)["shell-1"]
     assert declared.kind == EXEC
-    assert declared.clients[OWN].bootstrap == (f"{directory}/boot.sh",)
+    assert declared.clients[OWN].bootstrap == ("{directory}/boot.sh",)
     offer = find_offers({"shell-1": declared}).here["shell-1"]
     assert offer.version == (4, 2, 0)
     assert offer.exec.executable == str(directory.parent / "bin" / "teller")
-    assert f"{directory}/boot.sh" in offer.exec.paths, "what stands beside the file is shown, and nothing else of its directory"
+    place = "/var/runtimes/shell-1/boot.sh"
+    assert offer.exec.placed == ((f"{directory}/boot.sh", place),), "what is named is shown, and nothing else of its directory"
     assert "/usr/share/doc" in offer.exec.paths or not os.path.exists("/usr/share/doc")
 
 
