@@ -225,26 +225,29 @@ class OrderBook:
         known = self._recipes.get(function)
         if known is not None and known.version is version and task_root(known.specialisation.code_dir) == known.task_root:
             return known
-        code_dir = str(self._task_dir(version.code))
-        layers = [layer.code for layer in version.layers]
+        code_dir, layers_dir = self._places(version)
         recipe = make_recipe(
             version,
             self._identity,
-            way=self.way(version, task_root(code_dir)),
-            code_dir=code_dir,
-            task_root=task_root(code_dir),
+            way=choose(version, self._offers, code_dir=code_dir, layers_dir=layers_dir, task_root=task_root(str(code_dir))),
+            code_dir=str(code_dir),
+            task_root=task_root(str(code_dir)),
             mark=secrets.token_hex(16),
-            layers_dir=str(self._merged_dir(layers)) if layers else None,
+            layers_dir=str(layers_dir) if layers_dir is not None else None,
         )
         self._recipes[function] = recipe
         return recipe
 
-    def way(self, version: FunctionVersion, task_root: str = TASK_ROOT) -> Way:
-        """How it is run. Of a version whose environment is locked: as if that were empty."""
+    def way(self, version: FunctionVersion) -> Way:
+        """How it is run, as far as that is the same on all machines. Of a version whose environment is locked: as if that were
+        empty."""
+        code_dir, layers_dir = self._places(version)
+        return choose(version, self._offers, code_dir=code_dir, layers_dir=layers_dir, task_root=TASK_ROOT)
+
+    def _places(self, version: FunctionVersion) -> tuple[Path, Path | None]:
+        """Of its package, and of its layers."""
         layers = [layer.code for layer in version.layers]
-        layers_dir = self._merged_dir(layers) if layers else None
-        code_dir = self._task_dir(version.code)
-        return choose(version, self._offers, code_dir=code_dir, layers_dir=layers_dir, task_root=task_root)
+        return self._task_dir(version.code), self._merged_dir(layers) if layers else None
 
     def forget(self, function: int) -> None:
         """The function is no more."""

@@ -49,7 +49,7 @@ COMMANDS: Final = {
     "env": ("env", "Encrypt variables of a function's environment."),
     "keys": ("keys", "Keys that environments and secrets are sealed under."),
     "token": ("token", "Make, list and revoke the tokens of the service's token file."),
-    "runtimes": ("runtimes", "List what functions can be written in here, and what to install for the rest."),
+    "runtimes": ("runtimes", "List what functions can be written in on this machine."),
     "doctor": ("doctor", "Try every protection from inside a sandbox."),
     "completion": ("completion", "Print the script that completes commands and names in a shell."),
 }

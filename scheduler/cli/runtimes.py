@@ -25,7 +25,7 @@ __all__ = ["runtimes_command"]
 @click.command(
     "runtimes",
     cls=Command,
-    short_help="List what functions can be written in here, and what to install for the rest.",
+    short_help="List what functions can be written in on this machine.",
     examples=(
         ("all of them", "scheduler runtimes"),
         ("with those of your own", "SCHEDULER_RUNTIMES_DIR=/etc/scheduler/runtimes scheduler runtimes"),

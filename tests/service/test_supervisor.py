@@ -34,11 +34,11 @@ class FakeLauncher:
         self.world.fds.append(fd)
         return Shell(self.world.shells, runtime, 1, fd, -1, -1, -1, -1, -1)
 
-    def specialise_soon(self, shell, spec, failed, *, image=None):
+    def specialise_soon(self, shell, spec, failed, *, image=None, done=None):
         self.world.images.append(image)
-        self.world.nursery.start_soon(self._specialise, shell, failed)
+        self.world.nursery.start_soon(self._specialise, shell, failed, done)
 
-    async def _specialise(self, shell, failed):
+    async def _specialise(self, shell, failed, done):
         if self.world.specialise_fails:
             self.send.send_nowait(Exited(shell.id, Cause.LAUNCH_FAILED, 0, 0, 0, "mount: EPERM"))
             failed(LaunchFailed("mount", 1))
@@ -50,6 +50,10 @@ class FakeLauncher:
         self.world.specialising.remove(shell.id)
         if not patience.cancelled_caught:
             failed(LaunchFailed("launcher"))
+        elif done is not None:
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                self.world.listeners.append(listener.getsockname()[1])
+                done((listener.detach(),))
 
     def loaded(self, shell_id):
         self.loads.append(shell_id)
@@ -75,6 +79,7 @@ class World:
         self.shells = 0
         self.fds = []
         self.images = []
+        self.listeners = []  # their ports
         self.restores_failed = []
         self.lost = 0
         self.specialise_fails = False
@@ -418,6 +423,39 @@ async def test_a_failed_specialisation_is_told_once(world, autojump_clock):
     assert world.reaped() == [(7, CoreCause.LAUNCH_FAILED)]
     assert sum("mount" in text for text in world.reports) == 1
     assert world.supervisor.stats().launch_failures == 1
+
+
+API_START = b"\0AWS_LAMBDA_RUNTIME_API=127.0.0.1:9001\0REST=1\0"
+
+
+async def test_one_that_is_called_over_its_api_is_the_engine_s_with_its_listener(world, autojump_clock):
+    spec = Specialisation("/code", 128, 512, ports=(9001,))
+    world.orders[1] = Order("f", "1", "py", spec, API_START, api=RuntimeApi("arn", "app.handler", "0"))
+    world.supervisor.need(7, 1, 1)
+    await trio.testing.wait_all_tasks_blocked()
+    assert not world.posted, "not before its listener is there"
+    await trio.sleep(1)
+    (start,) = [command for command in world.posted if command.kind is CommandKind.SANDBOX_START]
+    assert len(start.fds) == 7
+    assert start.fds[6] >= 0
+    assert b"arn\0app.handler\x000\0" in start.blob
+    assert f"\0AWS_LAMBDA_RUNTIME_API=127.0.0.1:{world.listeners[0]}\0REST".encode() in start.blob, "it was told the true port"
+    world.supervisor.loaded(7)
+    assert world.supervisor.calm is False or world.supervisor.count == 1
+
+
+async def test_killed_before_its_listener_came_it_never_is_the_engine_s(world, autojump_clock):
+    world.specialise_s = 0.5
+    spec = Specialisation("/code", 128, 512, ports=(9001,))
+    world.orders[1] = Order("f", "1", "py", spec, API_START, api=RuntimeApi("arn", "app.handler", "0"))
+    world.supervisor.need(7, 1, 1)
+    await trio.sleep(0.1)
+    world.supervisor.killed(7, Why.NONE)
+    await trio.sleep(1)
+    assert [command for command in world.posted if command.kind is CommandKind.SANDBOX_START] == []
+    assert [handle for handle, _ in world.reaped()] == [7]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", world.listeners[0]))
 
 
 async def test_nobody_s_function_and_an_unknown_runtime(world, autojump_clock):
