@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import gc
 import os
-import resource
 import secrets
 import signal
 import socket
-import stat
 import sys
 import time
 import traceback
@@ -79,6 +77,7 @@ from scheduler.messages import (
 from scheduler.metrics import Octaves
 from scheduler.orders import OrderBook
 from scheduler.privileges import become, find_user, give, give_new_directory, leave_no_core, unreachable, within_reach
+from scheduler.process import hidden_from_others, raise_descriptor_limit
 from scheduler.queueing.caller import Caller
 from scheduler.queueing.dispatcher import Dispatcher as EventDispatcher
 from scheduler.queueing.dispatcher import read_event
@@ -116,9 +115,6 @@ if TYPE_CHECKING:
 __all__ = ["Service", "run_service", "serve"]
 
 MB = 1 << 20
-DESCRIPTORS_OF_A_SANDBOX = 6
-DESCRIPTORS_OF_A_TLS_CLIENT = 3  # its own, and both ends of the pair to the engine
-DESCRIPTORS_SPARE = 512
 DRAIN_MARGIN_S = 0.5  # beyond the grace: the core's own timers have fired by then
 KILL_WAIT_S = 2.0  # after the grace: sandboxes are ended, their callers told
 LAG_PERIOD_S = 1.0
@@ -224,7 +220,7 @@ class Service:
         if launcher is not None and not launcher.limits:
             why = launcher.why_limited or "there are none to be had"
             self.log.warning("limits", text=f"no control groups ({why}): each process is held by limits of its own alone")
-        hidden = _hidden_from_others(settings.code_dir) if self.isolation == "process" else None
+        hidden = hidden_from_others(settings.code_dir) if self.isolation == "process" else None
         if hidden is not None:
             self.log.warning("code", text=f"{hidden}: other users cannot pass; sandboxes will not find their code")
         self.log.info(
@@ -241,7 +237,7 @@ class Service:
     async def _build(self, stack: AsyncExitStack, inner: trio.Nursery) -> None:
         settings = self.settings
         stack.enter_context(lock_state(settings.state_dir))
-        _raise_descriptor_limit(settings, self.log)
+        raise_descriptor_limit(settings, self.log)
         tokens = TokenFile(settings.token_file) if settings.token_file is not None else None
         self.gateway = Gateway(self)
         self.keyroom = KeyRoom(settings, self.gateway.keyring, self.gateway.access_keys, self.log)
@@ -760,29 +756,6 @@ class Service:
 
 
 # ---- the process --------------------------------------------------------------------------------------------------------
-
-
-def _raise_descriptor_limit(settings: Settings, log: Log) -> None:
-    """As many descriptors as the settings may need; a warning where the system does not allow them."""
-    of_a_client = DESCRIPTORS_OF_A_TLS_CLIENT if settings.tls else 1
-    wanted = settings.connections_max * of_a_client + settings.sandboxes_max * DESCRIPTORS_OF_A_SANDBOX + DESCRIPTORS_SPARE
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= wanted:
-        return
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
-    except (ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
-        if hard < wanted:
-            log.warning("descriptors", limit=hard, wanted=wanted, text="raise `ulimit -n` or lower connections_max")
-
-
-def _hidden_from_others(directory: Path) -> Path | None:
-    """The first directory on the way that the users of sandboxes cannot pass. Without mounts they walk there themselves."""
-    if os.geteuid() != 0:
-        return None  # they are this user
-    way = (*reversed(directory.parents), directory)
-    return next((path for path in way if not path.stat().st_mode & stat.S_IXOTH), None)
 
 
 async def run_service(

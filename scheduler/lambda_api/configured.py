@@ -10,6 +10,7 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING, Any, Final
 
+from scheduler.functions.model import RuntimeClient
 from scheduler.lambda_api.rooms import refuse
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ARCHITECTURE", "REFUSED", "check_supported", "fields_of", "shown_of"]
 
+CLIENT_VARIABLE: Final = "SCHEDULER_RUNTIME_CLIENT"  # of the function's environment: docs/runtimes.md
 ARCHITECTURE: Final = {"x86_64": "x86_64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 
 # member -> what makes it more than its default, and so something that would have to be honoured; and why it is not
@@ -98,7 +100,9 @@ def fields_of(call: ApiCall, rooms: Rooms) -> dict[str, Any]:
             elif inner in value:
                 fields[key] = value[inner]
     if "Environment" in call.values:  # which it replaces whole
-        fields["environment"] = call.values["Environment"].get("Variables", {})
+        variables = fields["environment"] = call.values["Environment"].get("Variables", {})
+        # AWS's API has no member for it.
+        fields["runtime_client"] = variables.get(CLIENT_VARIABLE, RuntimeClient.OWN.value)
     return fields
 
 

@@ -192,6 +192,7 @@ def test_description_has_the_keys_of_the_manual():
         "network",
         "snapshot",
         "freeze",
+        "runtime_client",
         "log_format",
         "application_log_level",
         "system_log_level",

@@ -1,0 +1,294 @@
+"""Functions in every language that is here, deployed as people do it: from samples, by the command and by AWS's own client."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from scheduler.cli.init import SAMPLES
+from scheduler.sandboxes.declarations import read_declarations
+from scheduler.sandboxes.offers import find_offers
+from tests.e2e.serving import ISOLATION, CannotServe, Served, wait_until
+from tests.lambda_api.client import ROLE, connect, refusal, run
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+OFFERS = find_offers(read_declarations(), prefer_public=ISOLATION == "process")
+NODE = next((name for name in OFFERS.here if name.startswith("nodejs")), "")
+OWN = next(iter(OFFERS.here))
+needs_node = pytest.mark.skipif(not NODE, reason="no Node.js of a version that is served is installed")
+TOOLS = {"c": ("make", "cc"), "shell": ("curl",), "node": (), "python": ()}
+
+
+def has_perl() -> bool:
+    perl = shutil.which("perl")
+    return (
+        perl is not None
+        and subprocess.run([perl, "-MHTTP::Tiny", "-MJSON::PP", "-e", "1"], capture_output=True).returncode == 0
+    )
+
+
+def perl_of_the_manual(directory: Path) -> str:
+    """Writes the runtime that docs/runtimes.md shows as an example; gives its function."""
+    text = (ROOT / "docs" / "runtimes.md").read_text().split("### Example: Perl", 1)[1].split("\n### ", 1)[0]
+    (declaration,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    bootstrap, function = re.findall(r"```perl\n(.*?)```", text, re.DOTALL)
+    directory.mkdir()
+    (directory / "perl.toml").write_text(declaration)
+    (directory / "bootstrap.pl").write_text(bootstrap)
+    return function
+
+
+@pytest.fixture(scope="module")
+def served(place):
+    """With the runtime of the manual's example beside ours."""
+    function = perl_of_the_manual(place / "runtimes")
+    settings = {"http": "127.0.0.1:0", "http_auth": "none", "shells_ahead": 1, "runtimes_dir": place / "runtimes"}
+    service = Served(place / "served-runtimes", **settings)
+    service.perl = function
+    try:
+        service.start()
+    except CannotServe as error:
+        if "isolat" in str(error) or "namespace" in str(error):
+            pytest.skip(f"this machine cannot isolate: {error}")
+        raise
+    yield service
+    assert service.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def aws(served):
+    client = connect(served.http_port)
+    yield client
+    client.close()
+
+
+def scheduler(served, *arguments, code=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "scheduler", "--socket", served.socket, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code, (done.stdout, done.stderr)
+    return done
+
+
+def zipped(**files: str) -> bytes:
+    """Names with / for __ and . for what is behind the last _."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, text in files.items():
+            info = zipfile.ZipInfo(name.replace("__", "/"))
+            info.external_attr = 0o755 << 16
+            archive.writestr(info, text)
+    return made.getvalue()
+
+
+def create(aws, name: str, runtime: str, handler: str, files: dict[str, str], **more):
+    package = zipped(**files)
+    settings = {"MemorySize": 512, "Timeout": 10, **more}
+    return aws.create_function(
+        FunctionName=name, Runtime=runtime, Handler=handler, Role=ROLE, Code={"ZipFile": package}, **settings
+    )
+
+
+def answer(aws, name: str, event: object = None, **options):
+    found = run(aws, name, json.dumps(event if event is not None else {}).encode(), **options)
+    return found.get("FunctionError"), json.loads(found["Payload"])
+
+
+# ---- samples -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", ["python", "node", "c", "shell"])
+def test_a_sample_from_init_to_invoke(served, aws, tmp_path, language):
+    if language == "node" and NODE != "nodejs20.x":
+        pytest.skip("the sample names Node.js 20, which is not installed")
+    missing = [tool for tool in TOOLS[language] if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} is not installed")
+    folder = tmp_path / f"first-{language}"
+    scheduler(served, "init", folder, "--language", language)
+    assert "there already" in scheduler(served, "init", folder, "--language", language, code=2).stderr
+    if language == "c":
+        subprocess.run(["make", "-s", "-C", str(folder)], check=True)
+    scheduler(served, "deploy", folder)
+    said = json.loads(scheduler(served, "invoke", folder.name, '{"name": "you"}').stdout)
+    assert said["message"].startswith("hello")
+    if language in ("c", "shell"):
+        assert said["event"] == {"name": "you"}
+    for _ in range(3):
+        error, again = answer(aws, folder.name, {"name": "you"})
+        assert error is None
+        assert again["message"] == said["message"]
+    wait_until(lambda: "greeting" in scheduler(served, "logs", folder.name).stdout, 5, "what it printed is in its log")
+
+
+@pytest.mark.parametrize("language", ["node", "c", "shell"])
+def test_the_examples_are_the_samples(language):
+    sample = {
+        path.name: path.read_text() for path in (SAMPLES / language).iterdir() if path.name != "bootstrap" or language != "c"
+    }
+    example = EXAMPLES / f"hello-{language}"
+    assert sample == {path.name: path.read_text() for path in example.iterdir() if path.name in sample}
+
+
+@pytest.mark.slow
+def test_the_example_of_aws_client(served, aws):
+    scheduler(served, "deploy", EXAMPLES / "hello-awslambdaric")
+    assert json.loads(scheduler(served, "describe", "hello-awslambdaric", "--json").stdout)["runtime_client"] == "awslambdaric"
+    error, said = answer(aws, "hello-awslambdaric", {"name": "you"})
+    assert (error, said["message"]) == (None, "hello, you")
+
+
+# ---- AWS's API -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_runtime_that_is_not_here(aws):
+    code, status, response = refusal(create, aws=aws, name="x", runtime="cobol", handler="a.b", files={"a.py": ""})
+    assert (code, status) == ("InvalidParameterValueException", 400)
+    message = response["Error"]["Message"]
+    assert "Value cobol at 'runtime'" in message
+    assert all(name in message for name in OFFERS.here)
+    absent = next(iter(OFFERS.missing), None)
+    if absent is not None:
+        code, status, response = refusal(create, aws=aws, name="x", runtime=absent, handler="a.b", files={"a.py": ""})
+        assert (code, status) == ("InvalidParameterValueException", 400)
+        assert f"{absent} is known here" in response["Error"]["Message"]
+        assert "to install it:" in response["Error"]["Message"]
+
+
+@needs_node
+@pytest.mark.slow
+def test_javascript_by_boto3(aws):
+    source = """
+    const dep = require('dep');
+    exports.handler = async (event, context) => {
+      if (event.raise) throw new TypeError('no');
+      if (event.exit) process.exit(7);
+      if (event.sleep) await new Promise((resolve) => setTimeout(resolve, event.sleep));
+      console.log('seen', event);
+      return { dep: dep.name, version: context.functionVersion, env: process.env.AWS_EXECUTION_ENV, name: process.env.NAME,
+               arn: context.invokedFunctionArn, client: context.clientContext, left: context.getRemainingTimeInMillis() > 0 };
+    };"""
+    layer = aws.publish_layer_version(
+        LayerName="deps", Content={"ZipFile": zipped(**{"nodejs/node_modules/dep/index.js": "exports.name = 'of a layer';"})}
+    )
+    create(
+        aws, "js", NODE, "app.handler", {"app.js": source}, Environment={"Variables": {"NAME": "me"}}, Timeout=1,
+        Layers=[layer["LayerVersionArn"]], Publish=True,
+    )  # fmt: skip
+    context = base64.b64encode(b'{"custom": {"a": 1}}').decode()
+    error, said = answer(aws, "js", {"a": 1}, ClientContext=context)
+    arn = "arn:aws:lambda:local:000000000000:function:js"
+    assert error is None
+    assert said == {
+        "dep": "of a layer", "version": "$LATEST", "env": f"AWS_Lambda_{NODE}", "name": "me", "arn": arn, "left": True,
+        "client": {"custom": {"a": 1}},
+    }  # fmt: skip
+    error, said = answer(aws, "js", {}, Qualifier="1")
+    assert (error, said["version"], said["arn"]) == (None, "1", f"{arn}:1")
+    error, said = answer(aws, "js", {"raise": True})
+    assert (error, said["errorType"], said["errorMessage"]) == ("Unhandled", "TypeError", "no")
+    assert said["trace"][0] == "TypeError: no"
+    error, said = answer(aws, "js", {"exit": True})
+    assert (error, said["errorType"]) == ("Unhandled", "Runtime.ExitError")
+    assert "exit status 7" in said["errorMessage"]
+    error, said = answer(aws, "js", {"sleep": 5000})
+    assert (error, said["errorType"]) == ("Unhandled", "Sandbox.Timedout")
+    assert "timed out after 1.00 seconds" in said["errorMessage"]
+    assert answer(aws, "js", {})[0] is None, "and the next call has a new process"
+    found = run(aws, "js", b"{}", LogType="Tail")
+    assert "seen" in base64.b64decode(found["LogResult"]).decode()
+
+
+@needs_node
+@pytest.mark.slow
+def test_what_a_started_process_cannot_take_reaches_the_function_all_the_same(aws):
+    source = (
+        "exports.handler = async () => ({ limit: process.execArgv, options: process.env.NODE_OPTIONS, title: process.title });"
+    )
+    variables = {"NODE_OPTIONS": "--title=mine"}
+    create(aws, "options", NODE, "app.handler", {"app.js": source}, Environment={"Variables": variables})
+    assert answer(aws, "options")[1] == {"limit": [], "options": "--title=mine", "title": "mine"}
+
+
+@needs_node
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("handler", "error_type"),
+    [
+        ("gone.handler", "Runtime.ImportModuleError"),
+        ("app.gone", "Runtime.HandlerNotFound"),
+        ("app", "Runtime.MalformedHandlerName"),
+    ],
+)
+def test_what_fails_in_a_javascript_init(aws, handler, error_type):
+    name = f"broken-{handler.replace('.', '-')}"
+    create(aws, name, NODE, handler, {"app.js": "exports.handler = async () => 1;"})
+    error, said = answer(aws, name)
+    assert (error, said["errorType"]) == ("Unhandled", error_type)
+
+
+@pytest.mark.slow
+def test_the_client_is_chosen_by_a_variable_where_the_api_has_no_member(served, aws):
+    source = "import sys\ndef handler(event, context): return 'awslambdaric' in sys.modules"
+    create(aws, "which", OWN, "app.handler", {"app.py": source})
+    assert answer(aws, "which") == (None, False)
+    variables = {"SCHEDULER_RUNTIME_CLIENT": "awslambdaric"}
+    aws.update_function_configuration(FunctionName="which", Environment={"Variables": variables})
+    assert answer(aws, "which") == (None, True)
+    aws.update_function_configuration(FunctionName="which", Environment={"Variables": {}})
+    assert answer(aws, "which") == (None, False)
+    wrong = {"Variables": {"SCHEDULER_RUNTIME_CLIENT": "mine"}}
+    code, _, response = refusal(aws.update_function_configuration, FunctionName="which", Environment=wrong)
+    assert code in ("InvalidParameterValueException", "ValidationException")
+    assert "own, awslambdaric" in response["Error"]["Message"]
+    with served.client() as client:
+        assert client.get("which").runtime_client == "own"
+
+
+@pytest.mark.slow
+def test_a_program_of_its_own_that_is_missing(aws):
+    create(aws, "empty", "provided.al2023", "any", {"readme.txt": "no bootstrap"})
+    error, said = answer(aws, "empty")
+    assert (error, said["errorType"]) == ("Unhandled", "Runtime.InvalidEntrypoint")
+
+
+# ---- one's own -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_perl(), reason="perl with HTTP::Tiny and JSON::PP is not installed")
+def test_the_runtime_of_the_manual_runs(served, aws, tmp_path):
+    folder = tmp_path / "perl-hello"
+    folder.mkdir()
+    (folder / "app.pl").write_text(served.perl)
+    scheduler(served, "deploy", folder, "--runtime", "perl5", "--handler", "app.handler", "--memory", "512")
+    assert json.loads(scheduler(served, "invoke", "perl-hello", '{"name": "you"}').stdout) == {"hello": "you"}
+    assert answer(aws, "perl-hello", {"name": "me"}) == (None, {"hello": "me"})
+    (folder / "app.pl").write_text("sub handler { die 'no' } 1;\n")
+    scheduler(served, "deploy", folder)
+    error, said = answer(aws, "perl-hello")
+    assert (error, said["errorType"]) == ("Unhandled", "Function.PerlError")
+
+
+def test_a_broken_file_stops_the_start_and_says_where(place):
+    directory = place / "broken-runtimes"
+    directory.mkdir()
+    (directory / "x.toml").write_text('name = "x"\n')
+    service = Served(place / "served-broken", runtimes_dir=directory)
+    with pytest.raises(CannotServe, match=r"x\.toml: argv: None is not a list of 1 to 64 texts"):
+        service.start()
