@@ -19,7 +19,7 @@ from scheduler.functions.model import State
 from scheduler.sandboxes.ledger import State as ImageState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from scheduler.catalog import Catalog
     from scheduler.deployments import Deployments
