@@ -1,6 +1,6 @@
 """The engine with nothing around it: no launcher, no registry, sandboxes in C. For its own ceiling.
 
-    python -m bench.harness --socket PATH --sandboxes N [--run-us N] [--spin-us N]
+    python -m bench.harness --socket PATH --sandboxes N [--run-us N] [--spin-us N] [--api apart | together]
 
 Prints "ready" once it listens and serves the function "echo"; ends when its stdin does. It is the service's engine and
 reactor, unchanged, in a process whose CPU time is theirs alone but for a task that starts sandboxes.
@@ -33,6 +33,7 @@ from scheduler.messages import (
     Need,
     Ready,
     Resource,
+    RuntimeApi,
     SandboxReaped,
     SandboxWant,
     Tier,
@@ -52,9 +53,10 @@ NS_PER_S = 1_000_000_000
 
 
 class Harness:
-    def __init__(self, engine: Engine, run_us: int) -> None:
+    def __init__(self, engine: Engine, run_us: int, api: str | None) -> None:
         self.engine = engine
         self.run_us = run_us
+        self.api = api  # sandboxes speak the Runtime API; together: a response and the next request in one piece
         self.children: dict[int, subprocess.Popen[bytes]] = {}
         self.ready = 0
         self.changed = trio.Condition()
@@ -65,8 +67,15 @@ class Harness:
         os.ftruncate(progress, 32_768)
         fcntl.fcntl(progress, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         output_read, output_write = os.pipe()
-        command = [str(programs.build("echo_worker")), "--channel", str(theirs.fileno()), "--progress", str(progress)]
-        command += ["--run-us", str(self.run_us)]
+        listener = None
+        if self.api is None:
+            command = [str(programs.build("echo_worker")), "--channel", str(theirs.fileno()), "--progress", str(progress)]
+            command += ["--run-us", str(self.run_us)]
+        else:
+            listener = socket.create_server(("127.0.0.1", 0))
+            listener.setblocking(False)
+            command = [str(programs.build("api_worker")), "--port", str(listener.getsockname()[1])]
+            command += ["--together", str(int(self.api == "together"))]
         child = subprocess.Popen(  # noqa: ASYNC220 - once a sandbox, before anything is measured
             command, pass_fds=(theirs.fileno(), progress), stdin=subprocess.DEVNULL, stdout=output_write, stderr=output_write
         )
@@ -76,7 +85,11 @@ class Harness:
         os.set_blocking(output_read, False)
         self.children[sandbox] = child
         fds = (ours.detach(), output_read, progress, os.pidfd_open(child.pid), -1, -1)
-        await self.engine.post(sandbox_start(sandbox, start=b"{}", tier=Tier.FRESH, fds=fds))
+        api = None
+        if listener is not None:
+            fds = (*fds, listener.detach())
+            api = RuntimeApi("arn:aws:lambda:local:000000000000:function:echo", "echo", "000000000000")
+        await self.engine.post(sandbox_start(sandbox, start=b"{}", tier=Tier.FRESH, fds=fds, api=api))
 
     async def end_sandbox(self, sandbox: int) -> None:
         child = self.children.pop(sandbox, None)
@@ -105,11 +118,11 @@ class Harness:
                 await self.handle(event)
 
 
-async def serve(path: str, sandboxes: int, run_us: int, spin_us: int) -> None:
+async def serve(path: str, sandboxes: int, run_us: int, spin_us: int, api: str | None) -> None:
     config = EngineConfig(cpus=sandboxes, spin_us=spin_us, idle_timeout_ns=3600 * NS_PER_S)
     with Engine(config) as engine:
         engine.listen_unix(path)
-        harness = Harness(engine, run_us)
+        harness = Harness(engine, run_us, api)
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(engine.run)
@@ -162,8 +175,9 @@ def main() -> None:
     parser.add_argument("--sandboxes", type=int, default=2)
     parser.add_argument("--run-us", type=int, default=0)
     parser.add_argument("--spin-us", type=int, default=0)
+    parser.add_argument("--api", choices=("apart", "together"))
     given = parser.parse_args()
-    trio.run(serve, given.socket, given.sandboxes, given.run_us, given.spin_us)
+    trio.run(serve, given.socket, given.sandboxes, given.run_us, given.spin_us, given.api)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,12 @@ P50_RATIO, P99_RATIO = 1.35, 2.5
 
 
 @contextmanager
-def engine(socket: Path, *, sandboxes: int = 2, cpus: set[int] | None = None) -> Iterator[int]:
-    """The bare engine with C sandboxes; gives its process id."""
-    build("echo_worker")
+def engine(socket: Path, *, sandboxes: int = 2, cpus: set[int] | None = None, api: str | None = None) -> Iterator[int]:
+    """The bare engine with C sandboxes; gives its process id. api: they speak the Runtime API ("apart", "together")."""
+    build("echo_worker" if api is None else "api_worker")
     command = [sys.executable, "-m", "bench.harness", "--socket", str(socket), "--sandboxes", str(sandboxes)]
+    if api is not None:
+        command += ["--api", api]
     if cpus is not None:
         command = ["taskset", "-c", ",".join(map(str, sorted(cpus))), *command]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
