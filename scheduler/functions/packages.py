@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
+from scheduler.bulk import in_bulk
 from scheduler.errors import BadRequest, NotFound, Throttled, TooLarge, Unavailable
 from scheduler.functions.model import CodeKind, CodeRef, merged_path
 from scheduler.functions.unzip import Bounds, Unpacked, unpack
@@ -270,7 +271,7 @@ def sha256_of(source: bytes | Path) -> str:
 async def _in_thread(fn: Callable[..., T], *arguments: object) -> T:
     """Errors of the disk become Unavailable: they are nobody's request that is wrong."""
     try:
-        return await trio.to_thread.run_sync(fn, *arguments)
+        return await in_bulk(fn, *arguments)
     except OSError as error:
         raise Unavailable(f"the code store cannot be written: {error.strerror}") from error
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import trio
 
+from scheduler.bulk import in_bulk
 from scheduler.errors import SchedulerError
 from scheduler.lambda_api.aliases import AliasOperations
 from scheduler.lambda_api.errors import LambdaError, translate
@@ -96,7 +97,10 @@ class Api:
                 name = "code"
                 reply = await self._package(request)
             else:
-                principal, request = self._access.identify(request)
+                if len(request.body) > LARGE_BYTES:
+                    principal, request = await in_bulk(self._access.identify, request)
+                else:
+                    principal, request = self._access.identify(request)
                 operation, in_path = self._router.find(request.method, request.path, request.fields())
                 name = operation.name
                 reply = self._reply(operation, await self._run(principal, operation, in_path, request, host))
@@ -171,8 +175,8 @@ class Api:
         assert shape is not None, operation.name
         query = request.fields()
         if len(request.body) > LARGE_BYTES and not operation.name.startswith("Invoke"):
-            given = await trio.to_thread.run_sync(gather, shape, request, in_path, query)
-            values = await trio.to_thread.run_sync(read, shape, given)
+            given = await in_bulk(gather, shape, request, in_path, query)
+            values = await in_bulk(read, shape, given)
         else:
             values = read(shape, gather(shape, request, in_path, query))
         return await self._handlers[operation.name](ApiCall(principal, values, request, host))

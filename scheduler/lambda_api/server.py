@@ -8,12 +8,16 @@ back there as soon as they can.
 from __future__ import annotations
 
 import contextlib
+import mmap
+import os
+import select
 import socket
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 import h11
 import trio
 
+from scheduler.bulk import in_bulk
 from scheduler.lambda_api.app import Reply
 from scheduler.lambda_api.errors import LambdaError
 from scheduler.lambda_api.url_reply import url_reply
@@ -33,6 +37,9 @@ IDLE_S: Final = 120.0  # from one request to the next
 BODY_S: Final = 30.0
 BODY_BYTES_EACH_S: Final = 64 * 1024  # and a second more for each of these
 RECEIVE_BYTES: Final = 256 * 1024
+LARGE_BYTES: Final = 1024 * 1024  # bodies from here on are read in a thread that stands back
+STEP_BYTES: Final = 4 * 1024 * 1024  # of them, and of the budget, at a time
+LINGER_MS: Final = 20
 BODIES_BYTES_MAX: Final = 256 * 1024 * 1024  # of all requests that are being read
 SEND_BYTES: Final = 256 * 1024
 SEND_S: Final = 30.0  # for each of these: whoever reads slower gives up its place
@@ -146,7 +153,7 @@ async def converse(
     # A peer that resets, stalls or talks rubbish has lost its own connection and nothing else.
     try:
         if owed is not None:
-            await _write(stream, await trio.to_thread.run_sync(wire_of, owed))
+            await _write(stream, await in_bulk(wire_of, owed))
             if owed.close:
                 return False
             if not begun:
@@ -303,6 +310,9 @@ class _Conversation:
             raise _too_large()
         if self._http.they_are_waiting_for_100_continue:
             await self._write(self._http.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+        begun = self._http.trailing_data[0]
+        if announced > LARGE_BYTES and len(begun) < announced:
+            return await self._large_body(head, begun, announced)
         parts: list[bytes] = []
         deadline = trio.current_time() + BODY_S
         while True:
@@ -323,6 +333,30 @@ class _Conversation:
                 return b"".join(parts)
             else:
                 return None
+
+    async def _large_body(self, head: h11.Request, begun: bytes, size: int) -> bytes | None:
+        """One of a known length, beside the library: it copies each byte several times, in everybody's thread. None: it came
+        too slowly, or not at all."""
+        body = memoryview(mmap.mmap(-1, size))  # a page is memory once something is in it
+        body[: len(begun)] = begun
+        have, deadline = len(begun), trio.current_time() + BODY_S
+        while have < size:
+            step = min(STEP_BYTES, size - have)
+            if not self._budget.take(have + step - self._held):
+                raise _busy()
+            self._held = have + step
+            deadline += step / BODY_BYTES_EACH_S
+            for _ in range(step):  # at most: each time there is a byte at least
+                with trio.move_on_at(deadline) as slow:
+                    await trio.lowlevel.wait_readable(self._stream.socket)
+                got = 0 if slow.cancelled_caught else await in_bulk(_receive, self._stream.socket, body[have : self._held])
+                if got == 0:
+                    return None
+                have += got
+                if have == self._held:
+                    break
+        self._http = _after(head)
+        return await in_bulk(bytes, body)
 
     async def _send(self, reply: Reply, method: bytes, *, close: bool = False) -> None:
         try:
@@ -347,6 +381,36 @@ class _Conversation:
 
     async def _write(self, data: bytes) -> None:
         await _write(self._stream, data)
+
+
+def _receive(sock: trio.socket.SocketType, room: memoryview) -> int:
+    """What is there, and what comes while it is taken; 0: the peer is gone. Blocks for a moment at most."""
+    have, ready = 0, select.poll()
+    ready.register(sock.fileno(), select.POLLIN)
+    with socket.socket(fileno=os.dup(sock.fileno())) as plain:
+        while have < len(room):
+            try:
+                got = plain.recv_into(room[have:], 0, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                if not ready.poll(LINGER_MS):
+                    break
+                continue
+            except OSError:
+                return 0
+            if got == 0:
+                return 0
+            have += got
+    return have
+
+
+def _after(head: h11.Request) -> h11.Connection:
+    """A connection in the state of one that has read this request with its body."""
+    http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
+    kept = [(name, value) for name, value in head.headers if name not in (b"content-length", b"expect")]
+    lines = [b"%s %s HTTP/%s" % (head.method, head.target, head.http_version), *(b"%s: %s" % pair for pair in kept)]
+    http.receive_data(b"\r\n".join((*lines, b"content-length: 0", b"", b"")))
+    http.next_event(), http.next_event()  # the request, and its end
+    return http
 
 
 def _too_large() -> LambdaError:

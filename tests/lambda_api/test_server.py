@@ -92,3 +92,57 @@ async def test_a_head_that_trickles_has_half_a_minute(ends, autojump_clock):
         assert not await converse(stream, answer, Budget(), b"GET / HTTP/1.1\r\nx: ")
         assert trio.current_time() - began == pytest.approx(30, abs=1)
         nursery.cancel_scope.cancel()
+
+
+def large(size: int) -> tuple[bytes, bytes]:
+    """(head, body) of a request that is read beside the HTTP library."""
+    return b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size, bytes(range(251)) * (size // 251) + b"." * (
+        size % 251
+    )
+
+
+async def test_a_large_body_arrives_whole_and_nothing_of_what_follows_is_lost(ends):
+    stream, peer = ends
+    head, body = large(9_000_001)
+    seen = []
+
+    async def answer(request, host):
+        seen.append((request.method, request.body))
+        return Reply(200, [], b"ok")
+
+    async with trio.open_nursery() as nursery:
+        there = trio.SocketStream(trio.socket.from_stdlib_socket(peer))
+        nursery.start_soon(there.send_all, body[70_000:] + REQUEST)
+        assert await converse(stream, answer, Budget(), head + body[:70_000])
+        assert await converse(stream, answer, Budget())
+    assert seen == [("POST", body), ("GET", b"")]
+
+
+async def test_a_large_body_that_does_not_come_gives_up_its_place_and_its_budget(ends, autojump_clock):
+    stream, _ = ends
+    head, body = large(9_000_000)
+    budget = Budget(9_000_000)
+
+    async def answer(request, host):
+        raise AssertionError
+
+    with trio.fail_after(400):
+        assert not await converse(stream, answer, budget, head + body[:1000])
+    assert budget.take(9_000_000)
+
+
+async def test_a_large_body_takes_of_the_budget_what_came_and_not_what_was_said(ends):
+    stream, peer = ends
+    head, body = large(9_000_000)
+    budget = Budget(5_000_000)
+
+    async def answer(request, host):
+        raise AssertionError
+
+    async with trio.open_nursery() as nursery:
+        there = trio.SocketStream(trio.socket.from_stdlib_socket(peer))
+        nursery.start_soon(there.send_all, body[1000:])
+        assert not await converse(stream, answer, budget, head + body[:1000])
+        nursery.cancel_scope.cancel()
+    assert b" 503 " in peer.recv(4096, socket.MSG_DONTWAIT)
+    assert budget.take(5_000_000)
