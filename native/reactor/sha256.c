@@ -1,6 +1,13 @@
 #include "sha256.h"
 
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <string.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
 
 static const uint32_t K[64] = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be,
@@ -14,7 +21,7 @@ static uint32_t turned(uint32_t x, unsigned by) {
     return x >> by | x << (32 - by);
 }
 
-static void take_block(uint32_t state[8], const uint8_t *block) {
+static void take_block_plainly(uint32_t state[8], const uint8_t *block) {
     uint32_t w[64];
     for (unsigned i = 0; i < 16; i++) {
         w[i] = (uint32_t)block[4 * i] << 24 | (uint32_t)block[4 * i + 1] << 16 | (uint32_t)block[4 * i + 2] << 8 | block[4 * i + 3];
@@ -41,6 +48,59 @@ static void take_block(uint32_t state[8], const uint8_t *block) {
     for (unsigned i = 0; i < 8; i++) {
         state[i] += s[i];
     }
+}
+
+#if defined(__x86_64__)
+/* The same with the processor's own instructions for it: a fifth of the time, which is most of a signature's check. Its registers hold
+ * the state as pairs of rounds want it: a, b, e, f and c, d, g, h. */
+__attribute__((target("sha,sse4.1,ssse3"))) static void take_block_at_once(uint32_t state[8], const uint8_t *block) {
+    const __m128i big_endian = _mm_set_epi8(12, 13, 14, 15, 8, 9, 10, 11, 4, 5, 6, 7, 0, 1, 2, 3);
+    const __m128i cdab = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)(const void *)state), 0xb1);
+    const __m128i hgfe = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)(const void *)(state + 4)), 0x1b);
+    const __m128i first = _mm_alignr_epi8(cdab, hgfe, 8), second = _mm_blend_epi16(hgfe, cdab, 0xf0);
+    __m128i abef = first, cdgh = second, w[4];
+    for (unsigned i = 0; i < 4; i++) {
+        w[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)(block + 16 * i)), big_endian);
+    }
+    for (unsigned i = 0; i < 16; i++) {
+        const __m128i now = w[i % 4], next = w[(i + 1) % 4], after = w[(i + 2) % 4], last = w[(i + 3) % 4];
+        const __m128i sum = _mm_add_epi32(now, _mm_loadu_si128((const __m128i *)(const void *)(K + 4 * i)));
+        cdgh = _mm_sha256rnds2_epu32(cdgh, abef, sum);
+        abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(sum, 0x0e));
+        const __m128i partly = _mm_add_epi32(_mm_sha256msg1_epu32(now, next), _mm_alignr_epi8(last, after, 4));
+        w[i % 4] = _mm_sha256msg2_epu32(partly, last);
+    }
+    const __m128i feba = _mm_shuffle_epi32(_mm_add_epi32(abef, first), 0x1b);
+    const __m128i dchg = _mm_shuffle_epi32(_mm_add_epi32(cdgh, second), 0xb1);
+    _mm_storeu_si128((__m128i *)(void *)state, _mm_blend_epi16(feba, dchg, 0xf0));
+    _mm_storeu_si128((__m128i *)(void *)(state + 4), _mm_alignr_epi8(dchg, feba, 8));
+}
+
+static bool at_once(void) {
+    static _Atomic int known; /* 0: not asked yet; 1: no; 2: yes. Whoever asks at the same time finds the same */
+    int found = atomic_load_explicit(&known, memory_order_relaxed);
+    if (found == 0) {
+        unsigned a = 0, b = 0, c = 0, d = 0;
+        const bool has = __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (b >> 29 & 1U) != 0;
+        found = has && __get_cpuid(1, &a, &b, &c, &d) != 0 && (c >> 19 & 1U) != 0 ? 2 : 1;
+        atomic_store_explicit(&known, found, memory_order_relaxed);
+    }
+    return found == 2;
+}
+#endif
+
+static void take_block(uint32_t state[8], const uint8_t *block) {
+#if defined(__x86_64__)
+    if (at_once()) {
+        take_block_at_once(state, block);
+        return;
+    }
+#endif
+    take_block_plainly(state, block);
+}
+
+void sha256_block_plainly(uint32_t state[8], const uint8_t block[SHA256_BLOCK_BYTES]) {
+    take_block_plainly(state, block);
 }
 
 void sha256_begin(struct sha256 *sha) {

@@ -19,6 +19,9 @@ void sha256_begin(struct sha256 *sha);
 void sha256_add(struct sha256 *sha, const void *data, size_t bytes);
 void sha256_end(struct sha256 *sha, uint8_t out[SHA256_BYTES]);
 
+/* One block by the portable code, whatever the processor can do: for the test that holds the one against the other. */
+void sha256_block_plainly(uint32_t state[8], const uint8_t block[SHA256_BLOCK_BYTES]);
+
 struct hmac {
     struct sha256 inner;
     struct sha256 outer;
