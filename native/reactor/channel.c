@@ -31,6 +31,7 @@ enum { FLAG_MSGPACK = 1, FLAG_FUNCTION_ERROR = 2, FLAG_TOO_LARGE = 4 };
 
 enum {
     HEADER_BYTES = 24,
+    LOOK_NS = 1000 * 1000,          /* two files of the kernel's are 3 us: a call that ran for so long is looked at before its answer */
     REQUEST_ID_BYTES = 16,
     READY_BYTES = 8,                /* then, from runtimes that know it, how it was born, and why not better */
     READY_REASON_BYTES_MAX = 200,
@@ -345,9 +346,11 @@ static const char *header_wrong(const struct sched *sched, const struct header *
 void channel_answer(struct sched *sched, struct channel *channel, const struct core_reply_event *answer, const uint8_t *at,
                     uint32_t bytes, struct block *owner, bool msgpack) {
     const struct ticket *ticket = channel_ticket(sched, channel, answer->seq);
-    if ((ticket != NULL && ticket->report) || !channel->measured) {
-        /* Just before its reply, so that the call gets what it used; and for the first call of each sandbox, since the core wants
-         * to know early whether its function computes or waits. */
+    const uint64_t ran_ns = answer->end_ns > answer->start_ns ? answer->end_ns - answer->start_ns : 0;
+    if ((ticket != NULL && ticket->report) || !channel->measured || ran_ns >= LOOK_NS) {
+        /* Just before its reply, so that the call gets what it used: where that is asked for, and where it may be much and costs
+         * little beside it. And for the first call of each sandbox, since the core wants to know early whether its function
+         * computes or waits. */
         sweep_usage(sched, channel);
         channel->measured = true;
     } else {

@@ -52,7 +52,7 @@ static bool take(struct sched *sched, struct client *client, const struct http_r
         (request->body.size > 0 && !json_valid(request->body.at, request->body.size, &wrong))) {
         return false;
     }
-    struct rpc_request call = {.report = true, .log_tail = request->log_tail,
+    struct rpc_request call = {.report = request->log_tail, .log_tail = request->log_tail,
                                .payload = {request->body.at, request->body.size},
                                .trace = {request->trace.at, request->trace.size}};
     if (call.payload.size == 0) {

@@ -66,7 +66,7 @@ bool url_take(struct sched *sched, struct client *client, const struct http_requ
     if (bytes < 0) {
         return false;
     }
-    const struct rpc_request call = {.report = true, .payload = {sched->url_room, (uint32_t)bytes},
+    const struct rpc_request call = {.payload = {sched->url_room, (uint32_t)bytes},
                                      .trace = {request->trace.at, request->trace.size}, .request_id = {id, sizeof id}};
     if (!client_invoke(sched, client, &call, function, arn)) {
         return false;
