@@ -26,6 +26,7 @@ from scheduler.sandboxes.failure import LaunchFailed
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from scheduler.sandboxes.doors import Doors
     from scheduler.sandboxes.launcher import Exited, Launcher, Shell, Specialisation
 
 __all__ = ["Aside", "Bounds", "Image", "Made", "Outcome", "make"]
@@ -234,10 +235,16 @@ async def _hear(channel: _Channel) -> _Word:
 
 
 async def _until_asked(
-    launcher: Launcher, shell: Shell, spec: Specialisation, channel: _Channel, file: int, start: bytes
+    launcher: Launcher,
+    shell: Shell,
+    spec: Specialisation,
+    channel: _Channel,
+    file: int,
+    start: bytes,
+    listening: Callable[[tuple[int, ...]], None],
 ) -> _Word:
     """Specialised and initialised: it asks for room."""
-    await launcher.specialise(shell, spec, image=file)
+    listening(await launcher.specialise(shell, spec, image=file))
     begun_s = trio.current_time()
     await channel.send(HEADER.pack(len(start), START, 0, 0, 0, 0, 0) + start)
     asked = await _hear(channel)
@@ -279,10 +286,11 @@ async def make(
     room: Callable[[int], bool],
     dead: Callable[[], Awaitable[Exited | None]],
     aside: Aside = trio.to_thread.run_sync,
+    doors: Doors | None = None,
 ) -> Made:
     """start: START's body, which says "take". room: asked once for so many bytes of image; False: there are none. dead: returns
-    when the launcher has told the shell's end, or None when the launcher itself is dead. aside: runs what would block. If
-    cancelled, the maker is killed."""
+    when the launcher has told the shell's end, or None when the launcher itself is dead. aside: runs what would block. doors:
+    who answers at spec.ports. If cancelled, the maker is killed."""
     with ExitStack() as stack:
         stack.callback(shell.close)
         stack.callback(launcher.kill, shell.id)
@@ -290,10 +298,15 @@ async def make(
         stack.callback(os.close, file)
         word: _Word | None = None
         made = Made(Outcome.BROKE)
+
+        def listening(listeners: tuple[int, ...]) -> None:
+            if doors is not None:
+                stack.callback(doors.open(listeners).close)
+
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_drain, shell.output_fd)
             try:
-                word = await _converse(launcher, shell, spec, file, start, bounds, room, aside)
+                word = await _converse(launcher, shell, spec, file, start, bounds, room, aside, listening)
             except _Ends as ends:
                 made = ends.made
             except (LaunchFailed, OSError) as error:
@@ -322,12 +335,13 @@ async def _converse(
     bounds: Bounds,
     room: Callable[[int], bool],
     aside: Aside,
+    listening: Callable[[tuple[int, ...]], None],
 ) -> _Word:
     """Until the image is written, as it says; each part within its time."""
     channel = _Channel(shell.channel_fd)
     asked: _Word | None = None
     with trio.move_on_after(bounds.init_s):
-        asked = await _until_asked(launcher, shell, spec, channel, file, start)
+        asked = await _until_asked(launcher, shell, spec, channel, file, start, listening)
     if asked is None:
         raise _Ends(Outcome.FUNCTION_FAILED, f"its init took longer than {bounds.init_s:g} s")
     await _give_room(aside, file, asked, bounds, room)

@@ -23,6 +23,7 @@ from scheduler.sandboxes.maker import Bounds, Made, Outcome, make
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from scheduler.sandboxes.doors import Doors
     from scheduler.sandboxes.launcher import Exited, Launcher, Shell, Specialisation
     from scheduler.sandboxes.maker import Aside
     from scheduler.sandboxes.pool import ShellPool
@@ -39,7 +40,8 @@ SETTLED: Final = frozenset({State.READY, State.UNSUITABLE, State.FAILED, State.E
 
 @dataclass(frozen=True, slots=True)
 class MakeOrder:
-    """What a maker is to run. start: START's body; it holds the function's secrets, so it is in no repr."""
+    """What a maker is to run. start: START's body; it holds the function's secrets, so it is in no repr. doors: who answers at
+    the specialisation's ports."""
 
     name: str
     tenant: str
@@ -47,6 +49,7 @@ class MakeOrder:
     memory_mb: int
     specialisation: Specialisation
     start: bytes
+    doors: Doors | None = None
 
     def __repr__(self) -> str:
         return f"MakeOrder({self.name!r})"
@@ -317,6 +320,7 @@ class Templates:
             room=lambda size: self._room(size, order.tenant),
             dead=sandboxes.watch(shell.id),
             aside=self._aside,
+            doors=order.doors,
         )
 
     async def _shell(self, runtime: str) -> Shell | None:
