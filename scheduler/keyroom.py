@@ -25,16 +25,19 @@ from scheduler.keys.embedded import EmbeddedKeys
 from scheduler.keys.envelopes import Envelopes
 from scheduler.keys.masters import MasterKeys, MasterSource
 from scheduler.keys.port import KeyProblem
+from scheduler.lambda_api.views import default_role
+from scheduler.orders import Entrance
 from scheduler.secrets.lookalikes import ADVICE, lookalikes
 from scheduler.secrets.store import Secrets
 from scheduler.targets.app import Targets
+from scheduler.targets.doors import Doors, Tokens, ports, variables
 from scheduler.targets.kms import Kms
-from scheduler.targets.secretsmanager import SecretsManager
+from scheduler.targets.secretsmanager import SecretsManager, lets
 from scheduler.targets.ssm import Ssm
 from scheduler.targets.who import Who
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from scheduler.accesskeys import AccessKeys
     from scheduler.config import Settings
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
 __all__ = ["KeyRoom", "Turned"]
 
 PAUSE_S: Final = 0.0  # between two functions: others' tasks have their turn
+EXTENSION_LAYER: Final = "AWS-Parameters-and-Secrets-Lambda-Extension"
 COLLECT_S: Final = 3600.0
 NAMED_REMOTE: Final = "mr"  # first word of what a key of a KMS wraps that a user has named
 AGAIN_S: Final = 60.0  # a key server that cannot be reached is asked again
@@ -80,9 +84,12 @@ class KeyRoom:
         self.envelopes = Envelopes(self.source, others=(self._embedded,), keep_s=settings.key_cache_s)
         self.seals = sealed.Seals(self.envelopes)
         self._turning = trio.Lock()
+        self._tokens = Tokens()
+        self._refused: set[str] = set()
 
     async def load(self, store: port.Registry, identity: Identity) -> None:
         """Master keys and secrets. Before the registry: environments may be sealed under them."""
+        self._identity = identity
         self.masters = await MasterKeys.load(store, self.envelopes, identity.of_service)
         self.envelopes.add(MasterSource(self.masters), self)
         if isinstance(self.source, AwsKms):
@@ -95,8 +102,11 @@ class KeyRoom:
         )
         self.targets = Targets(services, self._log)
 
-    def use(self, registry: FunctionRegistry) -> None:
+    def use(self, registry: FunctionRegistry, nursery: trio.Nursery, isolated: Callable[[], bool]) -> None:
+        """nursery: where sandboxes' doors are. isolated: a sandbox has a network of its own, where nobody else connects."""
         self._registry = registry
+        self._nursery = nursery
+        self._isolated = isolated
         registry.environment_changed = self._look
 
     def _look(self, version: FunctionVersion) -> None:
@@ -157,6 +167,43 @@ class KeyRoom:
         except SchedulerError as error:
             return error.message
         return None if problem is None else f"{problem.code}: {problem.message}"
+
+    def enters(self, version: FunctionVersion) -> bool:
+        """Sandboxes of this version come by secrets or keys: some are granted to it, by its configuration or by a secret's
+        policy, or it has the layer with which functions ask for them on Lambda."""
+        config = version.config
+        wanted = bool(
+            config.secrets
+            or config.keys
+            or any(EXTENSION_LAYER in layer.arn for layer in version.layers)
+            or (self.secrets.with_policy and self._policy_lets(version))
+        )
+        if wanted and not self._isolated():
+            if config.name not in self._refused:
+                self._refused.add(config.name)
+                self._log.error("doors", function=config.name, text="without a network of its own it gets no secrets")
+            return False
+        return wanted
+
+    def _policy_lets(self, version: FunctionVersion) -> bool:
+        who = self._who(version)
+        return any(lets(secret.policy, who) for secret in self.secrets.policies(version.config.tenant))
+
+    def _who(self, version: FunctionVersion) -> Who:
+        config, identity = version.config, self._identity
+        role = config.role or default_role(identity)
+        session = f"arn:aws:sts::{identity.account_id}:assumed-role/{role.rpartition('/')[2]}/{config.name}"
+        return Who(
+            session, config.tenant, keys=config.keys, secrets=config.secrets, role=role, function=identity.arn(config.name)
+        )
+
+    def entrance(self, version: FunctionVersion) -> Entrance:
+        """How they do."""
+        token = self._tokens.of(f"{version.name}:{version.version}:{version.revision}")
+        given = version.config.environment
+        overridable, reserved = variables(token)
+        doors = Doors(self.targets, self._nursery, self._who(version), given, token)
+        return Entrance(doors, ports(given), overridable, reserved)
 
     # ---- turning over ----
 

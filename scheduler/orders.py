@@ -4,8 +4,9 @@ Law of this file: what an order says is pure; the date and the dice that a log s
 environment is made complete here: the function's own variables over those that Lambda sets and lets be overridden, under
 those that are reserved. Values are those recorded in Lambda, where they mean something here.
 
-Not set: AWS_ACCESS_KEY_ID and its kin (there are no credentials to give); of functions that are forked, AWS_LAMBDA_RUNTIME_API
-(they speak over their channel) and PYTHONPATH (the runtime sets sys.path itself; child processes see their own).
+Not set: AWS_ACCESS_KEY_ID and its kin, but of functions that have doors to secrets or keys; of functions that are forked,
+AWS_LAMBDA_RUNTIME_API (they speak over their channel) and PYTHONPATH (the runtime sets sys.path itself; child processes see
+their own).
 
 START of what is forked is JSON; of what is executed, bytes that need no reader of JSON (sandboxes/execstart.py).
 """
@@ -27,16 +28,17 @@ from scheduler.sandboxes.templates import MakeOrder
 from scheduler.ways import API_PORT, SEARCH_PATH, Way, choose
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
     from pathlib import Path
 
     from scheduler.functions.model import CodeRef, FunctionVersion
     from scheduler.functions.names import Identity
+    from scheduler.sandboxes.doors import Doors
     from scheduler.sandboxes.offers import Offers
     from scheduler.sandboxes.templates import ImageUse
 
-__all__ = ["OrderBook", "Recipe", "environment", "log_stream_name", "make_recipe"]
+__all__ = ["Entrance", "OrderBook", "Recipe", "environment", "log_stream_name", "make_recipe"]
 
 RUNTIME_DIR = "/var/runtime"
 PLAIN, TAKE, RESTORE = b"{", b'{"snapshot":"take",', b'{"snapshot":"restore",'  # how START begins
@@ -55,8 +57,26 @@ OVERRIDABLE = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """How a function's sandboxes come by secrets: who answers at which ports in them; variables that the function may say
+    otherwise, and those that it may not."""
+
+    doors: Doors
+    ports: tuple[int, ...]
+    overridable: Mapping[str, str]
+    reserved: Mapping[str, str] = field(repr=False)
+
+
 def environment(
-    version: FunctionVersion, identity: Identity, *, way: Way, log_group: str, log_stream: str, task_root: str
+    version: FunctionVersion,
+    identity: Identity,
+    *,
+    way: Way,
+    log_group: str,
+    log_stream: str,
+    task_root: str,
+    entrance: Entrance | None = None,
 ) -> dict[str, str]:
     """All variables of the process."""
     config = version.config
@@ -79,7 +99,11 @@ def environment(
         reserved["AWS_EXECUTION_ENV"] = way.execution_environment
     if not way.forked:
         reserved["AWS_LAMBDA_RUNTIME_API"] = API_ADDRESS
-    found = {**OVERRIDABLE, **way.environment, **config.environment, **reserved}
+    defaults: dict[str, str] = {**OVERRIDABLE, **way.environment}
+    if entrance is not None:
+        defaults |= entrance.overridable
+        reserved |= entrance.reserved
+    found = {**defaults, **config.environment, **reserved}
     ours, theirs = way.environment.get(SEARCH_PATH), config.environment.get(SEARCH_PATH)
     if ours and theirs:
         found[SEARCH_PATH] = f"{theirs}:{ours}"
@@ -98,6 +122,7 @@ class Recipe:
     start_pieces: tuple[bytes, ...] = field(
         repr=False
     )  # START's body, of JSON behind its {, around the log stream's name; secrets
+    doors: Doors | None = None
 
     def order(self, now: datetime, stream_id: str, image: ImageUse | None = None, *, provisioned: bool = False) -> Order:
         """stream_id: 32 random hex digits. image: what it is to be restored from. provisioned: it is made ahead of calls."""
@@ -117,6 +142,7 @@ class Recipe:
             start=start,
             image=image,
             api=self.api,
+            doors=self.doors,
         )
 
     def make_order(self, now: datetime, stream_id: str) -> MakeOrder:
@@ -129,6 +155,7 @@ class Recipe:
             memory_mb=config.memory_mb,
             specialisation=self.specialisation,
             start=self._start(now, stream_id, TAKE),
+            doors=self.doors,
         )
 
     def _start(self, now: datetime, stream_id: str, opening: bytes) -> bytes:
@@ -149,13 +176,16 @@ def make_recipe(
     task_root: str,
     mark: str,
     layers_dir: str | None = None,
+    entrance: Entrance | None = None,
 ) -> Recipe:
     """code_dir: where the package lies unpacked; layers_dir: where its layers do; task_root: where a sandbox sees the code.
     mark: hex digits nobody can know: they stand for the log stream's name until that is made."""
     config = version.config
     log_group = config.log_group_name
     arn = identity.arn(config.name, None if version.version == LATEST else version.version)
-    variables = environment(version, identity, way=way, log_group=log_group, log_stream=mark, task_root=task_root)
+    variables = environment(
+        version, identity, way=way, log_group=log_group, log_stream=mark, task_root=task_root, entrance=entrance
+    )
     start: dict[str, object] = {
         "function_name": config.name,
         "function_version": version.version,
@@ -176,7 +206,7 @@ def make_recipe(
         outbound=config.network == Network.OUTBOUND.value,
         freeze=config.freeze == Freeze.ON.value,
         layers_dir=layers_dir,
-        ports=() if way.forked else (API_PORT,),
+        ports=(() if way.forked else (API_PORT,)) + (entrance.ports if entrance is not None else ()),
     )
     if way.forked:
         data = json.dumps(start, separators=(",", ":")).encode().removeprefix(b"{")
@@ -193,19 +223,23 @@ def make_recipe(
         )
         names = tuple(path.rpartition("/")[2] for path in way.extensions)
         api = RuntimeApi(arn=arn, handler=config.handler, account=identity.account_id, extensions=names)
-    return Recipe(version, task_root, specialisation, way, api, tuple(data.split(mark.encode())))
+    doors = entrance.doors if entrance is not None else None
+    return Recipe(version, task_root, specialisation, way, api, tuple(data.split(mark.encode())), doors)
 
 
 class OrderBook:
     """The recipe of each function's version that was last asked for. offers: what functions can be written in. launch: which
     version a revision of a function is, None: nobody knows it any more. task_dir: where a package lies unpacked; merged_dir:
-    where layers do, as one tree."""
+    where layers do, as one tree. enters: whether a version's
+    sandboxes come by secrets; entrance: how."""
 
     def __init__(
         self,
         identity: Identity,
         offers: Offers,
         *,
+        enters: Callable[[FunctionVersion], bool] = lambda version: False,
+        entrance: Callable[[FunctionVersion], Entrance | None] = lambda version: None,
         launch: Callable[[int, int], FunctionVersion | None],
         task_dir: Callable[[CodeRef], Path],
         merged_dir: Callable[[list[CodeRef]], Path],
@@ -213,6 +247,8 @@ class OrderBook:
         self._identity = identity
         self._offers = offers
         self._launch = launch
+        self._enters = enters
+        self._entrance = entrance
         self._task_dir = task_dir
         self._merged_dir = merged_dir
         self._recipes: dict[int, Recipe] = {}
@@ -223,7 +259,13 @@ class OrderBook:
         if version is None:
             return None
         known = self._recipes.get(function)
-        if known is not None and known.version is version and task_root(known.specialisation.code_dir) == known.task_root:
+        enters = self._enters(version)
+        if (
+            known is not None
+            and known.version is version
+            and task_root(known.specialisation.code_dir) == known.task_root
+            and enters == (known.doors is not None)
+        ):
             return known
         code_dir, layers_dir = self._places(version)
         recipe = make_recipe(
@@ -234,6 +276,7 @@ class OrderBook:
             task_root=task_root(str(code_dir)),
             mark=secrets.token_hex(16),
             layers_dir=str(layers_dir) if layers_dir is not None else None,
+            entrance=self._entrance(version) if enters else None,
         )
         self._recipes[function] = recipe
         return recipe

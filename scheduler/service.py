@@ -266,11 +266,17 @@ class Service:
             absent=self.offers.absent,
             seals=self.keyroom.seals,
         )
-        self.keyroom.use(self.registry)
+        self.keyroom.use(self.registry, inner, lambda: self.isolation != "process")
         self.code = await open_code_store(settings.code_dir, bytes_max=settings.code_bytes_max)
         self.layers = await Layers.load(SqliteRegistry(store))
         self.order_book = OrderBook(
-            self.identity, self.offers, launch=self._launch, task_dir=self.code.task_dir, merged_dir=self.code.merged_dir
+            self.identity,
+            self.offers,
+            launch=self._launch,
+            task_dir=self.code.task_dir,
+            merged_dir=self.code.merged_dir,
+            enters=self.keyroom.enters,
+            entrance=self.keyroom.entrance,
         )
         self.uploads = await open_uploads(
             settings.upload_dir, count_max=settings.uploads_max, bytes_max=settings.uploads_bytes_max

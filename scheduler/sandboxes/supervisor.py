@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from scheduler.messages import Command, Rest, RuntimeApi
+    from scheduler.sandboxes.doors import Door, Doors
     from scheduler.sandboxes.launcher import Exited, Launcher, Shell, Specialisation
     from scheduler.sandboxes.pool import ShellPool
     from scheduler.sandboxes.templates import ImageUse
@@ -61,7 +62,8 @@ API_ADDRESS = "127.0.0.1:9001"  # AWS_LAMBDA_RUNTIME_API
 class Order:
     """What a sandbox is to become. start: START's body on the channel; it holds the function's secrets. image: what it is to be
     restored from, which START then says too; it stays its keeper's, so an order is carried out at once or made anew. api: its
-    calls come over the Runtime API, whose listener is that of the specialisation's first port."""
+    calls come over the Runtime API, whose listener is that of the specialisation's first port. doors: who answers at the
+    others."""
 
     function: str
     version: str
@@ -70,6 +72,7 @@ class Order:
     start: bytes = field(repr=False)
     image: ImageUse | None = None
     api: RuntimeApi | None = None
+    doors: Doors | None = None
 
 
 class Orders(Protocol):
@@ -100,6 +103,7 @@ class Sandbox:
     image: int = 0  # number of the image it is being restored from; 0: of none, or it is ready
     provisioned: bool = False  # no call waits for it
     asked: bool = False  # to be specialised
+    door: Door | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -329,6 +333,8 @@ class Supervisor:
         if sandbox is None or sandbox.state is not State.STARTING:
             return 0
         sandbox.state = State.RUNNING
+        if sandbox.door is not None:
+            sandbox.door.ready()
         if self._launcher is not None and sandbox.shell is not None:
             self._launcher.loaded(sandbox.shell.id)
         image, sandbox.image = sandbox.image, 0
@@ -477,7 +483,9 @@ class Supervisor:
 
         def listening(listeners: tuple[int, ...]) -> None:
             # Only with its listener is it the engine's: its calls come from there.
-            if sandbox.state is State.MAKING and self._sandboxes.get(sandbox.handle) is sandbox:
+            if order.api is None:
+                self._open_door(sandbox, order, listeners)
+            elif sandbox.state is State.MAKING and self._sandboxes.get(sandbox.handle) is sandbox:
                 self._to_engine(sandbox, shell, order, listeners)
             else:
                 close_all(listeners)
@@ -490,7 +498,7 @@ class Supervisor:
         except LaunchFailed:
             return  # the launcher has just died: all that it had started is reaped
         sandbox.image = order.image.number if order.image is not None else 0
-        if done is None:
+        if order.api is None:
             self._to_engine(sandbox, shell, order, ())
 
     def _to_engine(self, sandbox: Sandbox, shell: Shell, order: Order, listeners: tuple[int, ...]) -> None:
@@ -516,12 +524,22 @@ class Supervisor:
             tells_rest=order.specialisation.freeze,
             api=order.api,
         )
-        close_all(listeners)
+        if order.api is not None:
+            self._open_door(sandbox, order, listeners)
         sandbox.fds_ours = False
         sandbox.state = State.STARTING
         if not self._post_nowait(start):
             assert self._nursery is not None
             self._nursery.start_soon(self._post, start)
+
+    def _open_door(self, sandbox: Sandbox, order: Order, listeners: tuple[int, ...]) -> None:
+        """Its own way to what the service keeps for it, until it is reaped."""
+        if order.doors is None or not listeners or self._sandboxes.get(sandbox.handle) is not sandbox:
+            close_all(listeners)
+            return
+        sandbox.door = order.doors.open(listeners)
+        if sandbox.state is State.RUNNING:
+            sandbox.door.ready()
 
     # ---- a sandbox's end ----
 
@@ -554,6 +572,8 @@ class Supervisor:
     async def _reap(self, sandbox: Sandbox, reaped: SandboxReaped) -> None:
         if self._sandboxes.pop(sandbox.handle, None) is None:
             return
+        if sandbox.door is not None:
+            sandbox.door.close()
         if sandbox.shell is not None:
             del self._by_shell[sandbox.shell.id]
             if sandbox.fds_ours:

@@ -34,7 +34,7 @@ class Life:
         self.room = KeyRoom(self.settings, keyring, self.access_keys, Log())
         await self.room.load(self.memory, Identity())
         self.registry = await FunctionRegistry.load(self.memory, load(), runtimes=RUNTIMES, seals=self.room.seals)
-        self.room.use(self.registry)
+        self.room.use(self.registry, None, lambda: True)
         return self
 
     def stored(self):
