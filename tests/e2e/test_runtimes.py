@@ -267,6 +267,33 @@ def test_a_program_of_its_own_that_is_missing(aws):
     assert (error, said["errorType"]) == ("Unhandled", "Runtime.InvalidEntrypoint")
 
 
+EXTENSION = """#!/bin/sh
+api="http://$AWS_LAMBDA_RUNTIME_API/2020-01-01/extension"
+id=$(curl -sS -D - -o /dev/null -H 'Lambda-Extension-Name: watcher' --data '{"events":["INVOKE"]}' "$api/register" |
+  tr -d '\\r' | sed -n 's/^[Ll]ambda-[Ee]xtension-[Ii]dentifier: *//p')
+while true; do
+  curl -sS -H "Lambda-Extension-Identifier: $id" "$api/event/next" >>/tmp/events || exit 1
+done
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the extension needs curl")
+def test_a_layer_with_an_extension_makes_python_speak_the_runtime_api(aws):
+    layer = aws.publish_layer_version(LayerName="watcher", Content={"ZipFile": zipped(**{"extensions/watcher": EXTENSION})})
+    source = """
+import os
+def handler(event, context):
+    return [os.environ.get("AWS_LAMBDA_RUNTIME_API"), open("/tmp/events").read().count("INVOKE")]
+"""
+    create(aws, "watched", OWN, "app.handler", {"app.py": source}, Layers=[layer["LayerVersionArn"]], MemorySize=1769)
+    assert answer(aws, "watched")[0] is None
+    error, said = answer(aws, "watched")
+    assert error is None
+    assert said[0] is not None
+    assert said[1] >= 1, "the extension heard of the first call"
+
+
 # ---- one's own -----------------------------------------------------------------------------------------------------------
 
 
