@@ -1,0 +1,2 @@
+// Gives the event back.
+export const handler = async (event) => event;
