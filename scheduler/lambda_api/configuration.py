@@ -41,8 +41,8 @@ _LOG: Final = "tests/lambda_api/test_logging.py::"
 ROWS: Final[tuple[Row, ...]] = (
     Row("FunctionName", "name", "grammar and 64 characters, by the registry; in any of Lambda's forms",
         ("tests/functions/test_names.py::test_accepted",)),
-    Row("Runtime", "runtime", "must be one that this machine offers ([runtimes](runtimes.md)); one that is known but not installed "
-        "is refused with what to install",
+    Row("Runtime", "runtime", "must be one that this machine offers ([runtimes](runtimes.md)); one that is known but not "
+        "installed is refused with what to install",
         ("tests/lambda_api/test_configured.py::test_a_runtime_that_is_not_offered_is_refused",
          "tests/e2e/test_runtimes.py::test_a_runtime_that_is_not_here")),
     Row("Role", "role", "kept and shown: nothing here acts in its name, since there is no IAM",
