@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
-from scheduler.sandboxes.launcher import Cause, LaunchFailed, Specialisation
-from tests.sandboxes.driver import IS_ROOT, PATIENCE_S
+from scheduler.sandboxes.launcher import Cause, LaunchFailed, Limit, Specialisation
+from tests.sandboxes.driver import IS_ROOT, PATIENCE_S, below, children, gone, until
 from tests.sandboxes.programs import (
     ENVIRONMENT,
     INIT_ERROR,
@@ -197,3 +198,51 @@ async def test_a_start_that_is_none_ends_the_sandbox(tmp_path: Path, message: by
         running.start(message)
         assert (await running.printed()).startswith(b"sandbox: START: ")
         assert (await running.exited()).status == 1
+
+
+@pytest.mark.parametrize(("name", "number"), [("KILL", 9), ("TERM", 15), ("SEGV", 11)])
+async def test_a_program_that_ends_its_agent_ends_its_sandbox_and_no_other(tmp_path: Path, name: str, number: int) -> None:
+    write_program(tmp_path, "code/bootstrap", f"#!/bin/sh\nsetsid sleep 1000 &\nkill -{name} $PPID\nsleep 1000\n")
+    async with launched(tmp_path, declared=[program_runtime()]) as made:
+        neighbour = await program(made, argv=("/bin/sh", "-c", "sleep 1000 & wait"))
+        running = await program(made)
+        exited = await running.exited()
+        assert (exited.cause, exited.status) == (Cause.SIGNAL, number)
+        await until(lambda: gone(running.shell.pid), "with its first process all of it ends")
+        assert len(below(neighbour.shell.pid)) >= 2
+
+
+async def test_a_program_that_stops_its_agent_can_be_ended(tmp_path: Path) -> None:
+    write_program(tmp_path, "code/bootstrap", "#!/bin/sh\nkill -STOP $PPID\necho stopped\nexec sleep 1000\n")
+    async with launched(tmp_path, declared=[program_runtime()]) as made:
+        running = await program(made)
+        await running.printed(b"stopped\n")
+        assert (await running.end()).cause is Cause.KILLED
+
+
+async def test_memory_is_that_of_the_sandbox_as_a_whole(tmp_path: Path) -> None:
+    """A child of an extension takes it; the runtime and the agent go with it, told as what it is."""
+    write_program(tmp_path, "code/bootstrap", "#!/bin/sh\nexec sleep 1000\n")
+    write_program(tmp_path, "layers/extensions/eater", "#!/bin/sh\ntail /dev/zero &\nwait\nexec sleep 1000\n")
+    async with launched(tmp_path, declared=[program_runtime()]) as made:
+        if Limit.MEMORY not in made.launcher.limits:
+            pytest.skip("no control group for memory here")
+        running = await program(made, extensions=("/opt/extensions/eater",), layers_dir=str(tmp_path / "layers"))
+        exited = await running.exited()
+    assert exited.cause is Cause.OOM
+    assert exited.memory_peak_bytes > 100 << 20
+
+
+async def test_a_fork_server_that_dies_is_replaced(tmp_path: Path) -> None:
+    write_program(tmp_path, "code/bootstrap", "#!/bin/sh\necho fine\nexec sleep 1000\n")
+    warnings: list[str] = []
+    async with launched(tmp_path, declared=[program_runtime()], warnings=warnings) as made:
+        survivor = await program(made)
+        await survivor.printed(b"fine\n")
+        (inner,) = children(made.launcher.pid)
+        zygote = next(pid for pid in children(inner) if pid != survivor.shell.pid)
+        os.kill(zygote, signal.SIGKILL)
+        await until(lambda: bool(warnings), "it is told")
+        assert await (await program(made)).printed(b"fine\n") == b"fine\n"
+        assert not gone(survivor.shell.pid)
+    assert "the process of runtime provided.al2023 ended" in warnings[0]
