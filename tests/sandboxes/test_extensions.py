@@ -111,6 +111,9 @@ async def test_output_that_nobody_takes_makes_its_writer_wait_and_nothing_grows(
         await until(lambda: _waits_for_a_pipe(writer), "the writer waits")
         agent = _parent(writer)
         assert _resident_kb(agent) < 2048
+        before = _cpu_ticks(agent)
+        await trio.sleep(0.2)
+        assert _cpu_ticks(agent) - before <= 5, "it waits, and does not ask again and again"
         began = trio.current_time()
         running.stop(300)  # and STOP is heeded all the same
         assert (await running.exited()).status == 0
@@ -171,6 +174,11 @@ def _parent(pid: int) -> int:
 def _waits_for_a_pipe(pid: int) -> bool:
     with open(f"/proc/{pid}/syscall") as file:
         return file.read().split()[0] == "1"  # write
+
+
+def _cpu_ticks(pid: int) -> int:
+    with open(f"/proc/{pid}/stat") as file:
+        return sum(map(int, file.read().rpartition(")")[2].split()[11:13]))
 
 
 def _resident_kb(pid: int) -> int:
