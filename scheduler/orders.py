@@ -25,7 +25,7 @@ from scheduler.sandboxes.execstart import encode_start
 from scheduler.sandboxes.launcher import TASK_ROOT, Specialisation
 from scheduler.sandboxes.supervisor import API_ADDRESS, Order
 from scheduler.sandboxes.templates import MakeOrder
-from scheduler.ways import API_PORT, SEARCH_PATH, Way, choose
+from scheduler.ways import API_PORT, SEARCH_PATH, Way, choose, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -252,9 +252,10 @@ class OrderBook:
         self._task_dir = task_dir
         self._merged_dir = merged_dir
         self._recipes: dict[int, Recipe] = {}
+        self.problems: dict[int, str] = {}  # why there is no recipe of a function's version
 
     def recipe(self, function: int, revision: int, task_root: Callable[[str], str]) -> Recipe | None:
-        """task_root: where a sandbox sees a directory of code."""
+        """task_root: where a sandbox sees a directory of code. None: nobody knows the version any more, or see problems."""
         version = self._launch(function, revision)
         if version is None:
             return None
@@ -267,25 +268,48 @@ class OrderBook:
             and enters == (known.doors is not None)
         ):
             return known
+        try:
+            recipe = self._recipe(version, task_root, enters=enters)
+        except ValueError as error:
+            self.problems[function] = f"{version.display_name}: {error}"
+            return None
+        self.problems.pop(function, None)
+        self._recipes[function] = recipe
+        return recipe
+
+    def _recipe(self, version: FunctionVersion, task_root: Callable[[str], str], *, enters: bool) -> Recipe:
         code_dir, layers_dir = self._places(version)
-        recipe = make_recipe(
+        root = task_root(str(code_dir))
+        return make_recipe(
             version,
             self._identity,
-            way=choose(version, self._offers, code_dir=code_dir, layers_dir=layers_dir, task_root=task_root(str(code_dir))),
+            way=choose(version, self._offers, code_dir=code_dir, layers_dir=layers_dir, task_root=root),
             code_dir=str(code_dir),
-            task_root=task_root(str(code_dir)),
+            task_root=root,
             mark=secrets.token_hex(16),
             layers_dir=str(layers_dir) if layers_dir is not None else None,
             entrance=self._entrance(version) if enters else None,
         )
-        self._recipes[function] = recipe
-        return recipe
 
-    def way(self, version: FunctionVersion) -> Way:
-        """How it is run, as far as that is the same on all machines. Of a version whose environment is locked: as if that were
-        empty."""
+    def shell(self, version: FunctionVersion) -> str:
+        """The pool that its shells come from. Of a version whose environment is locked: as if that were empty."""
+        return self._plainly(version)[0]
+
+    def forked(self, version: FunctionVersion) -> bool:
+        """It is no program of its own, as far as is known (see shell())."""
+        return self._plainly(version)[1]
+
+    def _plainly(self, version: FunctionVersion) -> tuple[str, bool]:
+        # Asked for all versions at each deployment: most need no look at the disk.
+        known = plain(version, self._offers)
+        if known is not None:
+            return known
         code_dir, layers_dir = self._places(version)
-        return choose(version, self._offers, code_dir=code_dir, layers_dir=layers_dir, task_root=TASK_ROOT)
+        try:
+            way = choose(version, self._offers, code_dir=code_dir, layers_dir=layers_dir, task_root=TASK_ROOT)
+        except ValueError:
+            return version.config.runtime, False
+        return way.shell, way.forked
 
     def _places(self, version: FunctionVersion) -> tuple[Path, Path | None]:
         """Of its package, and of its layers."""
@@ -295,3 +319,4 @@ class OrderBook:
     def forget(self, function: int) -> None:
         """The function is no more."""
         self._recipes.pop(function, None)
+        self.problems.pop(function, None)

@@ -289,7 +289,7 @@ class Service:
             post=self.engine.post,
             alive=self.supervisor.alive,
             stage_max_s=settings.init_timeout_ms / 1000 + 1,
-            wake=lambda version, within_s: self.pool.wake(self.order_book.way(version).shell, within_s),
+            wake=lambda version, within_s: self.pool.wake(self.order_book.shell(version), within_s),
             use=self._deployed,
         )
         self.snapshots = Snapshots(
@@ -460,7 +460,7 @@ class Service:
         )
 
     def _use_shells(self) -> None:
-        self._keep_warm({self.order_book.way(version).shell for version in self.catalog.served()})
+        self._keep_warm({self.order_book.shell(version) for version in self.catalog.served()})
 
     def _keep_warm(self, deployed: set[str]) -> None:
         """Those that functions need are kept warm, and the one that a function without one will get."""
@@ -683,7 +683,9 @@ class Service:
     async def _prepare(self, function: int, revision: int) -> str | None:
         """Why no sandbox can be made of it, after its keys were asked for; None: one can."""
         version = self.catalog.launch(function, revision)
-        return "it is no more" if version is None else await self.keyroom.ready(version.name)
+        if version is None:
+            return "it is no more"
+        return await self.keyroom.ready(version.name) or self.order_book.problems.get(function)
 
     def _order(self, function: int, revision: int, provisioned: bool) -> Order | None:
         launcher = self.supervisor.launcher
@@ -697,7 +699,7 @@ class Service:
 
     def _has_image(self, version: FunctionVersion) -> bool:
         """Only what is forked can have one."""
-        return version.has_image and self.order_book.way(version).forked
+        return version.has_image and self.order_book.forked(version)
 
     def _make_order(self, version: ImageVersion) -> MakeOrder | None:
         """What a maker of that version's image runs."""

@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from scheduler.functions.model import FunctionVersion
     from scheduler.sandboxes.offers import Offer, Offers
 
-__all__ = ["API_PORT", "WRAPPER", "Way", "choose"]
+__all__ = ["API_PORT", "EXTENSIONS_MAX", "WRAPPER", "Way", "choose", "plain"]
 
 API_PORT: Final = 9001
 WRAPPER: Final = "AWS_LAMBDA_EXEC_WRAPPER"
 EXTENSIONS: Final = "extensions"  # of /opt: each executable file there is one
+EXTENSIONS_MAX: Final = 10
 # Started first or last, a variable like this one cannot be anybody's alone.
 SEARCH_PATH: Final = "PYTHONPATH"
 _SANDBOX: Final = {"runtime": "/var/runtime", "task": TASK_ROOT, "opt": "/opt"}
@@ -55,8 +56,22 @@ class Way:
         return not self.programs
 
 
+def plain(version: FunctionVersion, offers: Offers) -> tuple[str, bool] | None:
+    """Shell, and whether it is forked, where the configuration alone says it. None: its layers have to be looked at."""
+    config = version.config
+    offer = offers.here.get(config.runtime)
+    if offer is None:
+        return config.runtime, True
+    if offer.fork is None:
+        return offer.exec.name, False
+    if version.layers or config.runtime_client != OWN or WRAPPER in config.environment:
+        return None
+    return offer.fork.name, True
+
+
 def choose(version: FunctionVersion, offers: Offers, *, code_dir: Path, layers_dir: Path | None, task_root: str) -> Way:
-    """code_dir, layers_dir: where package and layers lie unpacked. task_root: where a sandbox sees the code."""
+    """code_dir, layers_dir: where package and layers lie unpacked. task_root: where a sandbox sees the code. ValueError: its
+    layers bring too much."""
     config = version.config
     offer = offers.here.get(config.runtime)
     if offer is None:  # there is none any more: whoever wants a shell of it is told
@@ -128,6 +143,9 @@ def _extensions(layers_dir: Path | None) -> list[str]:
         return []
     try:
         with os.scandir(layers_dir / EXTENSIONS) as entries:
-            return sorted(entry.name for entry in entries if entry.is_file() and os.access(entry.path, os.X_OK))
+            found = sorted(entry.name for entry in entries if entry.is_file() and os.access(entry.path, os.X_OK))
     except OSError:
         return []
+    if len(found) > EXTENSIONS_MAX:
+        raise ValueError(f"its layers bring {len(found)} extensions, the limit is {EXTENSIONS_MAX}")
+    return found

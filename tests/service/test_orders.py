@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from scheduler.functions.model import CodeKind, CodeRef, FunctionVersion, build
+from scheduler.functions.model import CodeKind, CodeRef, FunctionVersion, LayerRef, build
 from scheduler.functions.names import LATEST, Identity
 from scheduler.orders import OrderBook, make_recipe
 from scheduler.sandboxes.declarations import read_declarations
@@ -139,6 +140,33 @@ def test_python_is_forked_unless_something_needs_a_program(tmp_path):
     assert watched.arguments[-1] == "/var/runtime/api_main.py", "our own client"
     wrapped = way(version(environment={"AWS_LAMBDA_EXEC_WRAPPER": "/opt/wrap"}))
     assert (wrapped.shell, wrapped.wrapper) == ("python3.12/exec", "/opt/wrap")
+
+
+def test_more_extensions_than_lambda_takes_are_a_reason_and_no_recipe(tmp_path):
+    (tmp_path / "extensions").mkdir()
+    for number in range(11):
+        (tmp_path / "extensions" / f"e{number}").write_text("")
+        (tmp_path / "extensions" / f"e{number}").chmod(0o755)
+    layered = replace(version(), layers=(LayerRef("arn", CodeRef("0" * 64, 10, CodeKind.ZIP, "layer")),))
+    known = {3: layered}
+    book = OrderBook(
+        Identity("local", "0" * 12),
+        offers(),
+        launch=lambda function, revision: known.get(revision),
+        task_dir=lambda ref: Path("/code"),
+        merged_dir=lambda codes: tmp_path,
+    )
+    assert book.recipe(1, 3, lambda code_dir: "/var/task") is None
+    assert book.problems[1] == "hello: its layers bring 11 extensions, the limit is 10"
+    (tmp_path / "extensions" / "e0").unlink()
+    made = book.recipe(1, 3, lambda code_dir: "/var/task")
+    assert made.specialisation.ports[0] == 9001
+    assert len(made.api.extensions) == 10
+    assert 1 not in book.problems
+    assert (book.shell(layered), book.forked(layered)) == ("python3.12/exec", False)
+    assert (book.shell(version()), book.forked(version())) == ("python3.12", True)
+    node = version(runtime="nodejs20.x")
+    assert (book.shell(node), book.forked(node)) == ("nodejs20.x", False)
 
 
 def test_aws_client_for_python():
