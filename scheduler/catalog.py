@@ -81,6 +81,8 @@ def _traits(version: FunctionVersion) -> Trait:
         traits |= Trait.LOOPS
     if version.snap_started:
         traits |= Trait.SNAPSTART
+    if config.environment.problem is not None:
+        traits |= Trait.LOCKED
     return traits
 
 
@@ -409,6 +411,26 @@ class Catalog:
             provisioned=known.spec.floors.get(spec.version, 0),
         )
 
+    def tell(self, name: str) -> list[Command]:
+        """What the engine is to know of a function's versions, anew: keys of their environments came or went."""
+        known = self._functions.get(name)
+        return [self._info(known, entry) for entry in known.versions.values()] if known is not None else []
+
+    def _info(self, known: _Function, entry: _Version) -> Command:
+        spec = entry.serving
+        return function_info(
+            entry.handle,
+            name=known.spec.latest.name,
+            version=spec.version,
+            tenant=known.spec.config.tenant,
+            tenant_number=self.tenant_number(known.spec.config.tenant),
+            memory_mb=spec.config.memory_mb,
+            timeout_ms=spec.config.timeout_s * 1000,
+            look=_LOOKS[spec.config.log_format, spec.config.shown_system_log_level],
+            traits=_traits(spec),
+            runtime=spec.config.runtime,
+        )
+
     def _version_put(self, known: _Function, spec: FunctionVersion, commands: list[Command]) -> None:
         entry = known.versions.get(spec.version)
         name = known.spec.latest.name
@@ -423,20 +445,7 @@ class Catalog:
         entry.launches = {spec.revision: spec}
         entry.serving = spec
         commands.append(core(self._function_put(known, entry, spec, spec.config.memory_mb)))
-        commands.append(
-            function_info(
-                entry.handle,
-                name=name,
-                version=spec.version,
-                tenant=known.spec.config.tenant,
-                tenant_number=self.tenant_number(known.spec.config.tenant),
-                memory_mb=spec.config.memory_mb,
-                timeout_ms=spec.config.timeout_s * 1000,
-                look=_LOOKS[spec.config.log_format, spec.config.shown_system_log_level],
-                traits=_traits(spec),
-                runtime=spec.config.runtime,
-            )
-        )
+        commands.append(self._info(known, entry))
         if not entry.named and spec.state is not State.PENDING:
             entry.named = True
             commands.extend(

@@ -202,6 +202,7 @@ class Trait(IntFlag):
     CALLS = 512
     LOOPS = 1024
     SNAPSTART = 2048
+    LOCKED = 4096
 
 
 class Look(IntFlag):

@@ -269,6 +269,7 @@ class Service:
         self.keyroom.use(self.registry, inner, lambda: self.isolation != "process")
         self.code = await open_code_store(settings.code_dir, bytes_max=settings.code_bytes_max)
         self.layers = await Layers.load(SqliteRegistry(store))
+        self.registry.locks_changed = self._locks_changed
         self.order_book = OrderBook(
             self.identity,
             self.offers,
@@ -679,6 +680,9 @@ class Service:
         """As the catalog's, where a sandbox can be made of it at once: its keys are at hand."""
         version = self.catalog.launch(function, revision)
         return version if version is not None and self.registry.usable_now(version) else None
+
+    async def _locks_changed(self, name: str) -> None:
+        await self.post(*self.catalog.tell(name))
 
     async def _prepare(self, function: int, revision: int) -> str | None:
         """Why no sandbox can be made of it, after its keys were asked for; None: one can."""

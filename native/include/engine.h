@@ -104,7 +104,8 @@ enum sched_trait {
     SCHED_TRAIT_TRACED = 256,         /* TracingConfig Active: its calls are segments, some of them sampled */
     SCHED_TRAIT_CALLS = 512,          /* it can reach other machines, and so call functions: each call gets a trace header */
     SCHED_TRAIT_LOOPS = 1024,         /* RecursiveLoop Allow */
-    SCHED_TRAIT_SNAPSTART = 2048      /* it asked for SnapStart: its log tells of restores */
+    SCHED_TRAIT_SNAPSTART = 2048,     /* it asked for SnapStart: its log tells of restores */
+    SCHED_TRAIT_LOCKED = 4096         /* the key of its environment cannot be had: HTTP invocations are the slow side's, which says so */
 };
 
 struct sched_command {

@@ -47,8 +47,9 @@ static bool take(struct sched *sched, struct client *client, const struct http_r
     static const uint8_t nothing[] = "{}";
     struct rpc_slice arn;
     const uint64_t function = names_find(sched, request->function, request->function_bytes, &arn);
+    const struct function_info *info = info_of(sched, function);
     size_t wrong;
-    if (!may_invoke(sched, client, request, info_of(sched, function)) ||
+    if (!may_invoke(sched, client, request, info) || (info != NULL && (info->traits & SCHED_TRAIT_LOCKED) != 0) ||
         (request->body.size > 0 && !json_valid(request->body.at, request->body.size, &wrong))) {
         return false;
     }

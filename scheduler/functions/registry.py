@@ -155,6 +155,7 @@ class FunctionRegistry:
         self._standing: dict[tuple[str, str], tuple[State, str]] = {}  # versions that are not Active, and why
         self.no_images: Callable[[FunctionConfig], str | None] = lambda config: None  # why a function can have none here
         self.attachments = Attachments(store)
+        self.locks_changed: Callable[[str], Awaitable[None]] = _nobody  # environments were locked or unlocked
         self.environment_changed: Callable[[FunctionVersion], None] = lambda version: None  # told once it is stored
 
     @classmethod
@@ -609,8 +610,11 @@ class FunctionRegistry:
         self.get(name)
         function = self._functions[name]
         versions = (function.record.latest, *(published.version for published in function.versions.values()))
+        before = [version.config.environment.problem for version in versions]
         for version in versions:
             await self._seals.refresh(version.config.environment, name)
+        if [version.config.environment.problem for version in versions] != before:
+            await self.locks_changed(name)
         return next((problem for v in versions if (problem := v.config.environment.problem) is not None), None)
 
     async def rewrap(self, name: str, wrap: Callable[[str, str], Awaitable[str | None]]) -> int:
@@ -732,6 +736,10 @@ class FunctionRegistry:
         for key, published in versions.items():
             if key not in named and published.version.last_modified < before:
                 await self._store.delete(key)
+
+
+async def _nobody(name: str) -> None:
+    """Is told."""
 
 
 def _same(published: Published, latest: FunctionConfig) -> bool:

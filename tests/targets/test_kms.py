@@ -126,9 +126,9 @@ def test_a_functions_environment_under_a_key_of_its_own(as_, guarded):
     shown = functions.get_function_configuration(FunctionName="locked")
     assert shown["Environment"]["Error"]["ErrorCode"] == "KMSDisabledException"
     assert "Variables" not in shown["Environment"]
-    # Asked for in a way that the loop leaves to the control plane, as each request of a locked function is to be.
-    name, status, _ = refusal(functions.invoke_with_response_stream, FunctionName="locked", Payload=b"{}")
-    assert (name, status) == ("KMSDisabledException", 502)
+    for call in (functions.invoke, functions.invoke_with_response_stream):
+        name, status, _ = refusal(call, FunctionName="locked", Payload=b"{}")
+        assert (name, status) == ("KMSDisabledException", 502)
     changed = functions.update_function_configuration(FunctionName="locked", Timeout=5)
     assert changed["Timeout"] == 5
     assert refusal(functions.update_function_configuration, FunctionName="locked", KMSKeyArn="")[0] == "KMSDisabledException"
