@@ -126,8 +126,9 @@ static void operate(struct stage *stage, uint8_t operation, const uint8_t *bytes
     }
     case 3: case 4: case 5: {
         const bool chunked = size > 0 && (bytes[0] & 1) != 0;
-        const int head = snprintf(text, sizeof text, "POST /2018-06-01/runtime/invocation/%s/%s HTTP/1.1\r\n%s: %s\r\n\r\n%s", stage->id,
-                                  size > 1 && (bytes[1] & 1) != 0 ? "error" : "response", chunked ? "Transfer-Encoding" : "Content-Length",
+        const int head = snprintf(text, sizeof text, "POST /2018-06-01/runtime/invocation/%s/%s HTTP/1.1\r\n%s%s: %s\r\n\r\n%s", stage->id,
+                                  size > 1 && (bytes[1] & 1) != 0 ? "error" : "response",
+                                  size > 1 && (bytes[1] & 2) != 0 ? "Lambda-Runtime-Function-Response-Mode: streaming\r\n" : "", chunked ? "Transfer-Encoding" : "Content-Length",
                                   chunked ? "chunked" : "4", chunked ? "4\r\nfull\r\n0\r\n\r\n" : "full");
         const size_t take = size > 2 ? bytes[2] % (size_t)head + 1 : (size_t)head;
         send_to(stage, peer, text, operation % 16 == 3 ? take : (size_t)head);
@@ -155,7 +156,13 @@ static void operate(struct stage *stage, uint8_t operation, const uint8_t *bytes
         break;
     }
     case 6:
-        rig_invoke(&stage->rig, stage->msgid++, "{}", 2);
+        if (size > 0 && (bytes[0] & 1) != 0) {
+            const uint8_t frame[] = {0x94, 0, (uint8_t)(stage->msgid++ & 127), 0xa6, 'i', 'n', 'v', 'o', 'k', 'e', 0x93, 0xa5, 'h', 'e', 'l', 'l', 'o',
+                                     0xc4, 1, '5', 0x81, 0xa6, 's', 't', 'r', 'e', 'a', 'm', 0xc3};
+            rig_write(stage->rig.client, frame, sizeof frame);
+        } else {
+            rig_invoke(&stage->rig, stage->msgid++, "{}", 2);
+        }
         break;
     case 7:
         if (stage->peers[peer] >= 0 && size > 0 && (bytes[0] & 3) == 0) {

@@ -52,11 +52,14 @@ static void rewatch(struct sched *sched, struct api_connection *connection, bool
     }
 }
 
-void api_stop_responding(struct api_connection *connection) {
+void api_stop_responding(struct sched *sched, struct api_connection *connection) {
     struct api *api = connection->api;
     if (connection->responds) {
         connection->responds = false;
-        api->state = api_step(api->state, connection->too_large ? API_BODY_WHOLE : API_BODY_CUT).next;
+        api->state = api_step(api->state, connection->too_large || connection->streams ? API_BODY_WHOLE : API_BODY_CUT).next;
+        if (connection->streams && !connection->too_large) { /* half of it is with the caller: there is no second try */
+            api_answer_error(sched, api, CORE_REPLY_FUNCTION_ERROR, "Runtime.TruncatedResponse", "Response truncated");
+        }
     }
 }
 
@@ -75,7 +78,7 @@ void api_hang_up(struct sched *sched, struct api_connection *connection) {
     if (connection->fd < 0) {
         return;
     }
-    api_stop_responding(connection);
+    api_stop_responding(sched, connection);
     if (api->waiting == connection) {
         api->waiting = NULL;
         if (api->state == API_WAITING) {
@@ -101,6 +104,13 @@ static void destroy(struct sched *sched, struct api_connection *connection) {
             link = &(*link)->resuming_next;
         }
     }
+    for (link = &sched->held_api; *link != NULL;) {
+        if (*link == connection) {
+            *link = connection->held_next;
+        } else {
+            link = &(*link)->held_next;
+        }
+    }
     api->connections[connection->slot] = NULL;
     api->stash_bytes -= connection->stash_capacity;
     api_drop_body(connection);
@@ -119,15 +129,22 @@ static void resume(struct sched *sched, struct api_connection *connection) {
 
 void api_flush(struct sched *sched, struct api_connection *connection) {
     const int64_t sent = output_send(&sched->chunks, &connection->output, connection->fd, sched->share_large_bytes);
-    if ((sent < 0 && sent != -EAGAIN) || (connection->closing && connection->output.bytes == 0 && !connection->in_body)) {
+    if (sent < 0 && sent != -EAGAIN && connection->in_body) {
+        output_drop(&sched->chunks, &connection->output); /* reading will tell, where the core may be told too */
+    } else if ((sent < 0 && sent != -EAGAIN) || (connection->closing && connection->output.bytes == 0 && !connection->in_body)) {
         api_hang_up(sched, connection);
         return;
     }
+    api_rewatch(sched, connection);
+}
+
+void api_rewatch(struct sched *sched, struct api_connection *connection) {
     const bool room = connection->output.bytes <= API_UNREAD_BYTES_MAX && !connection->closing;
     if (connection->behind && room && !connection->waits) {
         resume(sched, connection);
     }
-    rewatch(sched, connection, !connection->api->paused && !connection->behind && (connection->in_body || room), connection->output.bytes > 0);
+    rewatch(sched, connection, !connection->api->paused && !connection->held && !connection->behind && (connection->in_body || room),
+            connection->output.bytes > 0);
 }
 
 void api_flush_all(struct sched *sched) {

@@ -14,6 +14,7 @@ enum {
     API_CONNECTIONS_MAX = 64,               /* a power of two: a connection's index is the sandbox's and this */
     API_HEAD_ROOM_BYTES_MAX = 2 << 20,      /* beginnings of requests, of all connections of a sandbox together */
     API_INIT_ERROR_BYTES_MAX = 256 << 10,
+    API_STREAM_BYTES_MAX = 200 << 20,       /* of an answer that is streamed to its caller: Lambda's */
     API_DISCARD_BYTES_MAX = 64 << 20,       /* of a body that nobody wants; then the connection is closed */
     API_UNREAD_BYTES_MAX = 64 << 10,        /* answers it leaves unread before it is no longer read */
     API_BURST = 4096,                       /* requests that bring no call on: so many at once, */
@@ -44,6 +45,7 @@ struct api_connection {
     struct api *api;
     struct api_connection *dirty_next;
     struct api_connection *resuming_next;
+    struct api_connection *held_next;
     uint32_t watched;                       /* what epoll is asked for */
     int fd;                                 /* -1: closed, to be freed at the end of the turn */
     uint32_t slot;
@@ -56,6 +58,8 @@ struct api_connection {
     bool in_body;
     bool discard;                           /* refused, or too large: the rest is read and dropped */
     bool responds;                          /* it is the answer to the running call */
+    bool streams;                           /* and its pieces reach the caller as they come */
+    bool held;                              /* the caller has much to read yet */
     bool close_after;
     bool too_large;
     struct api_head head;                   /* its slices are gone */
@@ -68,6 +72,7 @@ struct api_connection {
     uint64_t discarded;
     struct block *body;
     uint32_t body_bytes;
+    uint32_t sent_bytes;                    /* streams: so many have gone on */
     uint32_t body_max;
     uint8_t *trailers;
     uint32_t trailers_bytes;
@@ -127,6 +132,8 @@ uint32_t api_shutdown(struct sched *sched, struct channel *channel, enum core_wh
 /* The agent says that an extension has ended. false: in words that are none. */
 bool api_extension_ended(struct sched *sched, struct channel *channel, const uint8_t *body, uint32_t bytes);
 void api_flush_all(struct sched *sched);
+/* Those whose callers have read what they were told are read again. */
+void api_stream_release(struct sched *sched);
 /* Those whose next request is here already and may be looked at now. */
 void api_resume(struct sched *sched);
 /* Those that have credit again are read again. */

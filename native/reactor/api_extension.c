@@ -37,7 +37,8 @@ static bool name_byte(uint8_t c) {
     return c > ' ' && c < 0x7f && c != '"' && c != '\\' && c != '/';
 }
 
-void api_begin_register(struct api_connection *connection) {
+void api_begin_register(struct sched *sched, struct api_connection *connection) {
+    (void)sched;
     const struct api_slice name = connection->head.extension_name, features = connection->head.features;
     bool good = name.at != NULL && name.size > 0 && name.size <= API_EXTENSION_NAME_BYTES_MAX;
     for (uint32_t i = 0; good && i < name.size; i++) {
@@ -127,7 +128,8 @@ static int hex(uint8_t c) {
     return c >= '0' && c <= '9' ? c - '0' : (c | 0x20) >= 'a' && (c | 0x20) <= 'f' ? (c | 0x20) - 'a' + 10 : -1;
 }
 
-void api_begin_event(struct api_connection *connection) {
+void api_begin_event(struct sched *sched, struct api_connection *connection) {
+    (void)sched;
     const struct api_slice text = connection->head.extension_id;
     uint8_t id[16] = {0};
     uint32_t digits = 0;

@@ -3,6 +3,7 @@
  *   api.c          connections: made, read, flushed, ended
  *   api_request.c  requests: what they want, their bodies, whether they may
  *   api_call.c     what is said: calls that are given, refusals
+ *   api_stream.c   answers in pieces
  *   api_extension.c extensions: registered, told of calls and of the end, waited for
  */
 #ifndef SCHED_API_INSIDE_H
@@ -17,7 +18,9 @@ void api_hang_up(struct sched *sched, struct api_connection *connection);
 void api_flush(struct sched *sched, struct api_connection *connection);
 void api_drop_body(struct api_connection *connection);
 /* The answer that came by this connection will not be whole. */
-void api_stop_responding(struct api_connection *connection);
+void api_stop_responding(struct sched *sched, struct api_connection *connection);
+/* Asks epoll for what is wanted of it now. */
+void api_rewatch(struct sched *sched, struct api_connection *connection);
 /* A request that brings no call on, or a connection, is work that a sandbox can ask for without end. */
 void api_spend(struct sched *sched, struct api *api, uint32_t cost);
 
@@ -37,12 +40,19 @@ void api_not_http(struct sched *sched, struct api_connection *connection, bool t
 
 void api_answer(struct sched *sched, struct api *api, uint32_t status, const uint8_t *at, uint32_t bytes, struct block *owner,
                 bool lingers);
+/* An error object that we make. text: free of what JSON escapes. */
+void api_answer_error(struct sched *sched, struct api *api, enum core_reply_status status, const char *type, const char *text);
+
+/* api_stream.c */
+/* The caller of the running call wants its answer in pieces; it is told that they come. */
+bool api_stream_begin(struct sched *sched, struct api_connection *connection);
+void api_stream_add(struct sched *sched, struct api_connection *connection, const uint8_t *data, uint32_t bytes);
 
 /* api_extension.c */
 /* As struct route in api_request.c has them. */
-void api_begin_register(struct api_connection *connection);
+void api_begin_register(struct sched *sched, struct api_connection *connection);
 void api_register(struct sched *sched, struct api_connection *connection, const uint8_t *at, uint32_t bytes);
-void api_begin_event(struct api_connection *connection);
+void api_begin_event(struct sched *sched, struct api_connection *connection);
 void api_event_next(struct sched *sched, struct api_connection *connection);
 void api_extension_error(struct sched *sched, struct api_connection *connection, const uint8_t *at, uint32_t bytes);
 /* The connection of an `event/next` that waits is gone. */

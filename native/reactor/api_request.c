@@ -55,7 +55,7 @@ static void on_restore(struct sched *sched, struct api_connection *connection) {
 }
 
 /* The beginning of an answer: may it? Its body is read in any case. */
-static void begin_answer(struct api_connection *connection) {
+static void begin_answer(struct sched *sched, struct api_connection *connection) {
     struct api *api = connection->api;
     const bool own = api->id_known && connection->head.id_good && memcmp(api->id, connection->head.id, sizeof api->id) == 0;
     const enum api_want want = own ? API_WANT_RESPOND : API_WANT_RESPOND_OTHER;
@@ -71,9 +71,13 @@ static void begin_answer(struct api_connection *connection) {
     }
     api->state = step.next;
     connection->responds = true;
+    connection->streams = connection->head.route == ROUTE_RESPONSE && mode.at != NULL && api_equals(mode, "streaming") &&
+                          api_stream_begin(sched, connection);
+    connection->body_max = connection->streams ? API_STREAM_BYTES_MAX : connection->body_max;
 }
 
-static void begin_init_error(struct api_connection *connection) {
+static void begin_init_error(struct sched *sched, struct api_connection *connection) {
+    (void)sched;
     const struct api_step step = api_step(connection->api->state, API_WANT_INIT_ERROR);
     if (step.verdict != API_ACCEPT) {
         api_refuse_step(connection, &step, API_WANT_INIT_ERROR);
@@ -84,15 +88,25 @@ void api_answer(struct sched *sched, struct api *api, uint32_t status, const uin
                 bool lingers) {
     struct channel *channel = api->channel;
     api->lingers = lingers;
+    static const uint8_t nil = 0xc0;
+    const bool streamed = at == NULL; /* its pieces are with the caller: what is left is nil */
     const struct core_reply_event reply = {.lingers = lingers,.sandbox = channel->sandbox, .start_ns = api->given_ns, .end_ns = clock_ns(),
                                            .seq = api->given_seq, .status = status};
     channel->output_looked = false;
     logs_before_answer(sched, channel);
-    channel_answer(sched, channel, &reply, at, bytes, owner, false);
+    channel_answer(sched, channel, &reply, streamed ? &nil : at, streamed ? 1 : bytes, owner, streamed);
 }
 
 static void answer(struct sched *sched, struct api *api, uint32_t status, const uint8_t *at, uint32_t bytes, struct block *owner) {
     api_answer(sched, api, status, at, bytes, owner, !api_extensions_done(api));
+}
+
+void api_answer_error(struct sched *sched, struct api *api, enum core_reply_status status, const char *type, const char *text) {
+    struct block *made = block_new(512, &sched->payload_bytes);
+    SCHED_ASSERT(made != NULL);
+    const int size = snprintf((char *)made->data, made->capacity, "{\"errorMessage\":\"%.256s\",\"errorType\":\"%.128s\"}", text, type);
+    answer(sched, api, status, made->data, (uint32_t)size, made);
+    block_release(made);
 }
 
 /* The runtime's error object, or one of ours where it is none: callers are promised JSON. */
@@ -103,21 +117,13 @@ static void answer_error_object(struct sched *sched, struct api *api, const char
         answer(sched, api, CORE_REPLY_FUNCTION_ERROR, at, bytes, owner);
         return;
     }
-    struct block *made = block_new(API_ERROR_TYPE_BYTES_MAX + 64, &sched->payload_bytes);
-    SCHED_ASSERT(made != NULL);
-    const int size = snprintf((char *)made->data, made->capacity, "{\"errorType\":\"%s\",\"errorMessage\":\"\"}", type);
-    answer(sched, api, CORE_REPLY_FUNCTION_ERROR, made->data, (uint32_t)size, made);
-    block_release(made);
+    api_answer_error(sched, api, CORE_REPLY_FUNCTION_ERROR, type, "");
 }
 
 static void answer_too_large(struct sched *sched, struct api_connection *connection) {
-    const uint32_t most = sched->config.answer_bytes_max;
-    struct block *made = block_new(256, &sched->payload_bytes);
-    SCHED_ASSERT(made != NULL);
-    const int size = snprintf((char *)made->data, made->capacity, "{\"errorMessage\":\"Response payload size exceeded maximum allowed payload size "
-                              "(%u bytes).\",\"errorType\":\"Function.ResponseSizeTooLarge\"}", most);
-    answer(sched, connection->api, CORE_REPLY_TOO_LARGE, made->data, (uint32_t)size, made);
-    block_release(made);
+    char text[128];
+    snprintf(text, sizeof text, "Response payload size exceeded maximum allowed payload size (%u bytes).", connection->body_max);
+    api_answer_error(sched, connection->api, CORE_REPLY_TOO_LARGE, "Function.ResponseSizeTooLarge", text);
 }
 
 static void end_streamed_error(struct sched *sched, struct api_connection *connection, const struct api_trailers *trailers) {
@@ -146,7 +152,7 @@ static void end_answer(struct sched *sched, struct api_connection *connection, c
     } else if (trailers.error_type.at != NULL) {
         end_streamed_error(sched, connection, &trailers);
     } else {
-        answer(sched, api, CORE_REPLY_OK, at, bytes, owner);
+        answer(sched, api, CORE_REPLY_OK, connection->streams ? NULL : at, bytes, owner);
     }
     api_say_accepted(sched, connection);
 }
@@ -178,7 +184,7 @@ static void end_init_error(struct sched *sched, struct api_connection *connectio
 }
 
 struct route {
-    void (*begin)(struct api_connection *connection);  /* may refuse; NULL: nothing to ask */
+    void (*begin)(struct sched *sched, struct api_connection *connection); /* may refuse; NULL: nothing to ask */
     void (*whole)(struct sched *sched, struct api_connection *connection); /* its body does not matter */
     void (*body)(struct sched *sched, struct api_connection *connection, const uint8_t *at, uint32_t bytes);
     uint32_t body_max;                                 /* 0: any is dropped, UINT32_MAX: an answer's */
@@ -235,7 +241,8 @@ void api_begin(struct sched *sched, struct api_connection *connection) {
     connection->discard = route->body_max == 0;
     connection->discarded = 0;
     connection->refused = 0;
-    connection->too_large = false;
+    connection->too_large = connection->streams = false;
+    connection->sent_bytes = 0;
     connection->close_after = connection->head.close;
     connection->left = connection->head.length;
     connection->chunks = (struct api_chunks){0};
@@ -243,7 +250,7 @@ void api_begin(struct sched *sched, struct api_connection *connection) {
     connection->in_body = true;
     api_error_type_copy(connection->head.error_type, connection->error_type);
     if (route->begin != NULL) {
-        route->begin(connection);
+        route->begin(sched, connection);
     }
     if (!connection->discard && connection->left > connection->body_max) {
         too_large(sched, connection);
@@ -254,7 +261,7 @@ void api_begin(struct sched *sched, struct api_connection *connection) {
             connection->close_after = true; /* it has not begun to send, and may never */
             connection->left = 0;
             connection->head.chunked = false;
-            api_stop_responding(connection);
+            api_stop_responding(sched, connection);
         } else {
             static const char text[] = "HTTP/1.1 100 Continue\r\n\r\n";
             output_add(&sched->chunks, &connection->output, text, sizeof text - 1);
@@ -268,14 +275,19 @@ void api_begin(struct sched *sched, struct api_connection *connection) {
 
 /* false: the connection is over. */
 static bool add(struct sched *sched, struct api_connection *connection, const uint8_t *at, uint32_t bytes) {
-    if (!connection->discard && bytes > connection->body_max - connection->body_bytes) {
+    if (connection->streams && !connection->discard && bytes <= connection->body_max - connection->sent_bytes) {
+        connection->sent_bytes += bytes;
+        api_stream_add(sched, connection, at, bytes);
+        return true;
+    }
+    if (!connection->discard && bytes > connection->body_max - (connection->streams ? connection->sent_bytes : connection->body_bytes)) {
         too_large(sched, connection);
     }
     if (connection->discard) {
         connection->discarded += bytes;
         if (connection->discarded > API_DISCARD_BYTES_MAX) {
             connection->close_after = true;
-            api_stop_responding(connection);
+            api_stop_responding(sched, connection);
             api_say_refusal(sched, connection);
             api_drop_body(connection);
             return false;
@@ -314,7 +326,7 @@ static bool add_trailer(struct sched *sched, struct api_connection *connection, 
 }
 
 void api_cut(struct sched *sched, struct api_connection *connection) {
-    api_stop_responding(connection);
+    api_stop_responding(sched, connection);
     connection->close_after = true;
     if (connection->refused == 0) {
         api_refuse(connection, 400, "TruncatedHTTPRequest", "HTTP request detected as truncated");
@@ -358,7 +370,7 @@ uint32_t api_take_chunks(struct sched *sched, struct api_connection *connection,
             api_finish(sched, connection, connection->body == NULL ? at : connection->body->data, connection->body_bytes, connection->body);
             return used;
         case API_PIECE_BROKEN:
-            api_stop_responding(connection);
+            api_stop_responding(sched, connection);
             api_drop_body(connection);
             api_not_http(sched, connection, false);
             return bytes;
@@ -369,7 +381,7 @@ uint32_t api_take_chunks(struct sched *sched, struct api_connection *connection,
 /* Of a body of known length. in_place: the bytes stay where they are until the next step of the core. */
 uint32_t api_take_known(struct sched *sched, struct api_connection *connection, const uint8_t *at, uint32_t bytes, bool in_place) {
     const uint32_t part = connection->left < bytes ? (uint32_t)connection->left : bytes;
-    if (connection->body == NULL && part == connection->left && (in_place || part == 0) && !connection->discard) {
+    if (connection->body == NULL && part == connection->left && (in_place || part == 0) && !connection->discard && !connection->streams) {
         connection->left = 0;
         api_finish(sched, connection, at, part, NULL);
         return part;

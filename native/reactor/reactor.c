@@ -291,6 +291,9 @@ static void end_turn(struct sched *sched) {
         client_wake_wanting(sched);
         flush_all(sched);
     }
+    if (sched->held_api != NULL) {
+        api_stream_release(sched);
+    }
     push_waiting(sched);
     if (sched->told || sched->bell_ns <= sched->now_ns) {
         sched->told = false;

@@ -103,6 +103,7 @@ struct ticket {
     bool payload_msgpack;
     bool report;
     bool log_tail;
+    bool stream;                /* the answer's pieces as they come */
     bool logged_start;          /* its START line is in the journal */
     bool ext_in_block;
     uint8_t inline_data[INLINE_BYTES];
@@ -311,6 +312,7 @@ struct sched {
     struct api_connection *dirty_api;
     struct api_connection *resuming_api; /* requests wait in their stash that may be looked at now */
     struct api *paused_apis;
+    struct api_connection *held_api; /* not read until their callers have read */
 
     struct ticket *tickets;
     uint32_t tickets_max;

@@ -320,6 +320,10 @@ static bool option_log_tail(struct rpc_request *out, const uint8_t *in, const st
     return flag(out, in, value, "options.log_tail", &out->log_tail);
 }
 
+static bool option_stream(struct rpc_request *out, const uint8_t *in, const struct value *value) {
+    return flag(out, in, value, "options.stream", &out->stream);
+}
+
 static bool option_context(struct rpc_request *out, const uint8_t *in, const struct value *value) {
     return sized(out, in, value, "options.client_context", BIN, 0, CONTEXT_BYTES_MAX, &out->client_context);
 }
@@ -353,6 +357,7 @@ static const struct {
     {"report", option_report},       {"log_tail", option_log_tail},
     {"client_context", option_context}, {"trace", option_trace},
     {"idempotency_key", option_idempotency_key}, {"request_id", option_request_id},
+    {"stream", option_stream},
 };
 
 enum { OPTIONS = sizeof options / sizeof options[0] };
@@ -394,6 +399,10 @@ static bool read_options(struct rpc_request *out, const uint8_t *in, uint64_t at
     }
     if (out->idempotency_key.at != NULL && out->type != RPC_EVENT) {
         say(out, "options.idempotency_key: only with type \"event\"");
+        return false;
+    }
+    if (out->stream && out->type != RPC_SYNC) {
+        say(out, "options.stream: only with type \"sync\"");
         return false;
     }
     out->report = out->report || out->log_tail;

@@ -66,6 +66,7 @@ struct rpc_request {
     bool payload_msgpack;
     bool report;                 /* log_tail implies it */
     bool log_tail;
+    bool stream;                 /* only with type "sync" */
     uint8_t type;                /* enum rpc_type */
     uint64_t deadline_ms;        /* 0: none given; else 1 .. 86,400,000 */
     struct rpc_slice client_context; /* <= 3,583 bytes */

@@ -118,6 +118,7 @@ uint32_t ticket_new(struct sched *sched, struct client *client, const struct rpc
     ticket->payload_msgpack = request->payload_msgpack;
     ticket->report = request->report;
     ticket->log_tail = request->log_tail;
+    ticket->stream = request->stream;
     ticket->logged_start = false;
     ticket->traced = false;
     ticket->ext_in_block = copied;

@@ -471,6 +471,121 @@ static void what_is_no_http_ends_the_connection(void) {
     rig_free(&rig);
 }
 
+/* ---- streams ---------------------------------------------------------------------------------------------------------- */
+
+/* A call whose caller wants pieces, given to the runtime; the head of its answer is sent. */
+static struct peer *begin_stream(struct rig *rig, const char *headers) {
+    const struct rig_options options = rig_options();
+    static const uint8_t frame[] = {0x94, 0, 5, 0xa6, 'i', 'n', 'v', 'o', 'k', 'e', 0x93, 0xa5, 'h', 'e', 'l', 'l', 'o', 0xc4, 1, '5',
+                                    0x81, 0xa6, 's', 't', 'r', 'e', 'a', 'm', 0xc3};
+    rig_init_from(rig, &options);
+    rig->api = "";
+    rig_write(rig->client, frame, sizeof frame);
+    struct rig_sandbox *sandbox = rig_started_sandbox(rig);
+    rig_turn(rig);
+    struct peer *peer = peer_new(sandbox);
+    char id[37], text[512];
+    ask(rig, peer, NEXT);
+    id_of(peer, id);
+    snprintf(text, sizeof text, "POST /2018-06-01/runtime/invocation/%s/response HTTP/1.1\r\nTransfer-Encoding: chunked\r\n"
+             "Lambda-Runtime-Function-Response-Mode: streaming\r\n%s\r\n", id, headers);
+    ask(rig, peer, text);
+    return peer;
+}
+
+static void an_answer_reaches_its_caller_in_pieces(void) {
+    struct rig rig;
+    struct peer *peer = begin_stream(&rig, "Content-Type: text/plain\r\n");
+    SCHED_ASSERT(rig_heard(&rig, "\x93\x02\xa6stream\x92\x05\xaatext/plain"));
+    ask(&rig, peer, "5\r\nfirst\r\n");
+    SCHED_ASSERT(rig_heard(&rig, "\x93\x02\xa5" "chunk\x92\x05\xc4\x05" "first") && peer->bytes == 0);
+    const size_t before = rig.heard_bytes;
+    ask(&rig, peer, "6\r\nsecond\r\n0\r\n\r\n");
+    SCHED_ASSERT(rig_heard(&rig, "second") && heard(peer, "202 Accepted"));
+    /* And the end: [1, 5, nil, [nil, nil]] */
+    SCHED_ASSERT(rig.heard_bytes - before > 7 && memcmp(rig.heard + rig.heard_bytes - 7, "\x94\x01\x05\xc0\x92\xc0\xc0", 7) == 0);
+    ask(&rig, peer, NEXT);
+    SCHED_ASSERT(peer->bytes == 0);
+    peer_free(peer);
+    rig_free(&rig);
+}
+
+static void a_stream_may_end_with_an_error(void) {
+    for (int way = 0; way < 3; way++) {
+        struct rig rig;
+        struct peer *peer = begin_stream(&rig, "");
+        ask(&rig, peer, "5\r\nfirst\r\n");
+        if (way == 0) {
+            ask(&rig, peer, "0\r\nLambda-Runtime-Function-Error-Type: Function.E\r\n"
+                "Lambda-Runtime-Function-Error-Body: eyJlcnJvclR5cGUiOiJFIn0=\r\n\r\n");
+            SCHED_ASSERT(heard(peer, "202 Accepted") && rig_heard(&rig, "FunctionError") && rig_heard(&rig, "{\"errorType\":\"E\"}"));
+        } else if (way == 1) {
+            SCHED_ASSERT(shutdown(peer->fd, SHUT_WR) == 0);
+            turns(&rig, peer, 3);
+            SCHED_ASSERT(heard(peer, "TruncatedHTTPRequest") && rig_heard(&rig, "FunctionError") && rig_heard(&rig, "Runtime.TruncatedResponse"));
+        } else {
+            ask(&rig, peer, "what\r\n");
+            SCHED_ASSERT(heard(peer, "400 Bad Request") && rig_heard(&rig, "Runtime.TruncatedResponse"));
+        }
+        SCHED_ASSERT(rig_heard(&rig, "first") && core_check(rig.sched->core) == NULL);
+        peer_free(peer);
+        rig_free(&rig);
+    }
+}
+
+static void a_caller_that_does_not_read_stops_the_runtime(void) {
+    enum { PIECE = 16384, PIECES = 512 };
+    struct rig rig;
+    struct peer *peer = begin_stream(&rig, "");
+    static char piece[PIECE + 16];
+    const size_t size = (size_t)snprintf(piece, sizeof piece, "%x\r\n", PIECE) + PIECE + 2;
+    memset(piece + size - PIECE - 2, 'z', PIECE);
+    memcpy(piece + size - 2, "\r\n", 2);
+    const int client = rig.client;
+    rig.client = -1; /* it does not read */
+    size_t sent = 0, stuck = 0, heard_z = 0;
+    while (sent < size * PIECES && stuck < 20) {
+        const ssize_t took = send(peer->fd, piece + sent % size, size - sent % size, MSG_DONTWAIT | MSG_NOSIGNAL);
+        stuck = took > 0 ? 0 : stuck + 1;
+        sent += took > 0 ? (size_t)took : 0;
+        rig_turn(&rig);
+        SCHED_ASSERT(rig.sched->clients[0].output.bytes < (512 << 10) && rig.sched->payload_bytes == 0);
+    }
+    SCHED_ASSERT(stuck == 20 && rig.sched->held_api != NULL); /* the runtime's socket is full */
+    for (size_t quiet = 0; quiet < 50;) {
+        static char bytes[1 << 16];
+        const ssize_t got = recv(client, bytes, sizeof bytes, MSG_DONTWAIT);
+        for (ssize_t i = 0; i < got; i++) {
+            heard_z += bytes[i] == 'z';
+        }
+        const size_t rest = size * PIECES - sent;
+        const ssize_t took = rest == 0 ? 0 : send(peer->fd, piece + sent % size, size - sent % size, MSG_DONTWAIT | MSG_NOSIGNAL);
+        sent += took > 0 ? (size_t)took : 0;
+        quiet = got > 0 || took > 0 ? 0 : quiet + 1;
+        rig_turn(&rig);
+        SCHED_ASSERT(rig.sched->clients[0].output.bytes < (512 << 10));
+    }
+    SCHED_ASSERT(heard_z == (size_t)PIECE * PIECES);
+    rig.client = client;
+    ask(&rig, peer, "0\r\n\r\n");
+    SCHED_ASSERT(heard(peer, "202 Accepted"));
+    peer_free(peer);
+    rig_free(&rig);
+}
+
+static void a_caller_that_goes_stops_nothing(void) {
+    struct rig rig;
+    struct peer *peer = begin_stream(&rig, "");
+    close(rig.client);
+    rig.client = -1;
+    turns(&rig, peer, 2);
+    ask(&rig, peer, "5\r\nfirst\r\n");
+    ask(&rig, peer, "0\r\n\r\n");
+    SCHED_ASSERT(heard(peer, "202 Accepted"));
+    peer_free(peer);
+    rig_free(&rig);
+}
+
 /* ---- extensions ------------------------------------------------------------------------------------------------------- */
 
 static void enroll(struct rig *rig, struct peer *peer, const char *name, const char *events, char id[37]) {
@@ -739,6 +854,10 @@ int main(void) {
     RUN(frames_of_the_channel_are_out_of_order);
     RUN(a_flood_is_read_slowly_and_connections_are_counted);
     RUN(what_is_no_http_ends_the_connection);
+    RUN(an_answer_reaches_its_caller_in_pieces);
+    RUN(a_stream_may_end_with_an_error);
+    RUN(a_caller_that_does_not_read_stops_the_runtime);
+    RUN(a_caller_that_goes_stops_nothing);
     RUN(an_extension_hears_of_calls_and_is_waited_for);
     RUN(a_timeout_covers_extensions);
     RUN(the_end_is_told_with_time_for_it);

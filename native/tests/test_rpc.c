@@ -62,6 +62,8 @@ static const struct row rows[] = {
     ROW(CALL "\x93\xa1x\xa1y\x82\xaf" "idempotency_key\xa3one\xa4type\xa5""event", "INVOKE 5 x bin=y type=1 key=one"),
     ROW(CALL "\x93\xa1x\xa1y\x82\xa6report\xc2\xa8log_tail\xc3", "INVOKE 5 x bin=y report log_tail"),
     ROW(CALL "\x93\xa1x\xa1y\x81\xa6report\xc2", "INVOKE 5 x bin=y"),
+    ROW(CALL "\x93\xa1x\xa1y\x81\xa6stream\xc3", "INVOKE 5 x bin=y stream"),
+    ROW(CALL "\x93\xa1x\xa1y\x82\xa6stream\xc3\xa4type\xa6" "dryrun", "BAD 5: options.stream: only with type \"sync\""),
     ROW(CALL "\x93\xa1x\xa1y\x81\xab" "deadline_ms\x01", "INVOKE 5 x bin=y deadline=1"),
     ROW(CALL "\x93\xa1x\xa1y\x81\xab" "deadline_ms\xce\x05\x26\x5c\x00", "INVOKE 5 x bin=y deadline=86400000"),
     ROW(CALL "\x93\xa1x\xa1y\x81\xae" "client_context\xc4\x02{}", "INVOKE 5 x bin=y context={}"),
@@ -226,6 +228,7 @@ static void describe(enum rpc_verdict verdict, const struct rpc_request *request
             put(text, " deadline=%" PRIu64, request->deadline_ms);
         }
         put(text, "%s%s", request->report ? " report" : "", request->log_tail ? " log_tail" : "");
+        put(text, "%s", request->stream ? " stream" : "");
         put_slice(text, "context=", request->client_context);
         put_slice(text, "trace=", request->trace);
         put_slice(text, "key=", request->idempotency_key);

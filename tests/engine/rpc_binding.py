@@ -68,6 +68,7 @@ class Request:
     payload_msgpack: bool
     report: bool
     log_tail: bool
+    stream: bool
     kind: Kind
     deadline_ms: int
     client_context: bytes | None
@@ -110,6 +111,7 @@ class Reader:
             bool(r.payload_msgpack),
             bool(r.report),
             bool(r.log_tail),
+            bool(r.stream),
             Kind(r.type),
             r.deadline_ms,
             _slice(r.client_context),

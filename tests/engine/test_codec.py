@@ -82,7 +82,7 @@ def option(key: str, value: Any) -> Any:
         if not is_int(value, 1, 86_400_000):
             raise bad(field)
         return value
-    if key in ("report", "log_tail"):
+    if key in ("report", "log_tail", "stream"):
         if not isinstance(value, bool):
             raise bad(field)
         return value
@@ -116,6 +116,8 @@ def options(value: Any) -> dict[str, Any]:
         found[key] = option(key, given_value)
     if "idempotency_key" in found and found.get("type") != Kind.EVENT:
         raise bad("options.idempotency_key")
+    if found.get("stream") and found.get("type", Kind.SYNC) != Kind.SYNC:
+        raise bad("options.stream")
     return found
 
 
@@ -138,6 +140,7 @@ def invoke(params: list[Any], notification: bool) -> dict[str, Any]:
         "deadline_ms": given_options.get("deadline_ms", 0),
         "report": tail or given_options.get("report", False),
         "log_tail": tail,
+        "stream": given_options.get("stream", False),
         "client_context": given_options.get("client_context"),
         "trace": given_options.get("trace"),
         "idempotency_key": given_options.get("idempotency_key"),
@@ -262,6 +265,7 @@ usual_options = {
     "deadline_ms": st.integers(1, 86_400_000),
     "report": st.booleans(),
     "log_tail": st.booleans(),
+    "stream": st.booleans(),
     "client_context": st.one_of(st.binary(max_size=60), st.just(b"c" * 3583)),
     "trace": st.one_of(printable, st.just("t" * 1024)),
     "idempotency_key": st.one_of(st.text(min_size=1, max_size=40), st.just("k" * 128)),
