@@ -5,11 +5,14 @@ Law of this file: it joins the rooms that the API needs, as the composition root
 
 from __future__ import annotations
 
+import socket
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from scheduler.accesskeys import AccessKeys, AccessKeysBroken
+from scheduler.client.streaming import stream_over
 from scheduler.engine import json_problem
 from scheduler.errors import Unavailable
 from scheduler.keyring import Keyring
@@ -18,19 +21,20 @@ from scheduler.lambda_api.app import Api
 from scheduler.lambda_api.rooms import Invoker, Rooms
 from scheduler.lambda_api.server import Front
 from scheduler.lambda_api.url_calls import engine_urls
-from scheduler.messages import http_adopt, key_put, key_remove, url_remove
+from scheduler.messages import Right, connection_adopt, http_adopt, key_put, key_remove, url_remove
 from scheduler.queueing.dispatcher import AcceptedEvent
 from scheduler.targets.app import TARGET
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
     from scheduler.accesskeys import AccessKey
     from scheduler.lambda_api.access import Access
     from scheduler.lambda_api.app import Reply
+    from scheduler.lambda_api.streamed import Streamed
     from scheduler.lambda_api.wire import Request
-    from scheduler.messages import Command, HttpHanded, Right
+    from scheduler.messages import Command, HttpHanded
     from scheduler.queueing.caller import Caller
     from scheduler.service import Service
 
@@ -69,7 +73,7 @@ class Gateway:
             deployments=service.deployments,
             runtimes=service.offers.compilers,
             absent_runtimes=service.offers.absent,
-            invoker=Invoker(sync=caller.ask, event=self._event, json_problem=json_problem),
+            invoker=Invoker(sync=caller.ask, event=self._event, stream=self._stream, json_problem=json_problem),
             concurrency=service.methods.concurrency.view,
             publish_image=service.snapshots.publish,
             has_image=service.snapshots.optimized,
@@ -103,6 +107,15 @@ class Gateway:
         if self._service.draining:
             raise Unavailable("the service is shutting down")
         return await self._service.events.accept(AcceptedEvent(function, payload, "json", trace=trace, key=None))
+
+    @asynccontextmanager
+    async def _stream(self, function: str, payload: bytes, options: Mapping[str, object]) -> AsyncIterator[Streamed]:
+        """A connection to the engine for each stream: one whose reader is slow shares it with no call."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        await self._service.post(connection_adopt(theirs.detach(), Right.INVOKE))
+        async with stream_over(ours, [function, payload, dict(options)]) as stream:
+            yield stream
 
     # ---- function URLs ----
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         ServiceStats,
     )
     from scheduler.client.session import CannotConnect, ConnectionLost
+    from scheduler.client.streaming import ResponseStream
 
 __all__ = [
     "Account",
@@ -46,6 +47,7 @@ __all__ = [
     "LogChunk",
     "Report",
     "ResourceUse",
+    "ResponseStream",
     "ServiceStats",
     "open_client",
 ]
@@ -56,6 +58,7 @@ _HOMES: Final = {
     "BlockingClient": "blocking",
     "CannotConnect": "session",
     "ConnectionLost": "session",
+    "ResponseStream": "streaming",
 }
 
 

@@ -18,6 +18,7 @@ import hashlib
 import json
 import random
 import socket
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ from scheduler.client.model import (
     page_from,
 )
 from scheduler.client.session import RECEIVE_BYTES, Answer, CannotConnect, ConnectionLost, Session, again
+from scheduler.client.streaming import ResponseStream, stream_over
 from scheduler.errors import ProtocolFault, SchedulerError
 
 if TYPE_CHECKING:
@@ -280,6 +282,23 @@ class Client:
         }
         result = await self.call("invoke", invoke_params(name, payload, options))
         return invocation_from(result, text=is_text(payload))
+
+    @asynccontextmanager
+    async def stream(self, name: str, payload: bytes | str = b"{}", **options: Any) -> AsyncIterator[ResponseStream]:
+        """Runs a function and gives its answer in pieces, as they come:
+
+            async with client.stream("talk", b'{"about": "rain"}') as answer:
+                async for piece in answer:
+                    ...
+
+        One that does not stream gives its whole answer as one piece. The call has a connection of its own, and who reads slowly
+        slows the function, nobody else. Leaving early ends neither the function nor its bill. Options and errors as of `invoke`
+        (`type` apart); a function that fails half-way raises after the pieces that came before.
+        """
+        hello = hello_request(self._token) if self._token is not None or self._address.needs_hello else None
+        sock = await _open_socket(self._address)
+        async with stream_over(sock, invoke_params(name, payload, options), hello=hello) as answer:
+            yield answer
 
     async def invoke_json(self, name: str, event: Any = None, **options: Any) -> Any:
         """`event` as JSON there, the answer as a Python value back. Options and errors as of `invoke`."""

@@ -28,6 +28,7 @@ from scheduler.lambda_api.provisioned import ProvisionedOperations
 from scheduler.lambda_api.rooms import ApiCall, Principal
 from scheduler.lambda_api.settings import SettingOperations
 from scheduler.lambda_api.shapes import read
+from scheduler.lambda_api.streamed import BodyStream
 from scheduler.lambda_api.url_calls import HOST, UrlCalls
 from scheduler.lambda_api.urls import UrlOperations
 from scheduler.lambda_api.wire import Answer, Request, gather
@@ -47,15 +48,24 @@ LARGE_BYTES: Final = 256 * 1024  # bodies beyond it are read in a thread, so tha
 
 
 class Reply:
-    """What goes over the wire: `body`, or where there is a file all of it, `size` bytes. Whoever sends it closes the file."""
+    """What goes over the wire: `body`, or where there is a file all of it, `size` bytes; or a stream, as it comes. Whoever
+    sends it closes the file, or the stream."""
 
-    __slots__ = ("body", "file", "headers", "size", "status")
+    __slots__ = ("body", "file", "headers", "size", "status", "stream")
 
-    def __init__(self, status: int, headers: list[tuple[str, str]], body: bytes, file: BinaryIO | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        headers: list[tuple[str, str]],
+        body: bytes,
+        file: BinaryIO | None = None,
+        stream: BodyStream | None = None,
+    ) -> None:
         self.status = status
         self.headers = headers
         self.body = body
         self.file = file
+        self.stream = stream
         self.size = len(body) if file is None else os.fstat(file.fileno()).st_size
 
 
@@ -92,7 +102,7 @@ class Api:
             if url is not None:
                 name = "url"
                 reached = await self._urls.answer(url[1], request, request_id)
-                reply = Reply(reached.status, reached.headers, reached.body)
+                reply = Reply(reached.status, reached.headers, reached.body, stream=reached.stream)
             elif request.path.startswith(CODE_PATH) and request.method == "GET":
                 name = "code"
                 reply = await self._package(request)
@@ -187,6 +197,8 @@ class Api:
         headers = [*(() if typed else (("Content-Type", "application/json"),)), *answer.headers]
         if answer.body is None:
             return Reply(status, headers, b"")
+        if isinstance(answer.body, BodyStream):
+            return Reply(status, headers, b"", stream=answer.body)
         body = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body, ensure_ascii=False).encode()
         return Reply(status, headers, body)
 

@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from scheduler import limits
 from scheduler.functions.names import LATEST
 from scheduler.lambda_api.errors import LambdaError
-from scheduler.lambda_api.eventstream import stream
 from scheduler.lambda_api.rooms import refuse
+from scheduler.lambda_api.streamed import FUNCTION_FAILED, BodyStream, begin, event_stream
 from scheduler.lambda_api.wire import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from scheduler.errors import SchedulerError
+    from scheduler.functions.model import FunctionVersion
     from scheduler.lambda_api.rooms import ApiCall, Rooms
+    from scheduler.lambda_api.streamed import Streamed
 
 __all__ = ["InvokeOperations"]
-
-# TooLarge from an invocation is the answer that was too large: the request was measured before.
-FUNCTION_FAILED: Final = ("FunctionError", "Timeout", "SandboxDied", "InitFailed", "TooLarge")
 
 
 class InvokeOperations:
@@ -40,51 +38,42 @@ class InvokeOperations:
         return {"Invoke": self._invoke, "InvokeAsync": self._invoke_async, "InvokeWithResponseStream": self._stream}
 
     async def _invoke(self, call: ApiCall) -> Answer:
+        kind = call.get("InvocationType", "RequestResponse")
+        version, payload = await self._admitted(call, limits.EVENT_BYTES_MAX if kind == "Event" else limits.PAYLOAD_BYTES_MAX)
+        if kind == "DryRun":
+            return Answer(None, 204)
+        # By the name that the caller used: which version an alias means is thrown for each call.
+        name = str(self._rooms.reference(call))
+        if kind == "Event":
+            accepted = await self._rooms.invoker.event(name, payload, call.request.trace())
+            return Answer(None, 202, (("x-amzn-RequestId", accepted),))
+        error, result = await self._rooms.invoker.sync(name, payload, _options(call))
+        return _answer(error, result, version.version)
+
+    async def _admitted(self, call: ApiCall, limit: int) -> tuple[FunctionVersion, bytes]:
         for refused in ("TenantId", "DurableExecutionName"):
             if refused in call.values:
                 raise refuse(f"{refused}: the function is not configured for it")
         version = self._rooms.find_to_invoke(call)
-        kind = call.get("InvocationType", "RequestResponse")
-        payload = self._checked(
-            call.get("Payload", b""), limits.EVENT_BYTES_MAX if kind == "Event" else limits.PAYLOAD_BYTES_MAX
-        )
-        if kind == "DryRun":
-            return Answer(None, 204)
-        if version.config.environment.problem is not None:
+        payload = self._checked(call.get("Payload", b""), limit)
+        if call.get("InvocationType") != "DryRun" and version.config.environment.problem is not None:
             problem = await self._rooms.registry.unlock(version.name)
             if problem is not None:
                 raise problem
-        # By the name that the caller used: which version an alias means is thrown for each call.
-        name = str(self._rooms.reference(call))
-        trace = call.request.trace()
-        if kind == "Event":
-            return Answer(None, 202, (("x-amzn-RequestId", await self._rooms.invoker.event(name, payload, trace)),))
-        options: dict[str, object] = {"report": True}
-        if call.get("LogType") == "Tail":
-            options["log_tail"] = True
-        if trace:
-            options["trace"] = trace
-        if "ClientContext" in call.values:
-            options["client_context"] = _client_context(call.values["ClientContext"])
-        error, result = await self._rooms.invoker.sync(name, payload, options)
-        return _answer(error, result, version.version)
+        return version, payload
 
     async def _stream(self, call: ApiCall) -> Answer:
-        """The whole result as chunks: this service's functions answer at once."""
-        answer = await self._invoke(call)
-        if answer.status == 204 or not isinstance(answer.body, bytes):
-            return answer
-        headers = dict(answer.headers)
-        complete: dict[str, str] = {}
-        if "X-Amz-Log-Result" in headers:
-            complete["LogResult"] = headers.pop("X-Amz-Log-Result")
-        body = answer.body
-        if headers.pop("X-Amz-Function-Error", None) is not None:
-            complete |= {"ErrorCode": _error_type(body), "ErrorDetails": body.decode("utf-8", "replace")}
-            body = b""
-        headers["Content-Type"] = "application/vnd.amazon.eventstream"
-        headers["X-Amzn-Remapped-Content-Type"] = "application/json"
-        return Answer(b"".join(stream(body, json.dumps(complete).encode())), 200, tuple(headers.items()))
+        """Its pieces as the function sends them; one that does not stream answers in one."""
+        version, payload = await self._admitted(call, limits.PAYLOAD_BYTES_MAX)
+        if call.get("InvocationType") == "DryRun":
+            return Answer(None, 204)
+        stream, resources = await begin(self._rooms.invoker.stream(str(self._rooms.reference(call)), payload, _options(call)))
+        headers = (
+            ("Content-Type", "application/vnd.amazon.eventstream"),
+            ("X-Amzn-Remapped-Content-Type", stream.content_type or "application/json"),
+            ("X-Amz-Executed-Version", version.version or LATEST),
+        )
+        return Answer(BodyStream(event_stream(stream, _log_result), resources), 200, headers)
 
     async def _invoke_async(self, call: ApiCall) -> Answer:
         self._rooms.find_to_invoke(call)
@@ -107,12 +96,21 @@ class InvokeOperations:
         return payload
 
 
-def _error_type(body: bytes) -> str:
-    with contextlib.suppress(ValueError):
-        found = json.loads(body)
-        if isinstance(found, dict):
-            return str(found.get("errorType", "Unhandled"))
-    return "Unhandled"
+def _options(call: ApiCall) -> dict[str, object]:
+    options: dict[str, object] = {"report": True}
+    if call.get("LogType") == "Tail":
+        options["log_tail"] = True
+    trace = call.request.trace()
+    if trace:
+        options["trace"] = trace
+    if "ClientContext" in call.values:
+        options["client_context"] = _client_context(call.values["ClientContext"])
+    return options
+
+
+def _log_result(stream: Streamed) -> dict[str, str]:
+    tail = (stream.report or {}).get("log_tail")
+    return {} if tail is None else {"LogResult": base64.b64encode(tail).decode()}
 
 
 def _client_context(encoded: str) -> bytes:

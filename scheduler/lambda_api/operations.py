@@ -87,8 +87,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     # ---- invocation ----
     Operation("Invoke", "POST", ONE + "/invocations", 200, F, INVOKE, inputs.INVOKE),
     Operation("InvokeAsync", "POST", "/2014-11-13/functions/{FunctionName}/invoke-async", 202, F, INVOKE, inputs.INVOKE_ASYNC),
-    Operation("InvokeWithResponseStream", "POST", "/2021-11-15/functions/{FunctionName}/response-streaming-invocations", 200, P,
-              INVOKE, inputs.STREAM, "the whole result comes as chunks; functions cannot stream yet"),
+    Operation("InvokeWithResponseStream", "POST", "/2021-11-15/functions/{FunctionName}/response-streaming-invocations", 200, F,
+              INVOKE, inputs.STREAM),
     # ---- aliases ----
     Operation("CreateAlias", "POST", ONE + "/aliases", 201, F, D, inputs.CREATE_ALIAS),
     Operation("GetAlias", "GET", ONE + "/aliases/{Name}", 200, F, READ, inputs.ALIAS),

@@ -19,6 +19,7 @@ from scheduler.lambda_api.errors import PENDING_TEXT, UPDATING_TEXT, LambdaError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+    from contextlib import AbstractAsyncContextManager
 
     from scheduler.catalog import FunctionSpec
     from scheduler.config import Settings
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from scheduler.functions.model import FunctionVersion
     from scheduler.functions.packages import CodeStore
     from scheduler.functions.registry import FunctionRegistry
+    from scheduler.lambda_api.streamed import Streamed
     from scheduler.lambda_api.wire import Request
     from scheduler.messages import Right
 
@@ -60,10 +62,11 @@ class ApiCall:
 @dataclass(frozen=True, slots=True)
 class Invoker:
     """How a call is made from here: `sync` gives the error or the result of the protocol's `invoke`; `event` the request id,
-    once the event is durable."""
+    once the event is durable; `stream` the pieces of an answer (scheduler.client.streaming)."""
 
     sync: Callable[[str, bytes, Mapping[str, object]], Awaitable[tuple[SchedulerError | None, Any]]]
     event: Callable[[str, bytes, str | None], Awaitable[str]]
+    stream: Callable[[str, bytes, Mapping[str, object]], AbstractAsyncContextManager[Streamed]]
     json_problem: Callable[[bytes], int | None]  # where bytes stop being JSON; one judge for both sides
 
 

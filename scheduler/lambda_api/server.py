@@ -18,6 +18,7 @@ import h11
 import trio
 
 from scheduler.bulk import in_bulk
+from scheduler.errors import SchedulerError
 from scheduler.lambda_api.app import Reply
 from scheduler.lambda_api.errors import LambdaError
 from scheduler.lambda_api.url_reply import url_reply
@@ -26,6 +27,7 @@ from scheduler.lambda_api.wire import BODY_BYTES_MAX, Request
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from scheduler.lambda_api.streamed import BodyStream
     from scheduler.messages import UrlAnswered
 
 __all__ = ["Budget", "Front", "converse", "request_of", "wire_of"]
@@ -203,7 +205,7 @@ def _rendered(http: h11.Connection, reply: Reply) -> bytes:
 
 def _head(reply: Reply, *, close: bool = False) -> h11.Response:
     headers = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in reply.headers]
-    if reply.status not in NO_BODY:
+    if reply.status not in NO_BODY and reply.stream is None:
         headers.append((b"Content-Length", str(reply.size).encode()))
     if close:
         headers.append((b"Connection", b"close"))
@@ -366,11 +368,15 @@ class _Conversation:
                     data += self._http.send(h11.Data(data=reply.body)) or b""
                 elif reply.file is not None:
                     data = await self._send_file(reply.file, data)
+                elif reply.stream is not None:
+                    data = await self._send_stream(reply.stream, data)
             data += self._http.send(h11.EndOfMessage()) or b""
             await self._write(data)
         finally:
             if reply.file is not None:
                 reply.file.close()
+            if reply.stream is not None:
+                await reply.stream.aclose()
 
     async def _send_file(self, file: BinaryIO, data: bytes) -> bytes:
         """All of it after `data`, a part at a time: no peer makes us hold a whole package. The last part is given back."""
@@ -378,6 +384,17 @@ class _Conversation:
             await self._write(data)
             data = self._http.send(h11.Data(data=part)) or b""
         return data
+
+    async def _send_stream(self, stream: BodyStream, data: bytes) -> bytes:
+        """Each part as it comes: a peer that reads slowly slows the function. A part that never comes leaves the answer without
+        its end, which every client takes for a failure."""
+        await self._write(data)
+        try:
+            async for part in stream.parts:
+                await self._write(self._http.send(h11.Data(data=part)) or b"")
+        except SchedulerError:
+            raise trio.BrokenResourceError from None
+        return b""
 
     async def _write(self, data: bytes) -> None:
         await _write(self._stream, data)

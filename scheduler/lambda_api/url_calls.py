@@ -15,8 +15,9 @@ from scheduler.errors import SchedulerError
 from scheduler.functions.names import LATEST
 from scheduler.functions.policies import allows
 from scheduler.lambda_api.errors import LambdaError
+from scheduler.lambda_api.streamed import HTTP_PRELUDE, BodyStream, PreludeBroken, after, begin, http_prelude
 from scheduler.lambda_api.url_event import make_event
-from scheduler.lambda_api.url_reply import UrlReply, make_reply, refusal
+from scheduler.lambda_api.url_reply import UrlReply, make_head, make_reply, refusal
 from scheduler.messages import Right, UrlFlag, url_put
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class UrlCalls:
             return UrlReply(200, [*extra, *_preflight(url.cors)] if extra else [], b"")
         try:
             principal, request = self._admit(name, qualifier, url, request)
-            reply = await self._call(name, qualifier, url_id, principal, request, request_id)
+            reply = await self._call(name, qualifier, url, principal, request, request_id)
         except LambdaError as error:
             reply = refusal(error.kind.status, error.name, error.message if error.name == "AccessDeniedException" else None)
         except SchedulerError as error:
@@ -58,7 +59,7 @@ class UrlCalls:
         if extra:
             named = {key.lower() for key, _ in extra}
             kept = [(key, value) for key, value in reply.headers if key.lower() not in named]
-            reply = UrlReply(reply.status, [*kept, *extra], reply.body)
+            reply = UrlReply(reply.status, [*kept, *extra], reply.body, reply.stream)
         return reply
 
     def _admit(self, name: str, qualifier: str, url: Url, request: Request) -> tuple[Principal | None, Request]:
@@ -78,22 +79,44 @@ class UrlCalls:
         return principal, request
 
     async def _call(
-        self, name: str, qualifier: str, url_id: str, principal: Principal | None, request: Request, request_id: str
+        self, name: str, qualifier: str, url: Url, principal: Principal | None, request: Request, request_id: str
     ) -> UrlReply:
         signer = None
         if principal is not None:
             signer = (self._rooms.registry.identity.account_id, principal.name.rpartition(" ")[2])
-        event = make_event(request, url_id, signer=signer, request_id=request_id, now_s=time.time())
+        event = make_event(request, url.id, signer=signer, request_id=request_id, now_s=time.time())
         if len(event) > limits.PAYLOAD_BYTES_MAX:
             raise LambdaError("RequestTooLargeException", "the request is larger than an event may be")
         options: dict[str, object] = {}
         trace = request.trace()
         if trace is not None:
             options["trace"] = trace
+        if url.invoke_mode == "RESPONSE_STREAM":
+            return await self._streamed(target_of(name, qualifier), event, options)
         error, result = await self._rooms.invoker.sync(target_of(name, qualifier), event, options)
         if error is not None:
             raise error
         return make_reply(result[0])
+
+    async def _streamed(self, target: str, event: bytes, options: dict[str, object]) -> UrlReply:
+        """A function that does not stream is answered for as it would be without; one that fails half-way leaves its answer
+        without an end."""
+        stream, resources = await begin(self._rooms.invoker.stream(target, event, options))
+        async with resources:
+            if stream.error is not None:
+                raise stream.error
+            if stream.content_type is None:
+                return make_reply(b"".join([piece async for piece in stream]))
+            status, headers, first = 200, [("Content-Type", stream.content_type or "application/octet-stream")], b""
+            if stream.content_type == HTTP_PRELUDE:
+                try:
+                    value, first = await http_prelude(stream)
+                except PreludeBroken:
+                    return refusal(502, None, None)
+                status, headers = make_head(value)
+                if not any(key.lower() == "content-type" for key, _ in headers):
+                    headers.append(("Content-Type", "application/octet-stream"))
+            return UrlReply(status, headers, b"", BodyStream(after(first, stream), resources.pop_all()))
 
 
 def lets_in(policy: Policy | None, auth_type: str, tenant: str | None) -> bool:

@@ -11,11 +11,14 @@ import base64
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from scheduler.lambda_api.errors import LambdaError
 
-__all__ = ["UrlReply", "make_reply", "refusal", "url_reply"]
+if TYPE_CHECKING:
+    from scheduler.lambda_api.streamed import BodyStream
+
+__all__ = ["UrlReply", "make_head", "make_reply", "refusal", "url_reply"]
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # no header's value may have one
@@ -31,6 +34,7 @@ class UrlReply:
     status: int
     headers: list[tuple[str, str]]
     body: bytes
+    stream: BodyStream | None = None  # instead of the body; the receiver's to close
 
 
 def url_reply(result: bytes) -> UrlReply:
@@ -51,12 +55,7 @@ def make_reply(result: bytes) -> UrlReply:
         raise _broken() from None
     if not isinstance(value, dict) or "statusCode" not in value:
         return UrlReply(200, [("Content-Type", "application/json")], text)
-    status = value["statusCode"]
-    if isinstance(status, str) and _STATUS.fullmatch(status):
-        status = int(status)
-    if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 599:
-        raise _broken()
-    headers = _headers(value.get("headers") or {}, value.get("cookies") or [])
+    status, headers = make_head(value)
     given = value.get("body")
     body = "" if given is None else given if isinstance(given, str) else json.dumps(given)
     try:
@@ -66,6 +65,16 @@ def make_reply(result: bytes) -> UrlReply:
     if not any(key.lower() == "content-type" for key, _ in headers):
         headers.append(("Content-Type", "application/json"))
     return UrlReply(status, headers, data)
+
+
+def make_head(value: dict[str, Any]) -> tuple[int, list[tuple[str, str]]]:
+    """Status and headers out of `statusCode`, `headers`, `cookies`. LambdaError: they are none."""
+    status = value.get("statusCode", 200)
+    if isinstance(status, str) and _STATUS.fullmatch(status):
+        status = int(status)
+    if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 599:
+        raise _broken()
+    return status, _headers(value.get("headers") or {}, value.get("cookies") or [])
 
 
 def _headers(given: Any, cookies: Any) -> list[tuple[str, str]]:

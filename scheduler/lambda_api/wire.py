@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from scheduler.lambda_api.shapes import Member, Shape
+    from scheduler.lambda_api.streamed import BodyStream
 
 __all__ = ["BODY_BYTES_MAX", "Answer", "Request", "gather", "load"]
 
@@ -53,9 +54,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`status` 0: that of the operation. A dict is sent as JSON."""
+    """`status` 0: that of the operation. A dict is sent as JSON; a stream as it comes."""
 
-    body: dict[str, Any] | bytes | None = None
+    body: dict[str, Any] | bytes | BodyStream | None = None
     status: int = 0
     headers: Sequence[tuple[str, str]] = ()
 
