@@ -22,7 +22,8 @@ enum sched_right { SCHED_RIGHT_INVOKE = 1, SCHED_RIGHT_DEPLOY = 2, SCHED_RIGHT_A
 
 struct sched_config {
     struct core_config core;
-    uint32_t connections_max;         /* clients at once; more are closed at accept */
+    uint32_t connections_max;         /* clients at once; more are closed at accept. With an HTTP listener a sixteenth is kept for HTTP,
+                                         and as much for the others */
     uint32_t frame_bytes_max;         /* one request; 6 MiB + 64 KiB */
     uint32_t payload_bytes_max;       /* sync invoke: 6,291,456 */
     uint32_t answer_bytes_max;        /* 6,291,556 */

@@ -65,10 +65,17 @@ static void refuse_connection(struct sched *sched, int fd, bool http) {
     close(fd);
 }
 
+/* Where there are both, neither takes the last places from the other: idle ones of HTTP cost their clients nothing. */
+static bool is_full_of(const struct sched *sched, enum speech speech) {
+    const uint32_t kept = sched->http_fd < 0 ? 0 : sched->config.connections_max / KEPT_SHARE;
+    const uint32_t open = speech == SPEECH_HTTP ? sched->clients_http : sched->clients_open - sched->clients_http;
+    return open >= sched->config.connections_max - kept;
+}
+
 uint64_t client_add(struct sched *sched, int fd, enum speech speech, uint32_t uid, uint32_t rights) {
     const bool fresh = sched->client_free == NO_INDEX && sched->clients_used < sched->config.connections_max;
     const uint32_t index = fresh ? sched->clients_used : sched->client_free;
-    if (index == NO_INDEX || !watch(sched, EPOLL_CTL_ADD, fd, EPOLLIN, SOURCE_CLIENT, index)) {
+    if (index == NO_INDEX || is_full_of(sched, speech) || !watch(sched, EPOLL_CTL_ADD, fd, EPOLLIN, SOURCE_CLIENT, index)) {
         refuse_connection(sched, fd, speech == SPEECH_HTTP);
         return 0;
     }
@@ -82,6 +89,7 @@ uint64_t client_add(struct sched *sched, int fd, enum speech speech, uint32_t ui
     *client = (struct client){.fd = fd, .generation = generation, .next = NO_INDEX, .tcp = speech != SPEECH_UNIX,
                               .http = speech == SPEECH_HTTP, .uid = uid, .rights = rights, .reading = true, .tickets = NO_INDEX, .opened_ns = sched->now_ns};
     sched->clients_open++;
+    sched->clients_http += client->http;
     return client_id(sched, client);
 }
 
@@ -755,6 +763,7 @@ static void close_client(struct sched *sched, struct client *client) {
     client->next = sched->client_free;
     sched->client_free = (uint32_t)(client - sched->clients);
     sched->clients_open--;
+    sched->clients_http -= client->http;
     if (!client->http) { /* of those nobody was told */
         emit(sched, &event, NULL, 0);
     }

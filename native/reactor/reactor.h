@@ -57,6 +57,7 @@ enum {
     OUTPUT_QUEUE_MAX = 64 << 20, /* answers one connection may leave unread before it is closed */
     PATIENCE_S = 30,            /* with half a frame, with unread answers over the limit, with no memory for a payload */
     PARTIAL_BYTES_A_S = 4096,   /* and a second more for so many bytes of a frame: slower is no slow link, it is an attack */
+    KEPT_SHARE = 16,            /* a sixteenth of all places is kept for each of HTTP and the protocol */
     HELLO_S = 10,               /* a connection without rights has so long to earn some */
     STRANGER_FRAME_BYTES_MAX = 16 * 1024, /* and says so in a frame of this size */
     EVENT_BYTES_MAX = 64 << 20, /* blobs of events that the slow side has not taken: control requests are refused above it */
@@ -293,6 +294,7 @@ struct sched {
     uint32_t clients_used;      /* slots from here on were never used */
     uint32_t client_free;
     uint32_t clients_open;
+    uint32_t clients_http;      /* of these */
     uint32_t dirty_clients;
     uint32_t resuming_clients;
     uint32_t wanting_head;

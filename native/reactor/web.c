@@ -218,8 +218,8 @@ static size_t make_body(struct sched *sched, const struct status *status, const 
         size = snprintf(out, room, "{\"errorType\":\"%s\",\"errorMessage\":\"%s\"}",
                         error->payload_type != NULL ? error->payload_type : error->type, text);
     } else if (answer->outcome == CORE_THROTTLED) {
-        size = snprintf(out, room, "{\"Reason\":\"%s\",\"Type\":\"User\",\"message\":\"Rate Exceeded. %s\"}",
-                        throttle_reason(sched, answer), text);
+        size = snprintf(out, room, "{\"Reason\":\"%s\",\"Type\":\"User\",\"message\":\"Rate Exceeded.\"}",
+                        throttle_reason(sched, answer));
     } else {
         size = snprintf(out, room, "{\"Type\":\"%s\",\"%s\":\"%s\"}", status->fault, status->key, text);
     }
@@ -231,6 +231,13 @@ static char *put(char *at, const char *text) {
     const size_t size = strlen(text);
     memcpy(at, text, size);
     return at + size;
+}
+
+static char *put_printable(char *at, const char *text) {
+    for (; *text != '\0'; text++) {
+        *at++ = *text >= ' ' && *text <= '~' ? *text : '?';
+    }
+    return at;
 }
 
 static char *put_number(char *at, uint64_t value) {
@@ -254,6 +261,7 @@ void web_answer(struct sched *sched, struct client *client, const struct core_ac
     }
     const struct status *const status = status_of(answer);
     char id[37], made[7 * MESSAGE_MAX], tail[TAIL_BYTES];
+    struct error error = {0};
     journal_uuid(ticket->request_id, id);
     const uint8_t *body = NULL;
     size_t bytes = 0;
@@ -265,7 +273,6 @@ void web_answer(struct sched *sched, struct client *client, const struct core_ac
         body = info->init_error;
         bytes = info->init_error_bytes;
     } else {
-        struct error error = {0};
         answer_describe(sched, &error, answer, info, id);
         bytes = make_body(sched, status, answer, &error, made, sizeof made);
         body = (const uint8_t *)made;
@@ -274,7 +281,7 @@ void web_answer(struct sched *sched, struct client *client, const struct core_ac
     const struct rpc_slice trace = ticket_trace(ticket);
     const bool small = bytes <= SMALL_BODY;
     char *const begin = (char *)output_room(&sched->chunks, &client->output,
-                                            HEAD_ROOM + VERSION_BYTES_MAX + (trace.at != NULL ? (size_t)TRACE_ROOM : 0) + (has_tail ? (size_t)TAIL_TEXT : 0) + (small ? bytes : 0));
+                                            HEAD_ROOM + VERSION_BYTES_MAX + (answer->outcome == CORE_THROTTLED ? (size_t)MESSAGE_MAX : 0) + (trace.at != NULL ? (size_t)TRACE_ROOM : 0) + (has_tail ? (size_t)TAIL_TEXT : 0) + (small ? bytes : 0));
     char *at = put(put_number(put(begin, "HTTP/1.1 "), status->code), " ");
     at = put(put(at, status->reason), "\r\nContent-Type: application/json\r\nx-amzn-RequestId: ");
     at = put(put(at, id), "\r\n");
@@ -289,6 +296,7 @@ void web_answer(struct sched *sched, struct client *client, const struct core_ac
     if (answer->outcome == CORE_THROTTLED) {
         const uint64_t seconds = (answer->retry_after_ns + 500000000ULL) / 1000000000ULL;
         at = put(put_number(put(at, "Retry-After: "), seconds == 0 ? 1 : seconds), "\r\n");
+        at = put(put_printable(put(at, "x-scheduler-refused-by: "), error.message), "\r\n");
     }
     if (trace.at != NULL) {
         at = put(at, "X-Amzn-Trace-Id: ");

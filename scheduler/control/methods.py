@@ -48,6 +48,7 @@ LOGS_WAIT_MS_MAX = 20_000
 SINCE_MS_MAX = 1 << 43  # the year 2248
 LOGS_POLL_S = 0.1  # the engine hands journals to its writer as often
 LOG_READERS_MAX = 4
+MASKED = "***"
 
 TEXT, WHOLE, BINARY, FLAG, ANY = Kind.TEXT, Kind.WHOLE, Kind.BINARY, Kind.FLAG, Kind.ANY
 
@@ -325,7 +326,7 @@ class Methods:
             raise Unauthorized(f"tenant: this token is for tenant {call.connection.tenant}")
         page = self._registry.list(tenant=tenant, marker=call.get("marker"), limit=call.get("limit", limits.LIST_PAGE_MAX))
         return {
-            "functions": [self._snapshots.describe(version) for version in page.functions],
+            "functions": [self._shown(call, version) for version in page.functions],
             "next_marker": page.next_marker,
         }
 
@@ -334,7 +335,14 @@ class Methods:
         handle = self._catalog.handle(version.name, version.version)
         stats = (await self._engine.stats()).functions.get(handle) if handle is not None else None
         shown = None if stats is None else self._function_view(stats, version)
-        return {**self._snapshots.describe(version), "stats": shown, "events": self._events_of(version.name)}
+        return {**self._shown(call, version), "stats": shown, "events": self._events_of(version.name)}
+
+    def _shown(self, call: Call, version: FunctionVersion) -> dict[str, Any]:
+        """Whoever may only invoke is told which variables there are, not what is in them."""
+        described = self._snapshots.describe(version)
+        if call.connection.rights & Right.DEPLOY:
+            return described
+        return {**described, "environment": dict.fromkeys(described["environment"], MASKED)}
 
     async def _remove(self, call: Call) -> dict[str, Any]:
         reference = names.parse(call.values["name"], self._registry.identity)

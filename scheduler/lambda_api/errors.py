@@ -95,6 +95,7 @@ class LambdaError(Exception):
         self.message = message
         self.retry_after_s = retry_after_s
         self.fields = fields
+        self.refused_by: str | None = None  # which limit, and how full: a header of ours, for who reads it
 
     @property
     def name(self) -> str:
@@ -109,6 +110,8 @@ class LambdaError(Exception):
         found = [("Content-Type", "application/json"), ("x-amzn-ErrorType", self.name)]
         if self.retry_after_s is not None:
             found.append(("Retry-After", str(max(1, round(self.retry_after_s)))))
+        if self.refused_by is not None:
+            found.append(("x-scheduler-refused-by", "".join(c if " " <= c <= "~" else "?" for c in self.refused_by)))
         return found
 
 
@@ -166,5 +169,7 @@ def _throttled(error: SchedulerError) -> LambdaError:
     own, above = _REASONS.get(error.resource or "", (_OTHER_REASON, _OTHER_REASON))
     reason = own if (error.account or "").startswith("function:") else above
     retry_s = None if error.retry_after_ms is None else error.retry_after_ms / 1000
-    # Lambda says no more than "Rate Exceeded."; who refused is what people miss most in it.
-    return LambdaError("TooManyRequestsException", f"Rate Exceeded. {error.message}", retry_after_s=retry_s, Reason=reason)
+    # Lambda says no more than "Rate Exceeded."; who refused is what people miss most in it, and stands beside it.
+    throttled = LambdaError("TooManyRequestsException", "Rate Exceeded.", retry_after_s=retry_s, Reason=reason)
+    throttled.refused_by = error.message
+    return throttled

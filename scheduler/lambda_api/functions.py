@@ -95,6 +95,7 @@ class FunctionOperations:
             rooms.visible(call, name)  # it may have gone meanwhile, and its name be another tenant's
             latest = rooms.registry.get(name)
             code = await admit(rooms, call.values, latest.config.handler, latest.config.runtime)
+            self._layers.check_together(code, latest.layers)
             if call.get("DryRun", False):
                 if call.get("RevisionId", latest.revision_id) != latest.revision_id:
                     raise LambdaError("PreconditionFailedException", REVISION_TEXT)

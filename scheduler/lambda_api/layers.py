@@ -24,7 +24,7 @@ from scheduler.lambda_api.views import code_sha256, modified
 from scheduler.lambda_api.wire import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from scheduler.functions.model import CodeRef
     from scheduler.lambda_api.links import Links
@@ -74,17 +74,20 @@ class LayerOperations:
                 raise refuse(
                     f"Two different versions of the same layer are not allowed to be referenced in the same function. {both}"
                 )
-        codes = [layer.code for layer in found]
+        self.check_together(code, found)
+        if found:
+            await self._rooms.code.merge([layer.code for layer in found])
+        return found
+
+    def check_together(self, code: CodeRef, layers: Sequence[LayerRef]) -> None:
+        """LambdaError: unpacked, they are larger than a function may be."""
         store = self._rooms.code
-        total = store.about(code).unpacked_bytes + sum(store.about(layer).unpacked_bytes for layer in codes)
+        total = store.about(code).unpacked_bytes + sum(store.about(layer.code).unpacked_bytes for layer in layers)
         if total > limits.CODE_UNZIPPED_BYTES_MAX:
             raise refuse(
                 "Function code combined with layers exceeds the maximum allowed size of "
                 f"{limits.CODE_UNZIPPED_BYTES_MAX} bytes. The actual size is {total} bytes."
             )
-        if codes:
-            await store.merge(codes)
-        return found
 
     # ---- operations ----
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +127,7 @@ class Dispatcher:
         self._now_s = now_s
         self._tenant_of = tenant_of
         self._running = 0
+        self._attempted: dict[int, Lease] = {}  # in flight, by token
         self._free = trio.Event()
         self._stopping = False
         self._counts: dict[str, EventCounts] = {}  # by name of the function
@@ -183,20 +185,26 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Until cancelled."""
-        async with trio.open_nursery() as nursery:
-            while not self._stopping:
-                while self._running >= AT_ONCE_MAX:
-                    self._free = trio.Event()
-                    await self._free.wait()
-                try:
-                    leases = await self._queue.take(min(TAKE_MAX, AT_ONCE_MAX - self._running), TAKE_WAIT_S)
-                except Unavailable as error:
-                    self._log.error("events cannot be read", error=str(error))
-                    await trio.sleep(STORE_PAUSE_S)
-                    continue
-                for lease in leases:
-                    self._running += 1
-                    nursery.start_soon(self._attempt, lease)
+        async with trio.open_nursery() as keeping:
+            keeping.start_soon(self._keep)
+            async with trio.open_nursery() as nursery:
+                while not self._stopping:
+                    await self._take(nursery)
+            keeping.cancel_scope.cancel()
+
+    async def _take(self, nursery: trio.Nursery) -> None:
+        while self._running >= AT_ONCE_MAX:
+            self._free = trio.Event()
+            await self._free.wait()
+        try:
+            leases = await self._queue.take(min(TAKE_MAX, AT_ONCE_MAX - self._running), TAKE_WAIT_S)
+        except Unavailable as error:
+            self._log.error("events cannot be read", error=str(error))
+            await trio.sleep(STORE_PAUSE_S)
+            return
+        for lease in leases:
+            self._running += 1
+            nursery.start_soon(self._attempt, lease)
 
     async def _attempt(self, lease: Lease) -> None:
         try:
@@ -224,20 +232,19 @@ class Dispatcher:
         options: dict[str, object] = {"request_id": uuid.UUID(event.id).bytes}
         if "trace" in event.headers:
             options["trace"] = event.headers["trace"]
-        error: SchedulerError | None = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._keep, lease)
-            error = await self._caller.invoke(event.function, payload, options)
-            nursery.cancel_scope.cancel()
-        return error
+        self._attempted[lease.token] = lease
+        try:
+            return await self._caller.invoke(event.function, payload, options)
+        finally:
+            del self._attempted[lease.token]
 
-    async def _keep(self, lease: Lease) -> None:
+    async def _keep(self) -> None:
+        """Renews the leases of all attempts in flight: one task for all, since most attempts are over within a millisecond."""
         while True:
             await trio.sleep(EXTEND_PERIOD_S)
-            try:
-                self._queue.extend(lease)
-            except LeaseLost:
-                return  # the attempt goes on; another may run beside it, as at-least-once allows
+            for lease in list(self._attempted.values()):
+                with suppress(LeaseLost):  # the attempt goes on; another may run beside it, as at-least-once allows
+                    self._queue.extend(lease)
 
     async def _conclude(self, lease: Lease, outcome: Outcome, error: SchedulerError | None) -> None:
         event = lease.event

@@ -102,6 +102,19 @@ def test_payloads_of_all_sizes_pass_both_ways(secured, size):
         assert client.invoke("echo", payload).payload == payload
 
 
+def test_who_may_only_invoke_is_shown_no_values_of_the_environment(secured):
+    secured.deploy("dressed", ECHO, environment={"API_TOKEN": "secret-value"})
+    try:
+        with secured.over_tls() as user, secured.over_tls("chief") as chief:
+            assert chief.get("dressed").environment == {"API_TOKEN": "secret-value"}
+            assert user.get("dressed").environment == {"API_TOKEN": "***"}
+            assert {f.name: f.environment for f in user.list()}["dressed"] == {"API_TOKEN": "***"}
+            assert {f.name: f.environment for f in chief.list()}["dressed"] == {"API_TOKEN": "secret-value"}
+    finally:
+        with secured.over_tls("chief") as chief:
+            chief.remove("dressed")
+
+
 def test_a_token_gives_its_rights_and_its_tenant_and_no_more(secured):
     with secured.over_tls() as client:
         assert client.hello().rights == ("invoke",)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from itertools import pairwise
 
 import msgpack
@@ -98,6 +99,24 @@ async def answer(stream):
         unpacker.feed(bytes(data))
         for message in unpacker:
             return message
+
+
+async def test_http_and_the_protocol_keep_places_for_each_other(tmp_path):
+    """Of 64 connections each leaves four to the other."""
+    with Engine(SMALL) as engine, ExitStack() as opened:
+        port = engine.listen_http("127.0.0.1", 0)
+        engine.listen_unix(str(tmp_path / "s"))
+        async with trio.open_nursery() as nursery:
+            await nursery.start(engine.run)
+            idle = [opened.enter_context(socket.create_connection(("127.0.0.1", port), 5)) for _ in range(60)]
+            with socket.create_connection(("127.0.0.1", port), 5) as one_more:
+                assert b" 503 " in await trio.to_thread.run_sync(one_more.recv, 100)
+            for client in [await connect(tmp_path / "s") for _ in range(4)]:
+                await request(client, "invoke", "nobody", b"")
+                assert (await answer(client))[2]["type"] == "NotFound"
+                await client.aclose()
+            assert all(not select.select([client], [], [], 0)[0] for client in idle)
+            nursery.cancel_scope.cancel()
 
 
 class Events:

@@ -94,6 +94,10 @@ def test_the_limit_of_250_mb_unpacked(aws, served, function):
     assert response["Error"]["Message"].startswith(
         "Function code combined with layers exceeds the maximum allowed size of 262144000 bytes. The actual size is "
     )
+    aws.update_function_configuration(FunctionName=function, Layers=[layer])
+    name, status, response = refusal(aws.update_function_code, FunctionName=function, ZipFile=half)
+    assert (name, status) == ("InvalidParameterValueException", 400)
+    assert response["Error"]["Message"].startswith("Function code combined with layers exceeds")
     assert run(aws, function)["StatusCode"] == 200
     for name in ("half", "other-half"):
         aws.delete_layer_version(LayerName=name, VersionNumber=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import uuid
+from collections import Counter
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 
@@ -252,3 +253,27 @@ def test_what_is_no_event_is_refused():
     with pytest.raises(TooLarge, match="1048576"):
         read_event(params("f", b'"' + b"x" * 1_048_576 + b'"', {"type": "event"}))
     assert read_event(params("f", b"", {"type": "event"})).payload == b"", "Lambda takes an empty body for {}"
+
+
+async def test_leases_are_renewed_for_as_long_as_functions_run(tmp_path, monkeypatch):
+    renewed: Counter[str] = Counter()
+    extend = SqliteEventQueue.extend
+
+    def counting(queue, lease):
+        renewed[lease.event.function] += 1
+        extend(queue, lease)
+
+    monkeypatch.setattr(SqliteEventQueue, "extend", counting)
+    monkeypatch.setattr("scheduler.queueing.dispatcher.EXTEND_PERIOD_S", 0.005)
+    async with running(tmp_path) as rig:
+        for name in ("f", "g"):
+            await rig.dispatcher.accept(read_event(params(name, b"1", {"type": "event"})))
+        calls = [await rig.called() for _ in range(2)]
+        await settled(rig, lambda: renewed["f"] >= 2 and renewed["g"] >= 2)
+        await rig.answer(calls[0])
+        await settled(rig, lambda: rig.queue.statistics().events == 1)
+        before, other = dict(renewed), calls[1][3][0]
+        await settled(rig, lambda: renewed[other] >= before[other] + 2)
+        assert renewed[calls[0][3][0]] == before[calls[0][3][0]], "nobody holds it any more"
+        await rig.answer(calls[1])
+        await settled(rig, lambda: rig.queue.statistics().events == 0)
