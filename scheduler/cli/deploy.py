@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -41,6 +42,8 @@ __all__ = ["deploy_command", "find_handler"]
 # Where a handler is looked for when none is named: usual modules, usual names.
 MODULES: Final = ("app", "lambda_function", "handler", "main", "index", "function")
 FUNCTIONS: Final = ("handler", "lambda_handler", "main")
+BOOTSTRAP: Final = "bootstrap"
+EXPORT: Final = r"\bexports\.{name}\s*=|\bexport\s+(?:const|let|var|function|async\s+function)\s+{name}\b"
 USUAL_REASONS: Final = ("never part of a package", IGNORE_FILE)  # what is left out for these is as the user expects
 
 
@@ -124,7 +127,9 @@ def deploy_command(
 
 def find_handler(source: Path) -> str:
     """`module.function` where the source has exactly one of the usual names; else UsageError tells what was seen."""
-    found = []
+    if source.is_dir() and (source / BOOTSTRAP).is_file():
+        return BOOTSTRAP  # a program of its own, which may make of it what it likes
+    found = _in_javascript(source) if source.is_dir() else []
     for module, text in _modules(source):
         try:
             tree = ast.parse(text)
@@ -138,6 +143,18 @@ def find_handler(source: Path) -> str:
         raise click.UsageError(f"--handler is needed: {source} has {', '.join(found)}")
     usual = " or ".join(FUNCTIONS)
     raise click.UsageError(f"--handler is needed: no {usual} was found in {source}; write --handler MODULE.FUNCTION")
+
+
+def _in_javascript(folder: Path) -> list[str]:
+    """`module.function` for usual names; a module that exports one in another way has to be named."""
+    found = []
+    for module in MODULES:
+        for path in (folder / f"{module}{suffix}" for suffix in (".mjs", ".js", ".cjs")):
+            if path.is_file():
+                text = path.read_text(encoding="utf-8", errors="replace")
+                found += [f"{module}.{name}" for name in FUNCTIONS if re.search(EXPORT.format(name=name), text)]
+                break
+    return found
 
 
 def _modules(source: Path) -> list[tuple[str, str]]:

@@ -24,9 +24,11 @@ import trio
 
 from scheduler.sandboxes import attempts, machine, maker
 from scheduler.sandboxes.configured import launcher_config
+from scheduler.sandboxes.declarations import RuntimeFileBroken, read_declarations
 from scheduler.sandboxes.examinee import Examinee, exit_of, function_directory, start_body
 from scheduler.sandboxes.findings import Finding, Group, Verdict, is_safe
 from scheduler.sandboxes.launcher import Cause, Isolation, LauncherConfig, LaunchFailed, Limit, Specialisation, open_launcher
+from scheduler.sandboxes.offers import find_offers
 from scheduler.sandboxes.resolvers import name_servers
 from scheduler.sandboxes.runtimes import default_runtime, find_runtimes
 
@@ -462,11 +464,14 @@ async def _examine(config: LauncherConfig, runtime: Runtime) -> list[Finding]:
     return findings
 
 
-async def diagnose(config: LauncherConfig | None = None, runtimes: Sequence[Runtime] | None = None) -> list[Finding]:
-    """Findings in the order of groups. config: how the service would start the launcher; runtimes: which it would offer."""
+async def diagnose(
+    config: LauncherConfig | None = None, runtimes: Sequence[Runtime] | None = None, programs: Sequence[Runtime] = ()
+) -> list[Finding]:
+    """Findings in the order of groups. config: how the service would start the launcher; runtimes: which it would offer that
+    are forked; programs: and which that are executed."""
     wanted = config or LauncherConfig(network_servers=name_servers())
     found = {runtime.name: runtime for runtime in runtimes} if runtimes is not None else find_runtimes()
-    findings = [machine.runtimes_found(found), machine.kernel(), machine.sandbox_users(wanted), machine.swap_space()]
+    findings = [machine.runtimes_found(found, programs), machine.kernel(), machine.sandbox_users(wanted), machine.swap_space()]
     if found:
         runtime = found.get(default_runtime()) or next(iter(found.values()))
         # The function that is tried lies elsewhere than the service's code.
@@ -487,7 +492,16 @@ def _in_order(findings: list[Finding]) -> list[Finding]:
 
 async def diagnose_service(settings: Settings) -> list[Finding]:
     """Of a service with these settings, on this machine, as this user."""
-    runtimes = find_runtimes(prefer_public=settings.isolation == "process" and os.geteuid() == 0)
-    config = launcher_config(settings, runtimes=len(runtimes))
-    findings = await diagnose(config, list(runtimes.values()))
-    return _in_order([await machine.service_user(settings, config), *findings])
+    public = settings.isolation == "process" and os.geteuid() == 0
+    broken: list[Finding] = []
+    try:
+        declared = read_declarations(settings.runtimes_dir)
+    except RuntimeFileBroken as error:  # the service would not start
+        broken.append(Finding(Group.MACHINE, "runtimes of your own", Verdict.CANNOT, error.message, "see docs/runtimes.md"))
+        declared = read_declarations()
+    offers = find_offers(declared, prefer_public=public)
+    forked = [offer.fork for offer in offers.here.values() if offer.fork is not None]
+    programs = [replace(offer.exec, name=name) for name, offer in offers.here.items() if offer.fork is None]
+    config = launcher_config(settings, runtimes=len(offers.shells))
+    findings = await diagnose(config, forked, programs)
+    return _in_order([await machine.service_user(settings, config), *broken, *findings])

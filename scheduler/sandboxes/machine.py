@@ -19,7 +19,7 @@ from scheduler.sandboxes.findings import Finding, Group, Verdict
 from scheduler.sandboxes.wire import Limit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from scheduler.config import Settings
     from scheduler.sandboxes.launcher import Launcher, LauncherConfig
@@ -61,8 +61,12 @@ def sandbox_users(config: LauncherConfig) -> Finding:
     return Finding(Group.MACHINE, name, Verdict.OK, detail, "", "uid")
 
 
-def runtimes_found(found: Mapping[str, Runtime]) -> Finding:
-    listed = ", ".join(f"{name} ({'.'.join(map(str, runtime.version))})" for name, runtime in found.items())
+def runtimes_found(found: Mapping[str, Runtime], programs: Iterable[Runtime] = ()) -> Finding:
+    """found: those that are forked, of which sandboxes are tried; programs: those that are executed."""
+    every = [*found.items(), *((runtime.name, runtime) for runtime in programs)]
+    listed = ", ".join(
+        f"{name} ({'.'.join(map(str, runtime.version))})" if any(runtime.version) else name for name, runtime in every
+    )
     if not found:
         return Finding(Group.MACHINE, "runtimes", Verdict.CANNOT, "none", "install Python 3.11, 3.12 or 3.13")
     return Finding(Group.MACHINE, "runtimes", Verdict.OK, listed)

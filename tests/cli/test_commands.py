@@ -118,6 +118,19 @@ def test_the_service_s_refusal_names_the_field(scheduler, service, source):
     assert ran.err == "scheduler: BadRequest: Value 1 at 'memory_mb' failed to satisfy constraint: at least 128\n"
 
 
+def test_find_handler_knows_other_languages(tmp_path):
+    (tmp_path / "app.mjs").write_text("export const handler = async (event) => event;\n")
+    assert find_handler(tmp_path) == "app.handler"
+    (tmp_path / "app.mjs").unlink()
+    (tmp_path / "index.js").write_text("exports.handler = async () => 1;\n")
+    assert find_handler(tmp_path) == "index.handler"
+    (tmp_path / "index.js").write_text("exports.handlers = 1;\n")
+    with pytest.raises(Exception, match="--handler is needed"):
+        find_handler(tmp_path)
+    (tmp_path / "bootstrap").write_text("#!/bin/sh\n")
+    assert find_handler(tmp_path) == "bootstrap"
+
+
 def test_find_handler_wants_exactly_one(tmp_path):
     folder = tmp_path / "f"
     folder.mkdir()

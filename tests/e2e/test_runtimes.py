@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -151,6 +152,30 @@ def test_the_example_of_aws_client(served, aws):
     assert json.loads(scheduler(served, "describe", "hello-awslambdaric", "--json").stdout)["runtime_client"] == "awslambdaric"
     error, said = answer(aws, "hello-awslambdaric", {"name": "you"})
     assert (error, said["message"]) == (None, "hello, you")
+
+
+@needs_node
+@pytest.mark.slow
+def test_a_watched_folder_of_javascript(served, tmp_path):
+    folder = tmp_path / "watched-js"
+    folder.mkdir()
+    (folder / "function.toml").write_text(f'runtime = "{NODE}"\nmemory_mb = 512\n')
+    (folder / "app.mjs").write_text("export const handler = async () => { console.log('first'); return 1; };\n")
+    with (tmp_path / "said").open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "scheduler", "--socket", served.socket, "dev", str(folder)], stdout=out, stderr=out
+        )
+    said = tmp_path / "said"
+    try:
+        wait_until(lambda: b"watching" in said.read_bytes(), 10, "it watches")
+        assert scheduler(served, "invoke", "watched-js").stdout.strip() == "1"
+        wait_until(lambda: b"first" in said.read_bytes(), 10, "its log is shown")
+        (folder / "app.mjs").write_text("export const handler = async () => 22;\n")
+        wait_until(lambda: b"revision 2" in said.read_bytes(), 10, "it is deployed again")
+        assert scheduler(served, "invoke", "watched-js").stdout.strip() == "22"
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0, said.read_bytes()
 
 
 # ---- AWS's API -----------------------------------------------------------------------------------------------------------

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from tests.runtime.api import Api, program
 from tests.runtime.driver import LOG, REQUEST_ID, Sandbox, call_frame
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 RUNTIME = Path(__file__).resolve().parents[2] / "scheduler" / "runtime"
 OWN = [sys.executable, "-I", "-S", "-B", str(RUNTIME / "api_main.py")]
@@ -57,6 +56,7 @@ def world(event, context):
     return [os.getcwd() == os.environ["LAMBDA_TASK_ROOT"], os.environ["MINE"], sys.path[0] == os.getcwd()]
 def trace(event, context): return os.environ.get("_X_AMZN_TRACE_ID")
 def printing(event, context): print("to stdout"); print("to stderr", file=sys.stderr); return 1
+def dispatch(event, context): return globals()[event["row"]](event.get("event", {}), context)
 """
 ENVIRONMENT = {"MINE": "my own"}
 IDENTITY = {  # as the environment of api.program() and its calls have it
@@ -73,36 +73,67 @@ CLIENT = json.dumps({"custom": {"a": 1}, "client": {"app_title": "t"}})
 Answer = tuple[bool, Any]  # failed, and the answer's JSON
 
 
-def by_channel(tmp_path: Path, handler: str, event: bytes, *, client: str | None = None) -> Answer:
-    with Sandbox(tmp_path, CODE) as sandbox:
-        variables = {**ENVIRONMENT, "LAMBDA_TASK_ROOT": str(tmp_path)}
-        sandbox.start(handler, environment=variables, **IDENTITY)
-        sandbox.send(call_frame(1, event, extensions=[(2, client.encode())] if client else []))
-        while (frame := sandbox.next()).kind == LOG:
+class Channel:
+    def __init__(self, directory: Path, handler: str) -> None:
+        self._sandbox = Sandbox(directory, CODE)
+        self._directory, self._handler, self._seq = directory, handler, 0
+
+    def __enter__(self) -> Channel:
+        self._sandbox.__enter__()
+        variables = {**ENVIRONMENT, "LAMBDA_TASK_ROOT": str(self._directory)}
+        self._sandbox.start(self._handler, environment=variables, **IDENTITY)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sandbox.__exit__()
+
+    def ask(self, event: bytes, client: str | None) -> Answer:
+        self._seq += 1
+        self._sandbox.send(call_frame(self._seq, event, extensions=[(2, client.encode())] if client else []))
+        while (frame := self._sandbox.next()).kind == LOG:
             pass
         return bool(frame.flags & 2), json.loads(frame.payload)
 
 
-def by_api(words: list[str]) -> Callable[..., Answer]:
-    def run(tmp_path: Path, handler: str, event: bytes, *, client: str | None = None) -> Answer:
-        (tmp_path / "app.py").write_text(CODE)
-        more = {"Client_Context": client} if client else {}
+class OverApi:
+    def __init__(self, words: list[str], directory: Path, handler: str) -> None:
+        (directory / "app.py").write_text(CODE)
         arguments = [*words, handler] if words is AWS else words
-        with program(arguments, tmp_path, handler, **ENVIRONMENT) as function:
-            function.api.post(event, request_id=ID, **more)
-            said = function.api.answer()
-            assert function.api.wrong == []
-            return said.kind != "response", said.json
+        self._program = program(arguments, directory, handler, **ENVIRONMENT)
 
-    return run
+    def __enter__(self) -> OverApi:
+        self._function = self._program.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._program.__exit__(None, None, None)
+
+    def ask(self, event: bytes, client: str | None) -> Answer:
+        self._function.api.post(event, request_id=ID, **({"Client_Context": client} if client else {}))
+        said = self._function.api.answer()
+        assert self._function.api.wrong == []
+        return said.kind != "response", said.json
 
 
-WAYS = {"channel": by_channel, "api": by_api(OWN), "awslambdaric": by_api(AWS)}
-EVENTS = {"client": b"{}", "name": b'{"name": "you"}', "echo": '{"a": ["ü", 1.5, null, 10000000000000000000000]}'.encode()}
+@pytest.fixture(scope="module")
+def ways(tmp_path_factory):
+    """Each way with one process for all rows."""
+    with ExitStack() as stack:
+        made = {"channel": Channel, "api": partial(OverApi, OWN), "awslambdaric": partial(OverApi, AWS)}
+        yield {name: stack.enter_context(way(tmp_path_factory.mktemp(name), "app.dispatch")) for name, way in made.items()}
+
+
 ROWS = (
     "echo", "nothing", "name", "raises", "deeper", "chained", "no_message", "a_set", "a_circle", "number", "text", "who",
-    "client", "world", "trace", "printing", "name-without", "broken-event",
+    "client", "world", "trace", "printing", "name-without", "broken-event", "no-event",
 )  # fmt: skip
+EVENTS = {
+    "name": b'{"row": "name", "event": {"name": "you"}}',
+    "echo": '{"row": "echo", "event": {"a": ["ü", 1.5, null, 10000000000000000000000]}}'.encode(),
+    "name-without": b'{"row": "name"}',
+    "broken-event": b"{",
+    "no-event": b"{}",
+}
 
 
 def simplified(answer: Answer) -> Answer:
@@ -117,15 +148,10 @@ def simplified(answer: Answer) -> Answer:
     return failed, value
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
-def test_what_a_caller_gets_is_the_same(tmp_path: Path, row: str):
-    handler = f"app.{row.partition('-')[0]}" if row != "broken-event" else "app.echo"
-    event = {"name-without": b"{}", "broken-event": b"{"}.get(row, EVENTS.get(row, b"{}"))
-    answers = {}
-    for way, run in WAYS.items():
-        (tmp_path / way).mkdir()
-        answers[way] = simplified(run(tmp_path / way, handler, event, client=CLIENT if row == "client" else None))
+def test_what_a_caller_gets_is_the_same(ways, row: str):
+    event = EVENTS.get(row, json.dumps({"row": row}).encode())
+    answers = {name: simplified(way.ask(event, CLIENT if row == "client" else None)) for name, way in ways.items()}
     assert answers["api"] == answers["channel"]
     assert answers["awslambdaric"] == answers["api"]
 

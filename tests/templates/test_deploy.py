@@ -89,11 +89,12 @@ def test_a_first_function_from_init_to_invoke(served, tmp_path):
     scheduler(served, "init", folder)
     assert "there already" in scheduler(served, "init", folder, code=2).stderr
     scheduler(served, "deploy", folder)
-    described = json.loads(scheduler(served, "describe", "first", "--json").stdout)
+    described = json.loads(scheduler(served, "describe", "first", "--json", "--show-env").stdout)
     assert (described["memory_mb"], described["timeout_s"], described["environment"]) == (256, 10, {"STAGE": "dev"})
     scheduler(served, "deploy", folder, "--memory", "300", "--handler", "app.handler", "--env", "STAGE=prod")
     assert json.loads(scheduler(served, "describe", "first", "--json").stdout)["memory_mb"] == 300
-    assert json.loads(scheduler(served, "describe", "first", "--json").stdout)["environment"] == {"STAGE": "prod"}
+    changed = json.loads(scheduler(served, "describe", "first", "--json", "--show-env").stdout)
+    assert changed["environment"] == {"STAGE": "prod"}
     assert json.loads(scheduler(served, "invoke", "first", '{"name": "you"}').stdout)["message"] == "hello, you"
 
 
