@@ -79,7 +79,7 @@ def _outside(service: Service) -> ServiceFigures:
         sandbox_start_count=times.count,
         sandbox_start_sum_s=times.sum_s,
         events=_events(service),
-        methods=dict(service.dispatcher.results),
+        methods={**service.dispatcher.results, **service.keyroom.targets.results},
         shelves=tuple(
             ShelfFigures(
                 runtime=shelf.runtime, ready=shelf.ready, target=shelf.target, waiting=shelf.waiting, born=shelf.born,

@@ -44,11 +44,13 @@ class _Service:
         return answer["region"], answer["account_id"]
 
     def __call__(self, operation: str, values: Mapping[str, Any], package: bytes | None = None) -> dict[str, Any] | None:
-        from scheduler.templates.apply import DECLARE
+        from scheduler.templates.apply import DECLARE, GRANT
 
         if operation == DECLARE:
             self._client.call("functions.declare_events", [{"name": values["FunctionName"], "events": values["Events"]}])
             return {}
+        if operation == GRANT:
+            return self._grant(values["FunctionName"], values["Secrets"], values["Keys"])
         request: dict[str, Any] = {"operation": operation, "input": dict(values)}
         if package is not None:
             request["code_sha256"] = self._client.upload(package)
@@ -60,6 +62,13 @@ class _Service:
             raise TemplateBroken(f"{operation} of {name}: {answer['error']}: {answer['message']}")
         body: dict[str, Any] = answer.get("body") or {}
         return body
+
+    def _grant(self, name: str, secrets: list[str], keys: list[str]) -> dict[str, Any]:
+        """What it changed."""
+        now = self._client.get(name)
+        if (list(now.secrets), list(now.keys)) == (secrets, keys):
+            return {}
+        return dict(self._client.update(name, secrets=secrets, keys=keys).raw)
 
 
 def deploy_template(context: click.Context, path: Path, parameters: Mapping[str, str]) -> None:

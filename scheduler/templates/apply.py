@@ -17,8 +17,9 @@ from scheduler.templates.plan import FunctionPlan, LayerPlan, Plan, TemplateBrok
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["DECLARE", "Caller", "Done", "apply"]
+__all__ = ["DECLARE", "GRANT", "Caller", "Done", "apply"]
 
+GRANT = "Grant"  # nor this: what a function may use of secrets and keys is a key of its configuration here
 DECLARE = "DeclareEvents"  # no operation of Lambda's: what a template says of triggers is kept with the function
 FIXED = ("TenancyConfig",)  # members that CreateFunction alone has
 ROLE = "arn:aws:iam::000000000000:role/scheduler"
@@ -104,6 +105,10 @@ def _function(plan: FunctionPlan, layers: Mapping[str, str], call: Caller) -> It
             call("TagResource", {"Resource": before["Configuration"]["FunctionArn"], "Tags": missing})
             changed.append("Tags")
         yield Done("function", plan.name, "updated" if changed else "unchanged", ", ".join(changed))
+    if plan.secrets or plan.keys:
+        changed_grants = call(GRANT, {**by_name, "Secrets": list(plan.secrets), "Keys": list(plan.keys)})
+        if changed_grants:
+            yield Done("grants", plan.name, "updated", ", ".join((*plan.secrets, *plan.keys)))
     if plan.reserved is not None:
         call("PutFunctionConcurrency", {**by_name, "ReservedConcurrentExecutions": plan.reserved})
     if plan.runtime_management is not None:

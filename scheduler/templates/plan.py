@@ -47,7 +47,7 @@ class LayerPlan:
 class FunctionPlan:
     """`source`: folder, zip or file; None: `inline` is the text of index.py. `layers`: ARNs, or logical names of the same file
     with a leading @. `aliases`: to be made of the version that this deployment publishes. `permissions`: AddPermission's
-    members. `events`: as the file has them, by name."""
+    members. `events`: as the file has them, by name. `secrets`, `keys`: what it may use, where the file grants something."""
 
     logical: str
     name: str
@@ -66,6 +66,8 @@ class FunctionPlan:
     event_config: Mapping[str, Any] | None = field(default=None, hash=False)
     permissions: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
     events: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    secrets: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

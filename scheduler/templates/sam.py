@@ -14,6 +14,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any, Final
 
+from scheduler.templates.grants import Grants, grants_of
 from scheduler.templates.intrinsics import Deferred, Resolver
 from scheduler.templates.plan import FunctionPlan, LayerPlan, Notice, Plan, TemplateBroken
 
@@ -95,6 +96,7 @@ class _Places:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.notices: list[Notice] = []
+        self.policies: dict[str, Any] = {}  # of functions, as the file has them
         self._paths: list[Path] = []
 
     def keep(self, text: str) -> str:
@@ -124,7 +126,7 @@ def _local_code(template: dict[str, Any], places: _Places) -> dict[str, dict[str
             if isinstance(properties.get("Events"), dict):
                 events[logical] = properties["Events"]
             if "Policies" in properties:
-                places.notices.append(Notice(f"{logical}.Policies", "passed over: there is no IAM here"))
+                places.policies[logical] = properties["Policies"]
         elif kind == "AWS::Serverless::LayerVersion":
             holders.append((properties, "ContentUri"))
         elif kind in ("AWS::Lambda::Function", "AWS::Lambda::LayerVersion"):
@@ -261,6 +263,16 @@ class _Reader:
 
     # ---- functions ----
 
+    def _grants(self, logical: str) -> Grants:
+        """Of secrets and keys; the rest of its policies is passed over."""
+        if logical not in self._places.policies:
+            return Grants()
+        grants = grants_of(self._resolver.value(self._places.policies[logical], f"Resources.{logical}.Policies"))
+        if grants.passed_over:
+            text = f"passed over: there is no IAM here ({', '.join(grants.passed_over)})"
+            self._notices.append(Notice(f"{logical}.Policies", text))
+        return grants
+
     def _function(self, logical: str, properties: dict[str, Any]) -> FunctionPlan:
         at = f"Resources.{logical}"
         name = str(properties.get("FunctionName", logical))
@@ -280,6 +292,7 @@ class _Reader:
             found for _, found in self._of("AWS::Lambda::EventInvokeConfig") if self._is(found.get("FunctionName"), name)
         ]
         permissions = [found for _, found in self._of("AWS::Lambda::Permission") if self._is(found.get("FunctionName"), name)]
+        grants = self._grants(logical)
         provisioned = [found["ProvisionedConcurrencyConfig"] for found in aliases if "ProvisionedConcurrencyConfig" in found]
         return FunctionPlan(
             logical=logical,
@@ -298,6 +311,8 @@ class _Reader:
             url=_without(urls[0], "TargetFunctionArn", "Qualifier") if urls else None,
             event_config=_event_config(configs[0]) if configs else None,
             permissions=tuple(self._permissions(logical, permissions)),
+            secrets=grants.secrets,
+            keys=grants.keys,
             events=self._events.get(logical, {}),
         )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import pytest
 import trio
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,6 +63,16 @@ def test_what_was_stored_plain_is_read():
     assert opened({"A": "b"}) == {"A": "b"}
     assert not is_sealed({"A": "b"})
     assert opened({}) == {}
+
+
+def test_what_versions_before_the_seam_have_sealed_opens(keyring):
+    """Byte for byte as they wrote it: the nonce of a data key's one seal, the context's JSON, the keyring's text."""
+    key, context = bytes(range(32)), {"for": "environment", "LambdaFunctionName": "hello"}
+    sealed_then = AESGCM(key).encrypt(bytes(12), b'{"A": "b"}', json.dumps(context, sort_keys=True).encode())
+    stored = {"sealed": base64.b64encode(sealed_then).decode(), "under": keyring.seal(key, context)}
+    assert opened(stored, seals=seals_of(keyring)) == {"A": "b"}
+    with pytest.raises(Unavailable):
+        opened(stored, "other", seals_of(keyring))
 
 
 def test_no_value_shows_in_a_repr():

@@ -71,7 +71,7 @@ def test_a_template_is_deployed_again_only_where_it_changed(served, tmp_path):
     assert (again["greeting"], again["version"]) == ("good day, you", "2")
     path.write_text(text.replace("MemorySize: 256", "MemorySize: 512"))
     assert deploy()["function", "greeting-dev"] == "updated"
-    assert json.loads(scheduler(served, "describe", "greeting-dev", "--json").stdout)["memory_mb"] == 512
+    assert json.loads(scheduler(served, "describe", "greeting-dev", "--show-env", "--json").stdout)["memory_mb"] == 512
 
 
 def test_what_is_wrong_in_a_template_is_told(served, tmp_path):
@@ -133,3 +133,32 @@ def test_a_watched_folder_is_deployed_at_each_change(served, tmp_path):
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
         process.stdout.close()
+
+
+def test_a_templates_policies_grant_and_its_credentials_are_told_of(served, tmp_path):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "app.py").write_text("def handler(event, context):\n    return 1\n")
+    path = tmp_path / "template.yaml"
+    path.write_text(f"""
+Transform: AWS::Serverless-2016-10-31
+Resources:
+  Granted:
+    Type: AWS::Serverless::Function
+    Properties:
+      CodeUri: src
+      Handler: app.handler
+      Runtime: python{sys.version_info.major}.{sys.version_info.minor}
+      Environment: {{Variables: {{DB_PASSWORD: planted-value}}}}
+      Policies:
+        - SSMParameterReadPolicy: {{ParameterName: app/url}}
+""")
+    first = scheduler(served, "deploy", path)
+    assert "grants" in first.stdout
+    assert "Granted: DB_PASSWORD looks like a credential" in first.stderr
+    assert "planted-value" not in first.stdout + first.stderr
+    described = json.loads(scheduler(served, "describe", "Granted", "--show-env", "--json").stdout)
+    assert described["secrets"] == ["app/url", "/app/url"]
+    assert "grants" not in scheduler(served, "deploy", path).stdout
+    told = [line for line in served.drain_log() if line.get("event") == "environment"]
+    assert "DB_PASSWORD looks like" in told[0]["text"]
+    assert "planted-value" not in json.dumps(told)

@@ -56,6 +56,25 @@ def test_the_example_is_a_whole_application():
     assert told == {"Greeting.Policies", "Greeting.Events.EachHour"}
 
 
+def test_policies_grant_secrets_and_keys(template):
+    policies = """Policies:
+  - AWSSecretsManagerGetSecretValuePolicy:
+      SecretArn: !Sub arn:${AWS::Partition}:secretsmanager:${AWS::Region}:${AWS::AccountId}:secret:db/password-??????
+  - SSMParameterReadPolicy: {ParameterName: app/url}
+  - KMSDecryptPolicy: {KeyId: alias/app}
+  - KMSEncryptPolicy: {KeyId: alias/app}
+  - AWSLambdaBasicExecutionRole
+"""
+    plan = read(function(template, BASE + policies))
+    (made,) = plan.functions
+    start = "arn:aws:secretsmanager:local:123456789012:secret:db/password"
+    assert (made.secrets, made.keys) == ((start + "-*", "app/url", "/app/url"), ("alias/app",))
+    (notice,) = (notice for notice in plan.notices if notice.where.endswith(".Policies"))
+    assert "AWSLambdaBasicExecutionRole" in notice.text
+    assert "KMS" not in notice.text
+    assert read(function(template, BASE)).functions[0].secrets == ()
+
+
 def test_names_are_those_of_the_template_where_it_gives_none(template):
     (made,) = read(function(template, BASE)).functions
     assert (made.name, made.aliases, made.publish) == ("Fn", (), False)
