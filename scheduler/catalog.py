@@ -15,12 +15,12 @@ lost. What a sandbox of a revision is to run is kept until the core can ask for 
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from scheduler.errors import BadRequest, Throttled
-from scheduler.functions.model import Network, RecursiveLoop, State, Tracing
+from scheduler.functions.model import Network, RecursiveLoop, State, Tenancy, Tracing
 from scheduler.functions.names import LATEST, Identity, is_version
 from scheduler.messages import (
     NO_ACCOUNT,
@@ -83,6 +83,8 @@ def _traits(version: FunctionVersion) -> Trait:
         traits |= Trait.SNAPSTART
     if config.environment.problem is not None:
         traits |= Trait.LOCKED
+    if config.tenancy == Tenancy.PER_TENANT.value:
+        traits |= Trait.GUESTS
     return traits
 
 
@@ -136,6 +138,7 @@ class _Version:
     handle: int
     serving: FunctionVersion
     named: bool = False  # callers find it
+    guests: dict[str, int] = field(default_factory=dict)  # handle by tenant id
     launches: dict[int, FunctionVersion] = field(default_factory=dict)  # by revision; what may still be asked for
 
 
@@ -197,6 +200,9 @@ class Catalog:
         self._by_handle: dict[int, tuple[_Function, _Version]] = {}
         self._accounts = _Numbers(1, accounts_max(settings))
         self._handles = _Numbers(0, settings.functions_max)
+        most = settings.functions_max + settings.isolated_tenants_max
+        self._of_functions = settings.functions_max
+        self._guest_handles = _Numbers(settings.functions_max, most)  # so that neither takes the other's room
         self._generations: dict[int, int] = {}
         self._account_info: dict[int, AccountInfo] = {NODE_ACCOUNT: AccountInfo("node", AccountKind.NODE)}
 
@@ -344,7 +350,8 @@ class Catalog:
             return []
         known.going.discard(handle)
         self._by_handle.pop(handle, None)
-        self._handles.give(handle_index(handle))
+        index = handle_index(handle)
+        (self._handles if index < self._of_functions else self._guest_handles).give(index)
         if not known.removed or known.going:
             return []
         commands = [core(AccountRemove(known.account))]
@@ -358,6 +365,61 @@ class Catalog:
             del self._account_info[tenant.account]
             self._accounts.give(tenant.account)
         return commands
+
+    # ---- guests: each tenant id of a tenant-isolated version has a function of its own in the engine ----
+
+    def base(self, handle: int) -> int:
+        """The handle of the version that it is of."""
+        found = self._by_handle.get(handle)
+        return found[1].handle if found else handle
+
+    def guests(self) -> list[tuple[str, str, str, int]]:
+        """(function, version, tenant id, handle) of all."""
+        return [
+            (name, version, guest, handle)
+            for name, function in self._functions.items()
+            for version, entry in function.versions.items()
+            for guest, handle in entry.guests.items()
+        ]
+
+    def admit(self, function: str, version: str, guest: str) -> list[Command]:
+        """Calls of this tenant id find a function of their own; nothing where they do already. CatalogFull."""
+        known = self._functions[function]
+        entry = known.versions[version]
+        if guest in entry.guests:
+            return []
+        if not self._guest_handles.left():
+            most = self._settings.isolated_tenants_max
+            raise CatalogFull(f"function {function}: so many tenant ids are served already: isolated_tenants_max is {most}")
+        handle = entry.guests[guest] = self._new_handle(self._guest_handles)
+        self._by_handle[handle] = (known, entry)
+        commands: list[Command] = []
+        self._guest_put(known, entry, guest, handle, commands)
+        return [*commands, *self.name_guest(function, version, guest)]
+
+    def name_guest(self, function: str, version: str, guest: str) -> list[Command]:
+        handle = self._functions[function].versions[version].guests[guest]
+        spellings = self._spellings(function, version)
+        return [self._name_put(function, version, text, handle, guest=guest) for text in spellings]
+
+    def unname_guest(self, function: str, version: str, guest: str) -> list[Command]:
+        """Its calls come to the control plane first again."""
+        return [name_remove(text, guest) for text in self._spellings(function, version)]
+
+    def dismiss(self, function: str, version: str, guest: str) -> list[Command]:
+        """It is let go. freed() hears of the handle later."""
+        return self._dismiss(self._functions[function], version, guest)
+
+    def _dismiss(self, known: _Function, version: str, guest: str) -> list[Command]:
+        handle = known.versions[version].guests.pop(guest)
+        known.going.add(handle)
+        self._going[handle] = known
+        return [*self.unname_guest(known.spec.latest.name, version, guest), core(FunctionRemove(handle))]
+
+    def _guest_put(self, known: _Function, entry: _Version, guest: str, handle: int, commands: list[Command]) -> None:
+        spec = entry.serving
+        commands.append(core(replace(self._function_put(known, entry, spec, spec.config.memory_mb), handle=handle)))
+        commands.append(self._info(known, handle, spec, guest))
 
     # ---- parts ----
 
@@ -414,38 +476,26 @@ class Catalog:
     def tell(self, name: str) -> list[Command]:
         """What the engine is to know of a function's versions, anew: keys of their environments came or went."""
         known = self._functions.get(name)
-        return [self._info(known, entry) for entry in known.versions.values()] if known is not None else []
-
-    def _info(self, known: _Function, entry: _Version) -> Command:
-        spec = entry.serving
-        return function_info(
-            entry.handle,
-            name=known.spec.latest.name,
-            version=spec.version,
-            tenant=known.spec.config.tenant,
-            tenant_number=self.tenant_number(known.spec.config.tenant),
-            memory_mb=spec.config.memory_mb,
-            timeout_ms=spec.config.timeout_s * 1000,
-            look=_LOOKS[spec.config.log_format, spec.config.shown_system_log_level],
-            traits=_traits(spec),
-            runtime=spec.config.runtime,
-        )
+        return [
+            self._info(known, handle, entry.serving, guest)
+            for entry in (known.versions.values() if known is not None else ())
+            for guest, handle in (("", entry.handle), *entry.guests.items())
+            if known is not None
+        ]
 
     def _version_put(self, known: _Function, spec: FunctionVersion, commands: list[Command]) -> None:
         entry = known.versions.get(spec.version)
         name = known.spec.latest.name
         fresh = entry is None
         if entry is None:
-            index = self._handles.take()
-            self._generations[index] = self._generations.get(index, 0) % 0xFFFF_FFFF + 1
-            entry = _Version(make_handle(index, self._generations[index]), spec)
+            entry = _Version(self._new_handle(self._handles), spec)
             known.versions[spec.version] = entry
             self._by_handle[entry.handle] = (known, entry)
         # A NEED of an older revision that is on its way fails to launch, and the core has given that sandbox up already.
         entry.launches = {spec.revision: spec}
         entry.serving = spec
         commands.append(core(self._function_put(known, entry, spec, spec.config.memory_mb)))
-        commands.append(self._info(known, entry))
+        commands.append(self._info(known, entry.handle, spec))
         if not entry.named and spec.state is not State.PENDING:
             entry.named = True
             commands.extend(
@@ -453,14 +503,40 @@ class Catalog:
             )
         if not fresh:
             commands.append(core(FunctionSwitch(entry.handle, spec.revision)))
+        for guest, handle in entry.guests.items():
+            self._guest_put(known, entry, guest, handle, commands)
+            commands.append(core(FunctionSwitch(handle, spec.revision)))
+
+    def _new_handle(self, numbers: _Numbers) -> int:
+        index = numbers.take()
+        self._generations[index] = self._generations.get(index, 0) % 0xFFFF_FFFF + 1
+        return make_handle(index, self._generations[index])
+
+    def _info(self, known: _Function, handle: int, spec: FunctionVersion, guest: str = "") -> Command:
+        traits = _traits(spec)
+        return function_info(
+            handle,
+            name=spec.name,
+            version=spec.version,
+            tenant=known.spec.config.tenant,
+            tenant_number=self.tenant_number(known.spec.config.tenant),
+            memory_mb=spec.config.memory_mb,
+            timeout_ms=spec.config.timeout_s * 1000,
+            look=_LOOKS[spec.config.log_format, spec.config.shown_system_log_level],
+            traits=traits & ~Trait.GUESTS if guest else traits,
+            runtime=spec.config.runtime,
+            guest=guest,
+        )
 
     def _spellings(self, name: str, qualifier: str) -> tuple[str, ...]:
         return self._identity.spellings(name, qualifier)
 
-    def _name_put(self, name: str, qualifier: str, text: str, handle: int, other: int = 0, part: int = 0) -> Command:
+    def _name_put(
+        self, name: str, qualifier: str, text: str, handle: int, other: int = 0, part: int = 0, guest: str = ""
+    ) -> Command:
         """As in Lambda, a call that names $LATEST or an alias is told so; a version's sandboxes know their number."""
         told = text.endswith(f":{qualifier}") and not is_version(qualifier)
-        return name_put(text, handle, other, part, self._identity.arn(name, qualifier) if told else None)
+        return name_put(text, handle, other, part, self._identity.arn(name, qualifier) if told else None, guest)
 
     def _aliases_put(self, known: _Function, commands: list[Command]) -> None:
         """The names of the aliases, as the specification has them now; before the versions they may have named go."""
@@ -480,6 +556,8 @@ class Catalog:
             commands.extend(self._name_put(name, alias, text, first, second, part) for text in self._spellings(name, alias))
 
     def _version_remove(self, known: _Function, version: str, commands: list[Command]) -> None:
+        for guest in list(known.versions[version].guests):
+            commands.extend(self._dismiss(known, version, guest))
         entry = known.versions.pop(version)
         commands.extend(name_remove(text) for text in self._identity.spellings(known.spec.latest.name, version))
         commands.append(core(FunctionRemove(entry.handle)))

@@ -434,6 +434,9 @@ class Settings:
 
     # ---- bounds of the node ----
     functions_max: int = row(Kind.INT, 1_024, "functions and published versions together", 1, 65_536)
+    isolated_tenants_max: int = row(
+        Kind.INT, 1_024, "tenant ids that tenant-isolated functions serve at once, all versions together", 0, 32_768
+    )
     sandboxes_max: int = row(Kind.INT, 1_024, "sandboxes of all functions", 1, 1_048_576)
     calls_max: int = row(Kind.INT, 65_536, "calls held at once, queued and running", 16, 16_777_216)
     connections_max: int = row(Kind.INT, 12_000, "clients connected at once", 1, 1_000_000)
@@ -724,6 +727,8 @@ def _relations(settings: Settings) -> Iterator[str]:
     if not (settings.region.isascii() and settings.region.replace("-", "").isalnum()):
         yield f"region: {settings.region!r} is not made of letters, digits and -"
     yield from _tcp_relations(settings)
+    if settings.functions_max + settings.isolated_tenants_max > 65_536:
+        yield f"isolated_tenants_max: {settings.isolated_tenants_max} and functions_max together are more than 65536"
     yield from _key_relations(settings)
     if settings.otlp_endpoint and not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", settings.otlp_endpoint):
         yield f"otlp_endpoint: {settings.otlp_endpoint!r} is no address as http://127.0.0.1:4318"

@@ -233,7 +233,7 @@ def _method(raw: Any) -> MethodCall:
     return MethodCall(
         connection=raw.connection,
         msgid=raw.msgid,
-        rights=Right(raw.rights & Right.ALL),
+        rights=Right(raw.rights & (Right.ALL | Right.OWN)),
         method=blob[2 : 2 + size].decode("utf-8", "replace"),
         params=blob[2 + size :],
         notification=bool(raw.flags & 1),

@@ -24,7 +24,7 @@ def engine_config(settings: Settings, *, quotas: bool = True) -> EngineConfig:
     """Settings in the engine's words. quotas: sandboxes can be held to a part of a CPU here."""
     return EngineConfig(
         calls_max=settings.calls_max,
-        functions_max=settings.functions_max,
+        functions_max=settings.functions_max + settings.isolated_tenants_max,
         sandboxes_max=settings.sandboxes_max,
         accounts_max=accounts_max(settings),
         ahead_max=settings.ahead_max,

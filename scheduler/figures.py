@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from scheduler import __version__
+from scheduler.guests import fold
 from scheduler.metrics import AccountLabels, FunctionEvents, FunctionLabels, ImageFigures, Scrape, ServiceFigures, ShelfFigures
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ __all__ = ["events_of", "scrape"]
 
 
 async def scrape(service: Service, octaves: Octaves) -> Scrape:
-    snapshot = await service.engine.stats()
+    snapshot = fold(await service.engine.stats(), service.catalog)
     functions: dict[int, FunctionLabels] = {}
     for handle in snapshot.functions:
         version = service.catalog.serving(handle)

@@ -15,6 +15,7 @@ from scheduler.accesskeys import AccessKeys, AccessKeysBroken
 from scheduler.client.streaming import stream_over
 from scheduler.engine import json_problem
 from scheduler.errors import Unavailable
+from scheduler.guests import check_guest
 from scheduler.keyring import Keyring
 from scheduler.lambda_api.access import OpenAccess, SignedAccess, rights_of
 from scheduler.lambda_api.app import Api
@@ -75,6 +76,8 @@ class Gateway:
             absent_runtimes=service.offers.absent,
             invoker=Invoker(sync=caller.ask, event=self._event, stream=self._stream, json_problem=json_problem),
             concurrency=service.methods.concurrency.view,
+            check_guest=check_guest,
+            place_guest=service.guests.place,
             publish_image=service.snapshots.publish,
             has_image=service.snapshots.optimized,
         )
@@ -103,10 +106,12 @@ class Gateway:
         host = "localhost" if port is None else f"localhost:{port}"
         return await self.api.run(operation, values, rights=rights, tenant=tenant, package=package, host=host)
 
-    async def _event(self, function: str, payload: bytes, trace: str | None) -> str:
+    async def _event(self, function: str, payload: bytes, trace: str | None, tenant_id: str | None = None) -> str:
         if self._service.draining:
             raise Unavailable("the service is shutting down")
-        return await self._service.events.accept(AcceptedEvent(function, payload, "json", trace=trace, key=None))
+        return await self._service.events.accept(
+            AcceptedEvent(function, payload, "json", trace=trace, key=None, tenant_id=tenant_id)
+        )
 
     @asynccontextmanager
     async def _stream(self, function: str, payload: bytes, options: Mapping[str, object]) -> AsyncIterator[Streamed]:

@@ -203,6 +203,7 @@ class Trait(IntFlag):
     LOOPS = 1024
     SNAPSTART = 2048
     LOCKED = 4096
+    GUESTS = 8192
 
 
 class Look(IntFlag):
@@ -383,15 +384,15 @@ def core(event: CoreEvent, *, name: str = "") -> Command:
     return Command(kind=CommandKind.CORE, core=event, blob=name.encode())
 
 
-def name_put(name: str, function: int, other: int = 0, part: int = 0, arn: str | None = None) -> Command:
+def name_put(name: str, function: int, other: int = 0, part: int = 0, arn: str | None = None, guest: str = "") -> Command:
     """part: of 2**32 calls by this name, how many go to `other` instead, by chance. arn: what calls by this name are told,
-    where it is not the function's own."""
-    blob = name.encode() if arn is None else f"{name}\0{arn}".encode()
+    where it is not the function's own. guest: whose calls alone."""
+    blob = f"{name}\0{arn or ''}\0{guest}".rstrip("\0").encode()
     return Command(kind=CommandKind.NAME_PUT, function=function, sandbox=other, u32s=(part,), blob=blob)
 
 
-def name_remove(name: str) -> Command:
-    return Command(kind=CommandKind.NAME_REMOVE, blob=name.encode())
+def name_remove(name: str, guest: str = "") -> Command:
+    return Command(kind=CommandKind.NAME_REMOVE, blob=f"{name}\0\0{guest}".rstrip("\0").encode())
 
 
 def function_info(
@@ -406,9 +407,10 @@ def function_info(
     look: Look = Look.TEXT,
     traits: Trait = Trait.NONE,
     runtime: str = "",
+    guest: str = "",
 ) -> Command:
     """look: of its log's platform lines."""
-    blob = b"\0".join((name.encode(), version.encode(), tenant.encode(), runtime.encode()))
+    blob = b"\0".join((name.encode(), version.encode(), tenant.encode(), runtime.encode(), guest.encode()))
     numbers = (memory_mb, timeout_ms, tenant_number, int(look) | int(traits))
     return Command(kind=CommandKind.FUNCTION_INFO, function=function, blob=blob, u32s=numbers)
 

@@ -47,6 +47,7 @@ from scheduler.functions.packages import open_code_store
 from scheduler.functions.registry import FunctionRegistry
 from scheduler.functions.uploads import open_uploads
 from scheduler.gateway import Gateway
+from scheduler.guests import Guests, check_guest
 from scheduler.keyroom import KeyRoom
 from scheduler.log import Log
 from scheduler.messages import (
@@ -80,7 +81,7 @@ from scheduler.privileges import become, find_user, give, give_new_directory, le
 from scheduler.process import hidden_from_others, raise_descriptor_limit
 from scheduler.queueing.caller import Caller
 from scheduler.queueing.dispatcher import Dispatcher as EventDispatcher
-from scheduler.queueing.dispatcher import read_event
+from scheduler.queueing.dispatcher import read_event, read_invoke
 from scheduler.sandboxes.configured import launcher_config
 from scheduler.sandboxes.declarations import read_declarations
 from scheduler.sandboxes.launcher import EXECUTABLE, RUNTIME_PACKAGE, SLOTS_MAX, LaunchFailed, open_launcher, open_starter
@@ -207,6 +208,7 @@ class Service:
         inner.start_soon(self._watch_tokens)
         inner.start_soon(self._collect_code)
         inner.start_soon(self._keep_floors)
+        inner.start_soon(self.guests.run)
         inner.start_soon(self.keyroom.finish)
         inner.start_soon(self.keyroom.collect)
         if self.exporter is not None:
@@ -292,6 +294,13 @@ class Service:
             stage_max_s=settings.init_timeout_ms / 1000 + 1,
             wake=lambda version, within_s: self.pool.wake(self.order_book.shell(version), within_s),
             use=self._deployed,
+        )
+        self.guests = Guests(
+            registry=self.registry,
+            catalog=self.catalog,
+            post=self.engine.post,
+            alive=self.supervisor.alive,
+            ask=lambda name, payload, options: self._caller.ask(name, payload, options),
         )
         self.snapshots = Snapshots(
             catalog=self.catalog,
@@ -421,7 +430,7 @@ class Service:
             orders=self._order,
             prepare=self._prepare,
             open_launcher=partial(open_launcher, config, self.shells.values(), report=report, starter=starter),
-            restore_failed=self.templates.fell_back,
+            restore_failed=lambda function, *rest: self.templates.fell_back(self.catalog.base(function), *rest),
             lost=self.templates.lost,
             report=report,
         )
@@ -592,11 +601,12 @@ class Service:
         known = self.supervisor.identify(event.sandbox)
         if known is not None:
             if not image:
-                self.templates.initialised(*known)
+                self.templates.initialised(self.catalog.base(known[0]), known[1])
             elif event.tier is Tier.SNAPSHOT:
-                self.templates.restored(*known, image)
+                self.templates.restored(self.catalog.base(known[0]), known[1], image)
             else:
-                self.templates.fell_back(*known, image, event.reason or "it did not say why")
+                why = event.reason or "it did not say why"
+                self.templates.fell_back(self.catalog.base(known[0]), known[1], image, why)
         self._settle(event.sandbox)
 
     async def _on_init_failed(self, event: InitFailed) -> None:
@@ -696,7 +706,7 @@ class Service:
         recipe = self.order_book.recipe(function, revision, launcher.task_root) if launcher is not None else None
         if recipe is None:
             return None
-        image = self.templates.image(function, revision)
+        image = self.templates.image(self.catalog.base(function), revision)
         # One that is made ahead of a deployment, or in a worn one's place, is provisioned where its function is.
         provisioned = provisioned and bool(self.catalog.floors(recipe.version.name).get(recipe.version.version))
         return recipe.order(datetime.now(UTC), secrets.token_hex(16), image, provisioned=provisioned)
@@ -739,11 +749,16 @@ class Service:
         return None
 
     async def _accept_event(self, connection: Connection, call: MethodCall) -> object:
-        """`invoke` with type "event": answered once it is durable."""
+        """`invoke` where it is not the engine's to say: an event, answered once it is durable, or the call of a tenant id that
+        it does not know yet."""
         if self.draining:
             raise Unavailable("the service is shutting down")
+        wanted = read_invoke(call.params)
+        if wanted.options.get("type") != "event":
+            return await self.guests.invoke(wanted.function, wanted.payload, wanted.options, connection.tenant)
         event = read_event(call.params)
         version = self.registry.resolve(event.function)
+        check_guest(version, event.tenant_id)
         event.function = str(parse_name(event.function, self.identity))  # one spelling for all that it may be called by
         if connection.tenant not in (None, version.config.tenant):
             raise NotFound(f"Function not found: {event.function}")

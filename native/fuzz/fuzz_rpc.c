@@ -33,7 +33,7 @@ static void check_invoke(const struct rpc_request *request) {
     SCHED_ASSERT(request->function.size >= 1 && request->function.size <= 256);
     SCHED_ASSERT(request->deadline_ms <= 86400000 && request->type <= RPC_DRYRUN);
     SCHED_ASSERT(request->report || !request->log_tail);
-    SCHED_ASSERT(request->client_context.size <= 3583 && request->trace.size <= 1024);
+    SCHED_ASSERT(request->client_context.size <= 3583 && request->trace.size <= 1024 && request->guest.size <= 256);
     SCHED_ASSERT(request->idempotency_key.at == NULL || (request->type == RPC_EVENT && request->idempotency_key.size >= 1));
     SCHED_ASSERT(request->idempotency_key.size <= 128);
     SCHED_ASSERT(!request->payload_msgpack || request->payload.size >= 1);
@@ -58,6 +58,7 @@ static uint64_t digest_of(enum rpc_verdict verdict, const struct rpc_request *re
     digest = with_slice(digest, frame, bytes, request->payload);
     digest = with_slice(digest, frame, bytes, request->client_context);
     digest = with_slice(digest, frame, bytes, request->trace);
+    digest = with_slice(digest, frame, bytes, request->guest);
     digest = with_slice(digest, frame, bytes, request->idempotency_key);
     digest = mixed(digest, request->deadline_ms);
     digest = mixed(digest, request->cancel_msgid);

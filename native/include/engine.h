@@ -52,9 +52,10 @@ enum sched_command_kind {
                                          ("node", "tenant:blue", "function:hello"); empty: as it was */
     SCHED_CMD_NAME_PUT = 2,           /* blob: name as a client writes it ("hello", "hello:7"); function. u32s[0] of 2^32 calls go
                                          to the function in `sandbox` instead, by chance: an alias of two versions. Behind a NUL:
-                                         the ARN that calls by this name are told, where it is not the function's own */
-    SCHED_CMD_NAME_REMOVE = 3,        /* blob: name */
-    SCHED_CMD_FUNCTION_INFO = 4,      /* function; blob: NUL-separated: display name, version, tenant, runtime;
+                                         the ARN that calls by this name are told, where it is not the function's own; behind
+                                         another NUL: the guest whose calls by this name these are (SCHED_TRAIT_GUESTS) */
+    SCHED_CMD_NAME_REMOVE = 3,        /* blob: as NAME_PUT; the ARN does not matter */
+    SCHED_CMD_FUNCTION_INFO = 4,      /* function; blob: NUL-separated: display name, version, tenant, runtime, guest;
                                          u32s: memory_mb, timeout_ms, tenant's number (0: anybody's), how its log's
                                          platform lines look (sched_look) or'ed with sched_trait.
                                          Functions of one display name share a journal, log_dir/<display name>.journal */
@@ -106,7 +107,9 @@ enum sched_trait {
     SCHED_TRAIT_CALLS = 512,          /* it can reach other machines, and so call functions: each call gets a trace header */
     SCHED_TRAIT_LOOPS = 1024,         /* RecursiveLoop Allow */
     SCHED_TRAIT_SNAPSTART = 2048,     /* it asked for SnapStart: its log tells of restores */
-    SCHED_TRAIT_LOCKED = 4096         /* the key of its environment cannot be had: HTTP invocations are the slow side's, which says so */
+    SCHED_TRAIT_LOCKED = 4096,        /* the key of its environment cannot be had: HTTP invocations are the slow side's, which says so */
+    SCHED_TRAIT_GUESTS = 8192         /* TenancyConfig PER_TENANT: only calls that name one of its guests run, each guest's by a
+                                         function of its own */
 };
 
 struct sched_command {

@@ -76,6 +76,14 @@ static struct journal_record record_of(const struct core_action *answer, const s
     return record;
 }
 
+static struct journal_rest rest_of(const struct function_info *info, const struct ticket *ticket) {
+    const struct rpc_slice trace = ticket->traced ? ticket_trace(ticket) : (struct rpc_slice){0};
+    SCHED_ASSERT(trace.size <= TRACE_TEXT_MAX);
+    return (struct journal_rest){.version = info->version, .version_bytes = strlen(info->version),
+                                 .trace = trace.at == NULL ? "" : (const char *)trace.at, .trace_bytes = trace.size,
+                                 .guest = info->guest, .guest_bytes = strlen(info->guest)};
+}
+
 /* ---- report ----------------------------------------------------------------------------------------------------------- */
 
 size_t answer_log_tail(struct sched *sched, const struct core_action *answer, const struct ticket *ticket,
@@ -84,10 +92,10 @@ size_t answer_log_tail(struct sched *sched, const struct core_action *answer, co
     struct journal_end end;
     struct journal_record record = record_of(answer, ticket, &end, info, sched->now_ns);
     record.time_ns = journal_now_ns();
-    const struct rpc_slice trace = ticket->traced ? ticket_trace(ticket) : (struct rpc_slice){0};
-    const size_t last_bytes = journal_render_end(last, sizeof last, &record, &end, (const char *)trace.at, trace.size);
-    char first[256];
-    const size_t first_bytes = journal_render_start(first, sizeof first, &record, info->version, strlen(info->version));
+    const struct journal_rest rest = rest_of(info, ticket);
+    const size_t last_bytes = journal_render_end(last, sizeof last, &record, &end, &rest);
+    char first[512];
+    const size_t first_bytes = journal_render_start(first, sizeof first, &record, &rest);
     const struct channel *channel = channel_find(sched, answer->sandbox);
     size_t logged = channel != NULL && channel->tail != NULL && channel->tail_seq == ticket->seq ? channel->tail_bytes : 0;
     SCHED_ASSERT(last_bytes <= TAIL_BYTES);
@@ -367,24 +375,20 @@ static void send_result(struct sched *sched, struct client *client, const struct
 
 static void journal_end(struct sched *sched, const struct function_info *info, const struct ticket *ticket, struct journal_record *record,
                         const struct journal_end *end) {
-    const size_t version_bytes = strlen(info->version);
-    const struct rpc_slice trace = ticket->traced ? ticket_trace(ticket) : (struct rpc_slice){0};
-    if (trace.at == NULL) {
-        journal_add(&sched->journal, info->journal, record, end, sizeof *end, info->version, version_bytes);
+    const struct journal_rest rest = rest_of(info, ticket);
+    if (rest.trace_bytes + rest.guest_bytes == 0) {
+        journal_add(&sched->journal, info->journal, record, end, sizeof *end, rest.version, rest.version_bytes);
         return;
     }
-    char rest[VERSION_BYTES_MAX + 1 + TRACE_TEXT_MAX];
-    SCHED_ASSERT(version_bytes <= VERSION_BYTES_MAX && trace.size <= TRACE_TEXT_MAX);
-    memcpy(rest, info->version, version_bytes + 1); /* with its NUL */
-    memcpy(rest + version_bytes + 1, trace.at, trace.size);
-    journal_add(&sched->journal, info->journal, record, end, sizeof *end, rest, version_bytes + 1 + trace.size);
+    char bytes[JOURNAL_REST_MAX];
+    journal_add(&sched->journal, info->journal, record, end, sizeof *end, bytes, journal_rest_put(&rest, bytes));
 }
 
 void answer_call(struct sched *sched, const struct core_action *answer, const struct reply *reply) {
     const uint32_t index = (uint32_t)answer->cookie;
     SCHED_ASSERT(index < sched->tickets_used && sched->tickets[index].live);
     struct ticket *ticket = &sched->tickets[index];
-    static struct function_info unknown = {.display = "", .version = "", .tenant = ""};
+    static struct function_info unknown = {.display = "", .version = "", .tenant = "", .runtime = "", .guest = ""};
     struct function_info *info = info_of(sched, answer->function);
     if (info == NULL) {
         info = &unknown;

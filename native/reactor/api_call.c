@@ -83,7 +83,8 @@ static struct block *as_json(struct sched *sched, const struct ticket *ticket, u
 
 /* The call goes to the runtime whose `next` waits. */
 static void give_call(struct sched *sched, struct api *api, const struct ticket *ticket) {
-    static const char *const names[] = {NULL, "Lambda-Runtime-Trace-Id: ", "Lambda-Runtime-Client-Context: ", NULL};
+    static const char *const names[TICKET_EXTS] = {NULL, "Lambda-Runtime-Trace-Id: ", "Lambda-Runtime-Client-Context: ", NULL,
+                                                   "Lambda-Runtime-Aws-Tenant-Id: "};
     struct api_connection *connection = api->waiting;
     struct output *output = &connection->output;
     const struct function_info *info = info_of(sched, api->channel->function);
@@ -100,7 +101,8 @@ static void give_call(struct sched *sched, struct api *api, const struct ticket 
         bytes = 2;
     }
     const size_t arn = ext[TICKET_EXT_ARN].at == NULL ? strlen(api->arn) : ext[TICKET_EXT_ARN].size;
-    const size_t most = HEAD_FIXED + 6 * (arn + ext[TICKET_EXT_TRACE].size + ext[TICKET_EXT_CONTEXT].size);
+    const size_t most = HEAD_FIXED + 6 * (arn + ext[TICKET_EXT_TRACE].size + ext[TICKET_EXT_CONTEXT].size +
+                                          ext[TICKET_EXT_GUEST].size);
     const bool refer = bytes >= REFER_BYTES_MIN && (json != NULL || ticket->block != NULL);
     const bool together = most + bytes <= CHUNK_BYTES && !refer;
     char *const own = most > CHUNK_BYTES ? malloc(most) : NULL;
@@ -114,8 +116,8 @@ static void give_call(struct sched *sched, struct api *api, const struct ticket 
     at = put_number(at, deadline_ms);
     at = put(at, "\r\nLambda-Runtime-Invoked-Function-Arn: ");
     at = ext[TICKET_EXT_ARN].at == NULL ? api_put_value(at, (const uint8_t *)api->arn, arn) : api_put_value(at, ext[TICKET_EXT_ARN].at, arn);
-    for (int i = TICKET_EXT_TRACE; i <= TICKET_EXT_CONTEXT; i++) {
-        if (ext[i].at != NULL) {
+    for (int i = TICKET_EXT_TRACE; i < TICKET_EXTS; i++) {
+        if (ext[i].at != NULL && names[i] != NULL) {
             at = api_put_value(put(put(at, "\r\n"), names[i]), ext[i].at, ext[i].size);
         }
     }

@@ -228,6 +228,8 @@ bool client_invoke(struct sched *sched, struct client *client, const struct rpc_
     return start(sched, client, request, NULL, function, arn) == STARTED;
 }
 
+static void method(struct sched *sched, struct client *client, const struct rpc_request *request);
+
 static void invoke(struct sched *sched, struct client *client, const struct rpc_request *request, struct block *owner) {
     const uint32_t msgid = request->msgid;
     if ((client->rights & SCHED_RIGHT_INVOKE) == 0) {
@@ -236,8 +238,12 @@ static void invoke(struct sched *sched, struct client *client, const struct rpc_
         return;
     }
     struct rpc_slice arn;
-    const uint64_t function = names_find(sched, request->function.at, request->function.size, &arn);
+    const uint64_t function = names_find_guest(sched, request->function.at, request->function.size, request->guest, &arn);
     const struct function_info *info = info_of(sched, function);
+    if (request->guest.at != NULL ? info == NULL : info != NULL && (info->traits & SCHED_TRAIT_GUESTS) != 0) {
+        method(sched, client, request); /* a guest that is not known yet, or none where there has to be one: the slow side's to say */
+        return;
+    }
     /* Whoever may not invoke it is not told that it exists. */
     const bool theirs = info != NULL && client->tenant != 0 && info->tenant_number != 0 && client->tenant != info->tenant_number;
     if (info == NULL || theirs) {

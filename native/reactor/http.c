@@ -259,8 +259,10 @@ static bool read_length(struct http_slice value, uint64_t *length) {
     return true;
 }
 
+enum { GUEST_BYTES = 256 };
+
 struct seen {
-    bool host, length, connection, kind, log, trace, authorization, date, digest;
+    bool host, length, connection, kind, log, trace, guest, authorization, date, digest;
     bool url;   /* the host is a function URL's, or looks like it */
     bool other; /* something that no plain invocation says; to a function URL it is a header like any */
     uint64_t body_bytes;
@@ -283,7 +285,7 @@ static bool printable(struct http_slice value) {
 
 /* Of an invocation alone. false: it is no plain one. */
 static bool heed_invoke(const struct http_header *header, struct seen *seen, struct http_request *out) {
-    static const char *const unusual[] = {"x-amz-client-context", "x-amz-tenant-id", "x-amz-durable-execution-name"};
+    static const char *const unusual[] = {"x-amz-client-context", "x-amz-durable-execution-name"};
     const struct http_slice name = header->name, value = header->value;
     if (http_is(name, "x-amz-invocation-type")) {
         return once(&seen->kind) && value.size == 15 && memcmp(value.at, "RequestResponse", 15) == 0;
@@ -291,6 +293,10 @@ static bool heed_invoke(const struct http_header *header, struct seen *seen, str
     if (http_is(name, "x-amz-log-type")) {
         out->log_tail = value.size == 4 && memcmp(value.at, "Tail", 4) == 0;
         return once(&seen->log) && (out->log_tail || (value.size == 4 && memcmp(value.at, "None", 4) == 0));
+    }
+    if (http_is(name, "x-amz-tenant-id")) {
+        out->guest = value;
+        return once(&seen->guest) && value.size <= GUEST_BYTES && printable(value);
     }
     for (size_t i = 0; i < sizeof unusual / sizeof *unusual; i++) {
         if (http_is(name, unusual[i])) {
@@ -345,7 +351,7 @@ enum http_verdict http_read(const uint8_t *in, size_t bytes, uint32_t most, stru
     if (head == 0 && bytes < HTTP_HEAD_BYTES_MAX) {
         return HTTP_MORE;
     }
-    out->method = out->path = out->query = out->host = out->body = out->trace = (struct http_slice){0};
+    out->method = out->path = out->query = out->host = out->body = out->trace = out->guest = (struct http_slice){0};
     out->log_tail = out->close = false;
     out->headers_count = 0;
     const size_t line = head <= 0 ? 0 : read_line(in, (size_t)head, out);

@@ -45,6 +45,7 @@ struct http_request {
     struct http_slice host;
     struct http_slice body;
     struct http_slice trace;
+    struct http_slice guest; /* X-Amz-Tenant-Id */
     bool log_tail;
     bool close;              /* the client wants the connection closed after the answer */
     uint32_t function_bytes; /* of an invocation */

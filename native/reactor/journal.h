@@ -7,8 +7,8 @@
  * A record, little-endian as the machine (journals do not travel):
  *   u32 size of the whole record, u8 kind, u8 outcome (core_outcome), u8 cause (core_cause), u8 look (sched_look),
  *   u64 time_ns (realtime), u64 sandbox, u8[16] request id, and by kind:
- *     START: version    LOG: bytes    END, CALL: struct journal_end, version, and where it
- *     was traced a NUL and the trace header    TEXT: a line, without its end    DROPPED: u64 bytes
+ *     START: version    LOG: bytes    END, CALL: struct journal_end, version, and as far as there
+ *     are any, each behind a NUL, the trace header and the guest; START too, with an empty trace    TEXT: a line, without its end    DROPPED: u64 bytes
  * CALL is START and END of a call that wrote nothing.
  */
 #ifndef SCHED_JOURNAL_H
@@ -119,10 +119,22 @@ uint64_t journal_lost(const struct journal *journal);
 /* What a look leaves out is not written either. outcome: a call's; JOURNAL_START has none. */
 bool journal_shows(uint8_t look, enum journal_kind kind, uint8_t outcome);
 /* "REPORT RequestId: …" and its kin, as Lambda words them; bytes written, at most out_bytes (cut). Used for log tails too. */
-size_t journal_render_start(char *out, size_t out_bytes, const struct journal_record *head, const char *version, size_t version_bytes);
-/* trace: the header of a traced call, NULL: it was not. */
-size_t journal_render_end(char *out, size_t out_bytes, const struct journal_record *head, const struct journal_end *end, const char *trace,
-                          size_t trace_bytes);
+struct journal_rest;
+size_t journal_render_start(char *out, size_t out_bytes, const struct journal_record *head, const struct journal_rest *rest);
+/* What stands behind a record's head and end: version, trace header and guest, with NULs between them. Empty: there is none. */
+struct journal_rest {
+    const char *version;
+    size_t version_bytes;
+    const char *trace;
+    size_t trace_bytes;
+    const char *guest;
+    size_t guest_bytes;
+};
+enum { JOURNAL_REST_MAX = 64 + 1 + 1024 + 1 + 256 };
+/* Bytes written to out, which has JOURNAL_REST_MAX. */
+size_t journal_rest_put(const struct journal_rest *rest, char *out);
+size_t journal_render_end(char *out, size_t out_bytes, const struct journal_record *head, const struct journal_end *end,
+                          const struct journal_rest *rest);
 /* As records have it: realtime, of the coarse clock. */
 uint64_t journal_now_ns(void);
 /* 36 characters and a NUL. */

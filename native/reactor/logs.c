@@ -143,7 +143,10 @@ void logs_take(struct sched *sched, struct channel *channel, uint32_t seq, const
         struct journal_record start = record;
         start.kind = JOURNAL_START;
         if (journal_shows(info->look, JOURNAL_START, CORE_OK)) {
-            journal_add(&sched->journal, info->journal, &start, info->version, strlen(info->version), NULL, 0);
+            const struct journal_rest rest = {.version = info->version, .version_bytes = strlen(info->version), .trace = "",
+                                              .guest = info->guest, .guest_bytes = strlen(info->guest)};
+            char bytes_of[JOURNAL_REST_MAX];
+            journal_add(&sched->journal, info->journal, &start, bytes_of, journal_rest_put(&rest, bytes_of), NULL, 0);
         }
         ticket->logged_start = true;
     }

@@ -57,10 +57,16 @@ void names_free(struct sched *sched) {
     sched->account_names = NULL;
 }
 
-static struct name *find(const struct sched *sched, const uint8_t *text, size_t size, uint32_t hash) {
+static uint32_t hash_of_both(const uint8_t *text, size_t size, struct rpc_slice guest) {
+    const uint32_t hash = hash_of(text, size);
+    return guest.size == 0 ? hash : hash * 31 ^ hash_of(guest.at, guest.size);
+}
+
+static struct name *find(const struct sched *sched, const uint8_t *text, size_t size, struct rpc_slice guest, uint32_t hash) {
     for (uint32_t i = hash & sched->names_mask; sched->names[i].text != NULL; i = (i + 1) & sched->names_mask) {
         struct name *name = &sched->names[i];
-        if (name->text != DELETED && name->hash == hash && name->size == size && memcmp(name->text, text, size) == 0) {
+        if (name->text != DELETED && name->hash == hash && name->size == size && name->guest_size == guest.size &&
+            memcmp(name->text, text, size) == 0 && (guest.size == 0 || memcmp(name->text + size, guest.at, guest.size) == 0)) {
             return name;
         }
     }
@@ -100,23 +106,48 @@ static bool rebuild(struct sched *sched) {
     return true;
 }
 
+struct parts {
+    size_t size; /* of the name, at the beginning */
+    struct rpc_slice arn;
+    struct rpc_slice guest;
+};
+
+/* name, NUL, ARN, NUL, guest: the latter two may be missing, or empty. */
+static bool read_parts(const char *text, size_t bytes, struct parts *out) {
+    const char *const first = memchr(text, '\0', bytes);
+    *out = (struct parts){.size = first == NULL ? bytes : (size_t)(first - text)};
+    if (first != NULL) {
+        const char *const arn = first + 1;
+        const size_t left = bytes - out->size - 1;
+        const char *const second = memchr(arn, '\0', left);
+        out->arn = (struct rpc_slice){(const uint8_t *)arn, (uint32_t)(second == NULL ? left : (size_t)(second - arn))};
+        if (second != NULL) {
+            out->guest = (struct rpc_slice){(const uint8_t *)second + 1, (uint32_t)(left - out->arn.size - 1)};
+        }
+    }
+    return out->size > 0 && out->size <= UINT16_MAX && out->arn.size <= ARN_BYTES_MAX && out->guest.size <= ARN_BYTES_MAX;
+}
+
 bool names_put(struct sched *sched, const char *text, size_t bytes, uint64_t function, uint64_t other, uint32_t part) {
-    const char *end = memchr(text, '\0', bytes);
-    const size_t size = end == NULL ? bytes : (size_t)(end - text);
-    const size_t arn_size = end == NULL ? 0 : bytes - size - 1;
-    if (size == 0 || size > UINT16_MAX || arn_size > ARN_BYTES_MAX) {
+    struct parts parts;
+    if (!read_parts(text, bytes, &parts)) {
         return false;
     }
-    char *copy = malloc(size + arn_size);
+    char *copy = malloc(parts.size + parts.guest.size + parts.arn.size);
     if (copy == NULL) {
         return false;
     }
-    memcpy(copy, text, size);
-    memcpy(copy + size, text + size + (end != NULL), arn_size);
-    const uint32_t hash = hash_of((const uint8_t *)text, size);
-    const struct name name = {.function = function, .other = other, .part = part, .hash = hash, .size = (uint16_t)size,
-                              .arn_size = (uint16_t)arn_size, .text = copy};
-    struct name *known = find(sched, (const uint8_t *)text, size, hash);
+    memcpy(copy, text, parts.size);
+    if (parts.guest.size > 0) {
+        memcpy(copy + parts.size, parts.guest.at, parts.guest.size);
+    }
+    if (parts.arn.size > 0) {
+        memcpy(copy + parts.size + parts.guest.size, parts.arn.at, parts.arn.size);
+    }
+    const uint32_t hash = hash_of_both((const uint8_t *)text, parts.size, parts.guest);
+    const struct name name = {.function = function, .other = other, .part = part, .hash = hash, .size = (uint16_t)parts.size,
+                              .guest_size = (uint16_t)parts.guest.size, .arn_size = (uint16_t)parts.arn.size, .text = copy};
+    struct name *known = find(sched, (const uint8_t *)text, parts.size, parts.guest, hash);
     if (known != NULL) {
         free(known->text);
         *known = name;
@@ -132,7 +163,12 @@ bool names_put(struct sched *sched, const char *text, size_t bytes, uint64_t fun
 }
 
 void names_remove(struct sched *sched, const char *text, size_t size) {
-    struct name *name = find(sched, (const uint8_t *)text, size, hash_of((const uint8_t *)text, size));
+    struct parts parts;
+    if (!read_parts(text, size, &parts)) {
+        return;
+    }
+    struct name *name = find(sched, (const uint8_t *)text, parts.size, parts.guest,
+                             hash_of_both((const uint8_t *)text, parts.size, parts.guest));
     if (name != NULL) {
         free(name->text);
         name->text = DELETED;
@@ -140,10 +176,14 @@ void names_remove(struct sched *sched, const char *text, size_t size) {
 }
 
 uint64_t names_find(struct sched *sched, const uint8_t *text, size_t size, struct rpc_slice *arn) {
-    const struct name *name = find(sched, text, size, hash_of(text, size));
+    return names_find_guest(sched, text, size, (struct rpc_slice){0}, arn);
+}
+
+uint64_t names_find_guest(struct sched *sched, const uint8_t *text, size_t size, struct rpc_slice guest, struct rpc_slice *arn) {
+    const struct name *name = find(sched, text, size, guest, hash_of_both(text, size, guest));
     *arn = (struct rpc_slice){0};
     if (name != NULL && name->arn_size > 0) {
-        *arn = (struct rpc_slice){(const uint8_t *)name->text + name->size, name->arn_size};
+        *arn = (struct rpc_slice){(const uint8_t *)name->text + name->size + name->guest_size, name->arn_size};
     }
     if (name == NULL || name->part == 0) {
         return name == NULL ? 0 : name->function;
@@ -170,12 +210,12 @@ void info_put(struct sched *sched, uint64_t function, const uint8_t *blob, size_
     if (function == 0 || index >= sched->config.core.functions_max) {
         return;
     }
-    char *texts = malloc(bytes + 4); /* four NULs at least, however the blob ends */
+    char *texts = malloc(bytes + 5); /* five NULs at least, however the blob ends */
     if (texts == NULL) {
         return;
     }
     memcpy(texts, blob, bytes);
-    memset(texts + bytes, 0, 4);
+    memset(texts + bytes, 0, 5);
     struct function_info *info = &sched->functions[index];
     if (info->handle != function) {
         info_clear(sched, info);
@@ -186,6 +226,7 @@ void info_put(struct sched *sched, uint64_t function, const uint8_t *blob, size_
     info->version = texts + strlen(texts) + 1;
     info->tenant = info->version < texts + bytes ? info->version + strlen(info->version) + 1 : texts + bytes;
     info->runtime = info->tenant < texts + bytes ? info->tenant + strlen(info->tenant) + 1 : texts + bytes;
+    info->guest = info->runtime < texts + bytes ? info->runtime + strlen(info->runtime) + 1 : texts + bytes;
     if (info->version > texts + bytes) {
         info->version = texts + bytes;
     }
@@ -194,6 +235,9 @@ void info_put(struct sched *sched, uint64_t function, const uint8_t *blob, size_
     }
     if (info->runtime > texts + bytes) {
         info->runtime = texts + bytes;
+    }
+    if (info->guest > texts + bytes || strlen(info->guest) > GUEST_BYTES_MAX) {
+        info->guest = texts + bytes;
     }
     if (strlen(info->version) > VERSION_BYTES_MAX) {
         info->version[VERSION_BYTES_MAX] = '\0'; /* answers are written into rooms of a known size */

@@ -53,6 +53,7 @@ enum {
     LOG_CREDIT_MAX = 4 << 20,   /* bytes of log a sandbox may write at once */
     OUTPUT_READ_MAX = 64 * 1024, /* of an output pipe at once: all that it holds */
     TAIL_BYTES = 4096,          /* of a call's log, as Lambda's LogType Tail */
+    GUEST_BYTES_MAX = 256,      /* of a tenant id, as Lambda has them */
     VERSION_BYTES_MAX = 64,     /* of a function's version, which every report and START line holds */
     OUTPUT_QUEUE_MAX = 64 << 20, /* answers one connection may leave unread before it is closed */
     PATIENCE_S = 30,            /* with half a frame, with unread answers over the limit, with no memory for a payload */
@@ -75,9 +76,6 @@ enum source {
 };
 
 #define NO_INDEX UINT32_MAX
-
-/* Of a CALL's extensions. */
-enum { EXT_TRACE = 1, EXT_CLIENT_CONTEXT = 2, EXT_FUNCTION_ARN = 3 };
 
 /* ---- tickets -------------------------------------------------------------------------------------------------------- */
 
@@ -111,7 +109,7 @@ struct ticket {
 };
 
 /* What stands before the payload: NULL where there is none. */
-enum { TICKET_EXT_TRACE = 1, TICKET_EXT_CONTEXT = 2, TICKET_EXT_ARN = 3, TICKET_EXTS = 4 };
+enum { TICKET_EXT_TRACE = 1, TICKET_EXT_CONTEXT = 2, TICKET_EXT_ARN = 3, TICKET_EXT_GUEST = 4, TICKET_EXTS = 5 };
 
 struct ticket_ext {
     const uint8_t *at;
@@ -232,7 +230,8 @@ struct name {
     uint32_t part;
     uint32_t hash;
     uint16_t size;
-    uint16_t arn_size;          /* behind the text: what calls by this name are told; 0: the function's own */
+    uint16_t guest_size;        /* behind the text: whose calls these are; 0: anybody's */
+    uint16_t arn_size;          /* behind that: what calls by this name are told; 0: the function's own */
     char *text;                 /* NULL: free; DELETED: was used */
 };
 
@@ -242,6 +241,7 @@ struct function_info {
     char *version;
     char *tenant;
     char *runtime;
+    char *guest;                /* empty: it has none */
     uint32_t memory_mb;
     uint32_t timeout_ms;
     uint32_t tenant_number;
@@ -531,6 +531,8 @@ bool names_put(struct sched *sched, const char *text, size_t size, uint64_t func
 void names_remove(struct sched *sched, const char *text, size_t size);
 /* 0: nobody's name. *arn: what the call is to be told, at NULL: the function's own; good until names change. */
 uint64_t names_find(struct sched *sched, const uint8_t *text, size_t size, struct rpc_slice *arn);
+/* The function of one guest by that name, 0: it is not there, or not yet. */
+uint64_t names_find_guest(struct sched *sched, const uint8_t *text, size_t size, struct rpc_slice guest, struct rpc_slice *arn);
 struct function_info *info_of(struct sched *sched, uint64_t function);
 void info_put(struct sched *sched, uint64_t function, const uint8_t *blob, size_t bytes, const uint32_t u32s[4]);
 void info_drop(struct sched *sched, uint64_t function);

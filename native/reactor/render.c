@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "../core/invariant.h"
 #include "engine.h"
 #include "journal.h"
 #include "trace.h"
@@ -93,11 +94,19 @@ static size_t json_open(char *out, size_t out_bytes, uint64_t time_ns, const cha
                             (unsigned)(time_ns / 1000000 % 1000), type), out_bytes);
 }
 
-static size_t json_start(char *out, size_t out_bytes, const struct journal_record *head, const char *version, size_t version_bytes,
+/* A guest's id has no character that JSON would have to escape. */
+static size_t json_guest(char *out, size_t out_bytes, const struct journal_rest *rest) {
+    return rest->guest_bytes == 0 ? 0 : clipped(snprintf(out, out_bytes, ",\"tenantId\":\"%.*s\"", (int)rest->guest_bytes, rest->guest),
+                                                out_bytes);
+}
+
+static size_t json_start(char *out, size_t out_bytes, const struct journal_record *head, const struct journal_rest *rest,
                          const char *id) {
-    const size_t at = json_open(out, out_bytes, head->time_ns, "start");
-    return at + clipped(snprintf(out + at, out_bytes - at, "\"requestId\":\"%s\",\"version\":\"%.*s\"}}\n", id, (int)version_bytes,
-                                 version), out_bytes - at);
+    size_t at = json_open(out, out_bytes, head->time_ns, "start");
+    at += clipped(snprintf(out + at, out_bytes - at, "\"requestId\":\"%s\",\"version\":\"%.*s\"", id, (int)rest->version_bytes,
+                           rest->version), out_bytes - at);
+    at += json_guest(out + at, out_bytes - at, rest);
+    return at + clipped(snprintf(out + at, out_bytes - at, "}}\n"), out_bytes - at);
 }
 
 static size_t json_fate(char *out, size_t out_bytes, const struct fate *fate) {
@@ -108,7 +117,7 @@ static size_t json_fate(char *out, size_t out_bytes, const struct fate *fate) {
 }
 
 static size_t json_end(char *out, size_t out_bytes, const struct journal_record *head, const struct journal_end *end, const char *id,
-                       const char *trace, size_t trace_bytes) {
+                       const struct journal_rest *rest) {
     const struct fate fate = fate_of(head->outcome, head->cause);
     const bool restored = (head->look & SCHED_LOOK_RESTORED) != 0;
     size_t at = 0;
@@ -135,9 +144,10 @@ static size_t json_end(char *out, size_t out_bytes, const struct journal_record 
                            end->memory_peak_mb, init), out_bytes - at);
     at += json_fate(out + at, out_bytes - at, &fate);
     char root[33], segment[17];
-    if (trace != NULL && trace_ids(trace, trace_bytes, root, segment)) {
+    at += json_guest(out + at, out_bytes - at, rest);
+    if (trace_ids(rest->trace, rest->trace_bytes, root, segment)) {
         at += clipped(snprintf(out + at, out_bytes - at, ",\"tracing\":{\"spanId\":\"%s\",\"type\":\"X-Amzn-Trace-Id\",\"value\":\"%.*s\"}",
-                               segment, (int)trace_bytes, trace), out_bytes - at);
+                               segment, (int)rest->trace_bytes, rest->trace), out_bytes - at);
     }
     return at + clipped(snprintf(out + at, out_bytes - at, "}}\n"), out_bytes - at);
 }
@@ -177,16 +187,49 @@ size_t journal_render_restore(char *out, size_t out_bytes, uint8_t look, const c
                                  (double)restore_ns / 1e6), out_bytes - at);
 }
 
-size_t journal_render_start(char *out, size_t out_bytes, const struct journal_record *head, const char *version, size_t version_bytes) {
+size_t journal_rest_put(const struct journal_rest *rest, char *out) {
+    SCHED_ASSERT(rest->version_bytes + rest->trace_bytes + rest->guest_bytes + 2 <= JOURNAL_REST_MAX);
+    size_t at = rest->version_bytes;
+    memcpy(out, rest->version, at);
+    if (rest->trace_bytes + rest->guest_bytes > 0) {
+        out[at++] = '\0';
+        memcpy(out + at, rest->trace, rest->trace_bytes);
+        at += rest->trace_bytes;
+    }
+    if (rest->guest_bytes > 0) {
+        out[at++] = '\0';
+        memcpy(out + at, rest->guest, rest->guest_bytes);
+        at += rest->guest_bytes;
+    }
+    return at;
+}
+
+static struct journal_rest read_rest(const char *at, size_t bytes) {
+    struct journal_rest rest = {.version = at, .version_bytes = strnlen(at, bytes), .trace = "", .guest = ""};
+    size_t read = rest.version_bytes + 1;
+    if (read < bytes) {
+        rest.trace = at + read;
+        rest.trace_bytes = strnlen(rest.trace, bytes - read);
+        read += rest.trace_bytes + 1;
+    }
+    if (read < bytes) {
+        rest.guest = at + read;
+        rest.guest_bytes = strnlen(rest.guest, bytes - read);
+    }
+    return rest;
+}
+
+size_t journal_render_start(char *out, size_t out_bytes, const struct journal_record *head, const struct journal_rest *rest) {
     char id[37];
     journal_uuid(head->request_id, id);
     if (!journal_shows(head->look, JOURNAL_START, 0)) {
         return 0;
     }
     if ((head->look & SCHED_LOOK_JSON) != 0) {
-        return json_start(out, out_bytes, head, version, version_bytes, id);
+        return json_start(out, out_bytes, head, rest, id);
     }
-    return clipped(snprintf(out, out_bytes, "START RequestId: %s Version: %.*s\n", id, (int)version_bytes, version), out_bytes);
+    return clipped(snprintf(out, out_bytes, "START RequestId: %s Version: %.*s\n", id, (int)rest->version_bytes, rest->version),
+                   out_bytes);
 }
 
 static size_t render_fate(char *out, size_t out_bytes, const struct journal_record *head, const struct journal_end *end,
@@ -217,12 +260,12 @@ static size_t render_fate(char *out, size_t out_bytes, const struct journal_reco
                             id, head->cause == CORE_CAUSE_SIGNAL ? journal_signal(end->status) : "killed"), out_bytes);
 }
 
-size_t journal_render_end(char *out, size_t out_bytes, const struct journal_record *head, const struct journal_end *end, const char *trace,
-                          size_t trace_bytes) {
+size_t journal_render_end(char *out, size_t out_bytes, const struct journal_record *head, const struct journal_end *end,
+                          const struct journal_rest *rest) {
     char id[37];
     journal_uuid(head->request_id, id);
     if ((head->look & SCHED_LOOK_JSON) != 0) {
-        return journal_shows(head->look, JOURNAL_END, head->outcome) ? json_end(out, out_bytes, head, end, id, trace, trace_bytes) : 0;
+        return journal_shows(head->look, JOURNAL_END, head->outcome) ? json_end(out, out_bytes, head, end, id, rest) : 0;
     }
     const bool restored = (head->look & SCHED_LOOK_RESTORED) != 0;
     char init[128] = "";
@@ -254,14 +297,14 @@ size_t journal_render_end(char *out, size_t out_bytes, const struct journal_reco
                            id, id, (double)end->run_ns / 1e6, journal_billed_ms(end->run_ns, restored ? 0 : end->init_ns), end->memory_mb,
                            end->memory_peak_mb, init, status), out_bytes - at);
     char root[33], segment[17];
-    if (trace != NULL && trace_ids(trace, trace_bytes, root, segment)) {
+    if (trace_ids(rest->trace, rest->trace_bytes, root, segment)) {
         at += clipped(snprintf(out + at, out_bytes - at, "XRAY TraceId: 1-%.8s-%s\tSegmentId: %s\tSampled: true\t\n", root, root + 8,
                                segment), out_bytes - at);
     }
     return at;
 }
 
-enum { RENDERED_BYTES_MAX = 2048 }; /* of any record but LOG and TEXT */
+enum { RENDERED_BYTES_MAX = 4096 }; /* of any record but LOG and TEXT */
 
 int64_t sched_render_record(const uint8_t *in, size_t in_bytes, char *out, size_t out_bytes, size_t *consumed) {
     struct journal_record head;
@@ -279,9 +322,11 @@ int64_t sched_render_record(const uint8_t *in, size_t in_bytes, char *out, size_
         return -1;
     }
     size_t at = 0;
+    struct journal_rest rest;
     switch (head.kind) {
     case JOURNAL_START:
-        at = journal_render_start(out, out_bytes, &head, (const char *)body, body_bytes);
+        rest = read_rest((const char *)body, body_bytes);
+        at = journal_render_start(out, out_bytes, &head, &rest);
         break;
     case JOURNAL_LOG:
         memcpy(out, body, body_bytes);
@@ -299,14 +344,11 @@ int64_t sched_render_record(const uint8_t *in, size_t in_bytes, char *out, size_
             return -1;
         }
         memcpy(&end, body, sizeof end);
-        const char *const version = (const char *)body + sizeof end;
-        const size_t version_bytes = strnlen(version, body_bytes - sizeof end);
-        const size_t trace_at = sizeof end + version_bytes + 1; /* behind a NUL, if there is any */
+        rest = read_rest((const char *)body + sizeof end, body_bytes - sizeof end);
         if (head.kind == JOURNAL_CALL) {
-            at = journal_render_start(out, out_bytes, &head, version, version_bytes);
+            at = journal_render_start(out, out_bytes, &head, &rest);
         }
-        at += journal_render_end(out + at, out_bytes - at, &head, &end, trace_at < body_bytes ? (const char *)body + trace_at : NULL,
-                                 trace_at < body_bytes ? body_bytes - trace_at : 0);
+        at += journal_render_end(out + at, out_bytes - at, &head, &end, &rest);
         break;
     }
     case JOURNAL_DROPPED: {

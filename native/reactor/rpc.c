@@ -28,6 +28,7 @@ enum {
     FUNCTION_BYTES_MAX = 256,
     CONTEXT_BYTES_MAX = 3583,
     TRACE_BYTES_MAX = 1024,
+    TENANT_ID_BYTES_MAX = 256,
     KEY_BYTES_MAX = 128,
     REQUEST_ID_BYTES = 16,
     DEADLINE_MS_MAX = 86400000,
@@ -341,6 +342,10 @@ static bool option_trace(struct rpc_request *out, const uint8_t *in, const struc
     return true;
 }
 
+static bool option_tenant_id(struct rpc_request *out, const uint8_t *in, const struct value *value) {
+    return sized(out, in, value, "options.tenant_id", STR, 1, TENANT_ID_BYTES_MAX, &out->guest);
+}
+
 static bool option_idempotency_key(struct rpc_request *out, const uint8_t *in, const struct value *value) {
     return sized(out, in, value, "options.idempotency_key", STR, 1, KEY_BYTES_MAX, &out->idempotency_key);
 }
@@ -358,6 +363,7 @@ static const struct {
     {"client_context", option_context}, {"trace", option_trace},
     {"idempotency_key", option_idempotency_key}, {"request_id", option_request_id},
     {"stream", option_stream},
+    {"tenant_id", option_tenant_id},
 };
 
 enum { OPTIONS = sizeof options / sizeof options[0] };

@@ -71,6 +71,7 @@ struct rpc_request {
     uint64_t deadline_ms;        /* 0: none given; else 1 .. 86,400,000 */
     struct rpc_slice client_context; /* <= 3,583 bytes */
     struct rpc_slice trace;      /* <= 1,024 bytes, printable ASCII */
+    struct rpc_slice guest;      /* options.tenant_id: 1 .. 256 bytes of UTF-8 */
     struct rpc_slice idempotency_key; /* 1 .. 128 bytes of UTF-8; only with type "event" */
     struct rpc_slice request_id; /* 16 bytes; who may give one is the caller's to say */
     /* CANCEL */

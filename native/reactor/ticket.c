@@ -80,7 +80,8 @@ static uint8_t *ext_put(uint8_t *at, uint8_t tag, struct rpc_slice slice) {
 
 uint32_t ticket_new(struct sched *sched, struct client *client, const struct rpc_request *request, struct block *owner,
                     struct rpc_slice arn) {
-    const uint32_t ext_bytes = ext_size(request->trace) + ext_size(request->client_context) + ext_size(arn);
+    const uint32_t ext_bytes = ext_size(request->trace) + ext_size(request->client_context) + ext_size(arn) +
+                               ext_size(request->guest);
     if (ext_bytes > INLINE_BYTES) {
         owner = NULL; /* then both are copied into a block of the ticket's own */
     }
@@ -124,7 +125,7 @@ uint32_t ticket_new(struct sched *sched, struct client *client, const struct rpc
     ticket->ext_in_block = copied;
     uint8_t *ext = block != NULL ? block->data : ticket->inline_data;
     uint8_t *after = ext_put(ext_put(ext, TICKET_EXT_TRACE, request->trace), TICKET_EXT_CONTEXT, request->client_context);
-    after = ext_put(after, TICKET_EXT_ARN, arn);
+    after = ext_put(ext_put(after, TICKET_EXT_ARN, arn), TICKET_EXT_GUEST, request->guest);
     if (owner != NULL) {
         block_hold(owner);
         ticket->block = owner;

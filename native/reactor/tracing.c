@@ -58,7 +58,7 @@ void tracing_tell_loop(struct sched *sched, const struct function_info *info) {
 
 struct rpc_slice ticket_trace(const struct ticket *ticket) {
     const uint8_t *const ext = ticket_ext(ticket);
-    if (ticket->ext_bytes < 4 || ext[0] != EXT_TRACE) {
+    if (ticket->ext_bytes < 4 || ext[0] != TICKET_EXT_TRACE) {
         return (struct rpc_slice){0};
     }
     return (struct rpc_slice){ext + 4, (uint32_t)ext[2] | (uint32_t)ext[3] << 8};

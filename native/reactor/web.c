@@ -46,16 +46,18 @@ static bool may_invoke(struct sched *sched, const struct client *client, const s
 static bool take(struct sched *sched, struct client *client, const struct http_request *request) {
     static const uint8_t nothing[] = "{}";
     struct rpc_slice arn;
-    const uint64_t function = names_find(sched, request->function, request->function_bytes, &arn);
-    const struct function_info *info = info_of(sched, function);
+    const struct rpc_slice guest = {request->guest.at, request->guest.size};
+    const uint64_t function = names_find_guest(sched, request->function, request->function_bytes, guest, &arn);
+    const struct function_info *const info = info_of(sched, function);
+    const bool nobodys = guest.at == NULL && info != NULL && (info->traits & SCHED_TRAIT_GUESTS) != 0;
     size_t wrong;
-    if (!may_invoke(sched, client, request, info) || (info != NULL && (info->traits & SCHED_TRAIT_LOCKED) != 0) ||
+    if (nobodys || !may_invoke(sched, client, request, info) || (info != NULL && (info->traits & SCHED_TRAIT_LOCKED) != 0) ||
         (request->body.size > 0 && !json_valid(request->body.at, request->body.size, &wrong))) {
         return false;
     }
     struct rpc_request call = {.report = request->log_tail, .log_tail = request->log_tail,
                                .payload = {request->body.at, request->body.size},
-                               .trace = {request->trace.at, request->trace.size}};
+                               .trace = {request->trace.at, request->trace.size}, .guest = guest};
     if (call.payload.size == 0) {
         call.payload = (struct rpc_slice){nothing, 2}; /* what Lambda's runtimes see of an empty body */
     }

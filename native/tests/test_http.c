@@ -91,7 +91,7 @@ static void what_is_not_plain(void) {
         LINE HOST "X-Amz-Invocation-Type: requestresponse\r\n\r\n",
         LINE HOST "X-Amz-Log-Type: tail\r\n\r\n",
         LINE HOST "X-Amz-Client-Context: e30=\r\n\r\n",
-        LINE HOST "X-Amz-Tenant-Id: a\r\n\r\n",
+        LINE HOST "X-Amz-Tenant-Id: a\r\nX-Amz-Tenant-Id: b\r\n\r\n", LINE HOST "X-Amz-Tenant-Id: \r\n\r\n",
         LINE HOST "Content-Length: 1000\r\n\r\n",
         "POST /2015-03-31/functions/hello/invocations HTTP/1.1\n" HOST "\r\n",
         LINE "Host: x\n\r\n",

@@ -433,7 +433,7 @@ static void what_c_code_printed_stands_before_its_end_line(void) {
 }
 
 static void journal_lines_are_lambdas(void) {
-    char out[2048];
+    char out[8192];
     uint8_t record[256];
     const struct journal_end end = {.run_ns = 3010000, .init_ns = 110100000, .memory_mb = 128, .memory_peak_mb = 36};
     struct journal_record head = {.kind = JOURNAL_CALL};

@@ -132,6 +132,11 @@ OPTIONS: Final = (
         type=click.Choice(("None", "PublishedVersions")),
         help="PublishedVersions: a version is Active once the image of its initialised process is made.",
     ),
+    click.option(
+        "--tenancy",
+        type=click.Choice(("NONE", "PER_TENANT")),
+        help="PER_TENANT: each sandbox serves one tenant id for life, which each call must name; said when it is made.",
+    ),
     click.option("--dead-letter-arn", metavar="ARN", help="Queue of SQS or topic of SNS for events that cannot be delivered."),
     click.option("--description", metavar="TEXT", help="What it is for."),
 )
@@ -181,6 +186,7 @@ COMPARED: Final = (
     ("tracing", "tracing", str),
     ("recursive loop", "recursive_loop", str),
     ("SnapStart", "snap_start", str),
+    ("tenancy", "tenancy", str),
     ("dead letters", "dead_letter_arn", lambda value: value or "dropped"),
     ("secrets", "secrets", lambda value: ", ".join(value) or "none"),
     ("keys", "keys", lambda value: ", ".join(value) or "none"),

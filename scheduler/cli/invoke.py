@@ -60,6 +60,7 @@ __all__ = ["invoke_command", "show_report"]
     help="Give the call up if it cannot start within this time.",
 )
 @click.option("--client-context", metavar="JSON", help="What the handler sees as context.client_context.")
+@click.option("--tenant-id", metavar="ID", help="Of a tenant-isolated function: whose call it is.")
 @click.option("--trace", metavar="HEADER", help="X-Amzn-Trace-Id or W3C traceparent, handed on to the function.")
 @click.option("--idempotency-key", metavar="KEY", help="With --type event: the same key is accepted once.")
 @shared_options
@@ -73,6 +74,7 @@ def invoke_command(
     kind: str,
     deadline_ms: int | None,
     client_context: str | None,
+    tenant_id: str | None,
     trace: str | None,
     idempotency_key: str | None,
 ) -> None:
@@ -103,6 +105,7 @@ def invoke_command(
                 report=report or (shared.as_json and kind == "sync"),
                 log_tail=tail,
                 client_context=client_context,
+                tenant_id=tenant_id,
                 trace=trace,
                 idempotency_key=idempotency_key,
             )

@@ -250,6 +250,7 @@ class Client:
         log_tail: bool = False,
         client_context: bytes | str | None = None,
         trace: str | None = None,
+        tenant_id: str | None = None,
         type: str = "sync",  # noqa: A002 - the option's name on the wire and in Lambda
         idempotency_key: str | None = None,
     ) -> Invocation:
@@ -264,6 +265,7 @@ class Client:
             log_tail: ask for the last 4 KB of the call's log; implies `report`.
             client_context: JSON text the handler sees as `context.client_context`, at most 3,583 bytes.
             trace: X-Amzn-Trace-Id or W3C traceparent, handed on.
+            tenant_id: of a tenant-isolated function: whose call it is.
             type: "sync" waits for the answer; "event" returns once the call is durable; "dryrun" only checks.
             idempotency_key: with "event": the same key is accepted once.
 
@@ -278,6 +280,7 @@ class Client:
             "log_tail": log_tail,
             "client_context": client_context,
             "trace": trace,
+            "tenant_id": tenant_id,
             "idempotency_key": idempotency_key,
         }
         result = await self.call("invoke", invoke_params(name, payload, options))

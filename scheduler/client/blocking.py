@@ -160,6 +160,7 @@ class BlockingClient:
         log_tail: bool = False,
         client_context: bytes | str | None = None,
         trace: str | None = None,
+        tenant_id: str | None = None,
         type: str = "sync",  # noqa: A002 - the option's name on the wire and in Lambda
         idempotency_key: str | None = None,
         timeout_s: float | None = None,
@@ -176,6 +177,7 @@ class BlockingClient:
             "log_tail": log_tail,
             "client_context": client_context,
             "trace": trace,
+            "tenant_id": tenant_id,
             "idempotency_key": idempotency_key,
         }
         result = self.call("invoke", invoke_params(name, payload, options), timeout_s=timeout_s)

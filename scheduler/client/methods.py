@@ -71,6 +71,7 @@ CONFIGURATION_KEYS: Final = (
     "tracing",
     "recursive_loop",
     "snap_start",
+    "tenancy",
     "dead_letter_arn",
 )
 

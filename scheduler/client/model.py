@@ -232,6 +232,7 @@ class FunctionDescription:
     tracing: str
     recursive_loop: str
     snap_start: str
+    tenancy: str
     dead_letter_arn: str
     code_sha256: str
     code_size: int
@@ -276,6 +277,7 @@ class FunctionDescription:
             tracing=_get(raw, "tracing", str, "PassThrough"),
             recursive_loop=_get(raw, "recursive_loop", str, "Terminate"),
             snap_start=_get(raw, "snap_start", str, "None"),
+            tenancy=_get(raw, "tenancy", str, "NONE"),
             dead_letter_arn=_get(raw, "dead_letter_arn", str, ""),
             code_sha256=_get(raw, "code_sha256", str, ""),
             code_size=_get(raw, "code_size", int, 0),

@@ -81,6 +81,8 @@ class Dispatcher:
     async def method(self, call: MethodCall) -> None:
         """Takes a METHOD event. Refusals are answered here, the rest in a task of its own."""
         connection = self._connections.get(call.connection)
+        if connection is not None and Right.OWN in call.rights:
+            connection.rights = Right.ALL  # the service's own, which says no hello
         if connection is None:
             return  # it closed before its request was looked at
         full = self._running.total() >= METHODS_AT_ONCE_MAX

@@ -22,6 +22,7 @@ from scheduler.engine import histogram_bounds
 from scheduler.errors import BadRequest, NotFound, Unauthorized
 from scheduler.functions import names
 from scheduler.functions.model import CodeKind, Network
+from scheduler.guests import fold
 from scheduler.logs import read_log
 from scheduler.messages import Right, connection_grant
 
@@ -82,6 +83,7 @@ CONFIGURATION = tuple(
         "tracing",
         "recursive_loop",
         "snap_start",
+        "tenancy",
         "dead_letter_arn",
     )
 )
@@ -333,7 +335,7 @@ class Methods:
     async def _get(self, call: Call) -> dict[str, Any]:
         version = self._find(call)
         handle = self._catalog.handle(version.name, version.version)
-        stats = (await self._engine.stats()).functions.get(handle) if handle is not None else None
+        stats = fold(await self._engine.stats(), self._catalog).functions.get(handle) if handle is not None else None
         shown = None if stats is None else self._function_view(stats, version)
         return {**self._shown(call, version), "stats": shown, "events": self._events_of(version.name)}
 
@@ -388,7 +390,7 @@ class Methods:
         return sorted(shown, key=lambda view: (view["name"], view["version"]))
 
     async def stats_view(self, tenant: str | None = None) -> dict[str, Any]:
-        snapshot = await self._engine.stats()
+        snapshot = fold(await self._engine.stats(), self._catalog)
         return {
             "functions": self.functions_view(snapshot, tenant),
             "totals": views.totals_view(snapshot.totals),

@@ -53,6 +53,7 @@ __all__ = [
     "Snapshot",
     "State",
     "SystemLogLevel",
+    "Tenancy",
     "Tracing",
     "build",
     "describe",
@@ -137,6 +138,13 @@ class SnapStart(enum.Enum):
     PUBLISHED_VERSIONS = "PublishedVersions"
 
 
+class Tenancy(enum.Enum):
+    """Whether each sandbox serves the calls of one tenant id alone, for its whole life."""
+
+    NONE = "NONE"
+    PER_TENANT = "PER_TENANT"
+
+
 class RecursiveLoop(enum.Enum):
     """Whether a chain of calls may come back to the function without end."""
 
@@ -207,6 +215,7 @@ class FunctionConfig:
     tracing: str = Tracing.PASS_THROUGH.value
     recursive_loop: str = RecursiveLoop.TERMINATE.value
     snap_start: str = SnapStart.NONE.value
+    tenancy: str = Tenancy.NONE.value
     dead_letter_arn: str = ""  # "": events that cannot be delivered are dropped, and counted
 
     def __post_init__(self) -> None:
@@ -478,6 +487,7 @@ FIELDS: Final = (
     Field("tracing", "tracingConfig.mode", _one_of(Tracing)),
     Field("recursive_loop", "recursiveLoop", _one_of(RecursiveLoop)),
     Field("snap_start", "snapStart.applyOn", _one_of(SnapStart)),
+    Field("tenancy", "tenancyConfig.tenantIsolationMode", _one_of(Tenancy)),
     Field(
         "dead_letter_arn",
         "deadLetterConfig.targetArn",
@@ -505,6 +515,8 @@ def _snap_start_needs(values: Mapping[str, Any]) -> Problem | None:
             f"SnapStart enabled functions have at most {limits.EPHEMERAL_STORAGE_MB_MIN} MB of ephemeral storage, not "
             f"{values['ephemeral_storage_mb']}"
         )
+    elif values.get("tenancy", Tenancy.NONE.value) != Tenancy.NONE.value:
+        text = "SnapStart is not supported for functions with tenant isolation"
     elif values.get("snapshot", Snapshot.AUTO.value) != Snapshot.AUTO.value:
         text = "SnapStart needs images, which snapshot = off forbids"
     return Problem("snap_start", values["snap_start"], text, whole=True) if text else None
@@ -566,6 +578,9 @@ def build(
         problems.append(Problem("name", _cut(values["name"]), f"Member must be {base.name}: a function keeps its name"))
     if not problems:
         problems = [problem for rule in _RULES if (problem := rule(values)) is not None]
+    if base is not None and values["tenancy"] != base.tenancy and not problems:
+        text = "whether a function is tenant-isolated is said when it is made, and stays; remove it first"
+        problems.append(Problem("tenancy", _cut(values["tenancy"]), text, whole=True))
     if problems:
         raise InvalidConfig(problems)
     return FunctionConfig(**values)
@@ -625,6 +640,7 @@ def describe(version: FunctionVersion, versions: Sequence[str], identity: Identi
         "tracing": config.tracing,
         "recursive_loop": config.recursive_loop,
         "snap_start": config.snap_start,
+        "tenancy": config.tenancy,
         "dead_letter_arn": config.dead_letter_arn,
         "code_sha256": version.code.sha256,
         "code_size": version.code.size,

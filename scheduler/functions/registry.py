@@ -40,6 +40,7 @@ from scheduler.functions.model import (
     LayerRef,
     SnapStart,
     State,
+    Tenancy,
     build,
     describe,
     merged_path,
@@ -392,6 +393,8 @@ class FunctionRegistry:
                     change.now = replace(change.now, provisioned=others)
                     return
                 provisioned.check_place(change.now, qualifier)
+                if self.get(name, qualifier).config.tenancy != Tenancy.NONE.value:
+                    raise BadRequest("Provisioned Concurrency is not supported for functions with tenant isolation.")
                 if self.get(name, qualifier).snap_started:
                     raise BadRequest("Provisioned Concurrency is not supported for SnapStart enabled functions.")
                 self._check_provisioned(name, config.most, provisioned.total(change.now, without=qualifier))

@@ -34,6 +34,7 @@ def _refused(member: str, *tests: str) -> Row:
 
 
 _REFUSALS: Final = "tests/lambda_api/test_configured.py::test_what_is_not_honoured_is_refused_by_name"
+_TENANCY: Final = "tests/lambda_api/test_tenancy.py::"
 _SNAP: Final = "tests/lambda_api/test_snapstart.py::"
 _TRACE: Final = "tests/lambda_api/test_tracing.py::"
 _LOG: Final = "tests/lambda_api/test_logging.py::"
@@ -112,7 +113,10 @@ ROWS: Final[tuple[Row, ...]] = (
         (_LOG + "test_levels_leave_out_what_is_below",)),
     Row("LoggingConfig.LogGroup", "log_group", "shown, told to the function, and found by `scheduler logs GROUP`",
         (_LOG + "test_functions_of_a_log_group_are_found_by_it",)),
-    _refused("TenancyConfig"),
+    Row("TenancyConfig.TenantIsolationMode", "tenancy",
+        "PER_TENANT, said when the function is made: a sandbox serves one tenant id for life, by a function of its own in the "
+        "engine; each call names its tenant id. Not with SnapStart, provisioned concurrency or function URLs",
+        (_TENANCY + "test_a_sandbox_serves_one_tenant_id_for_life", _TENANCY + "test_what_does_not_go_with_tenant_isolation")),
     _refused("CapacityProviderConfig"),
     _refused("DurableConfig"),
     _refused("RuntimeConfig"),

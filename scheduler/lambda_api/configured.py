@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING, Any, Final
 
-from scheduler.functions.model import RuntimeClient
+from scheduler.functions.model import RuntimeClient, Tenancy
 from scheduler.lambda_api.rooms import refuse
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ REFUSED: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "DurableConfig": (lambda v: True, "durable executions are not part of this service"),
     "RuntimeConfig": (lambda v: True, "runtimes are this machine's, each in one version"),
     "AcceleratorConfig": (lambda v: True, "functions have no accelerators here"),
-    "TenancyConfig": (lambda v: True, "is not supported by this service (yet)"),
     "PublishTo": (bool, "belongs to managed instances, which are not part of this service; give Publish"),
 }
 
@@ -72,6 +71,7 @@ _KEYS: Final = (
     ("LoggingConfig", "LogGroup", "log_group"),
     ("TracingConfig", "Mode", "tracing"),
     ("SnapStart", "ApplyOn", "snap_start"),
+    ("TenancyConfig", "TenantIsolationMode", "tenancy"),
     ("DeadLetterConfig", "TargetArn", "dead_letter_arn"),
 )
 
@@ -115,8 +115,10 @@ def shown_of(config: FunctionConfig) -> dict[str, Any]:
         "LogGroup": config.log_group_name,
     }
     dead_letters = {"DeadLetterConfig": {"TargetArn": config.dead_letter_arn}} if config.dead_letter_arn else {}
+    tenancy = {} if config.tenancy == Tenancy.NONE.value else {"TenancyConfig": {"TenantIsolationMode": config.tenancy}}
     return {
         **dead_letters,
+        **tenancy,
         "EphemeralStorage": {"Size": config.ephemeral_storage_mb},
         "TracingConfig": {"Mode": config.tracing},
         "LoggingConfig": {name: value for name, value in logging.items() if value},

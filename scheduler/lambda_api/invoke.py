@@ -43,18 +43,18 @@ class InvokeOperations:
         if kind == "DryRun":
             return Answer(None, 204)
         # By the name that the caller used: which version an alias means is thrown for each call.
-        name = str(self._rooms.reference(call))
+        name = await self._placed(call)
         if kind == "Event":
-            accepted = await self._rooms.invoker.event(name, payload, call.request.trace())
+            accepted = await self._rooms.invoker.event(name, payload, call.request.trace(), call.get("TenantId"))
             return Answer(None, 202, (("x-amzn-RequestId", accepted),))
         error, result = await self._rooms.invoker.sync(name, payload, _options(call))
         return _answer(error, result, version.version)
 
     async def _admitted(self, call: ApiCall, limit: int) -> tuple[FunctionVersion, bytes]:
-        for refused in ("TenantId", "DurableExecutionName"):
-            if refused in call.values:
-                raise refuse(f"{refused}: the function is not configured for it")
+        if "DurableExecutionName" in call.values:
+            raise refuse("DurableExecutionName: the function is not configured for it")
         version = self._rooms.find_to_invoke(call)
+        self._rooms.check_guest(version, call.get("TenantId"))
         payload = self._checked(call.get("Payload", b""), limit)
         if call.get("InvocationType") != "DryRun" and version.config.environment.problem is not None:
             problem = await self._rooms.registry.unlock(version.name)
@@ -62,12 +62,19 @@ class InvokeOperations:
                 raise problem
         return version, payload
 
+    async def _placed(self, call: ApiCall) -> str:
+        """The name that the caller used, or one by which the engine finds the function of this tenant id."""
+        name = str(self._rooms.reference(call))
+        tenant_id = call.get("TenantId")
+        kind = call.get("InvocationType", "RequestResponse")
+        return name if tenant_id is None or kind == "Event" else await self._rooms.place_guest(name, tenant_id)
+
     async def _stream(self, call: ApiCall) -> Answer:
         """Its pieces as the function sends them; one that does not stream answers in one."""
         version, payload = await self._admitted(call, limits.PAYLOAD_BYTES_MAX)
         if call.get("InvocationType") == "DryRun":
             return Answer(None, 204)
-        stream, resources = await begin(self._rooms.invoker.stream(str(self._rooms.reference(call)), payload, _options(call)))
+        stream, resources = await begin(self._rooms.invoker.stream(await self._placed(call), payload, _options(call)))
         headers = (
             ("Content-Type", "application/vnd.amazon.eventstream"),
             ("X-Amzn-Remapped-Content-Type", stream.content_type or "application/json"),
@@ -76,9 +83,9 @@ class InvokeOperations:
         return Answer(BodyStream(event_stream(stream, _log_result), resources), 200, headers)
 
     async def _invoke_async(self, call: ApiCall) -> Answer:
-        self._rooms.find_to_invoke(call)
+        self._rooms.check_guest(self._rooms.find_to_invoke(call), None)
         payload = self._checked(call.get("InvokeArgs", b""), limits.EVENT_BYTES_MAX)
-        request_id = await self._rooms.invoker.event(str(self._rooms.reference(call)), payload, None)
+        request_id = await self._rooms.invoker.event(str(self._rooms.reference(call)), payload, None, None)
         return Answer(None, 202, (("x-amzn-RequestId", request_id),))
 
     def _checked(self, payload: bytes, limit: int) -> bytes:
@@ -103,6 +110,8 @@ def _options(call: ApiCall) -> dict[str, object]:
     trace = call.request.trace()
     if trace:
         options["trace"] = trace
+    if "TenantId" in call.values:
+        options["tenant_id"] = call.values["TenantId"]
     if "ClientContext" in call.values:
         options["client_context"] = _client_context(call.values["ClientContext"])
     return options

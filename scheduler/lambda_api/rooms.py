@@ -65,7 +65,7 @@ class Invoker:
     once the event is durable; `stream` the pieces of an answer (scheduler.client.streaming)."""
 
     sync: Callable[[str, bytes, Mapping[str, object]], Awaitable[tuple[SchedulerError | None, Any]]]
-    event: Callable[[str, bytes, str | None], Awaitable[str]]
+    event: Callable[[str, bytes, str | None, str | None], Awaitable[str]]
     stream: Callable[[str, bytes, Mapping[str, object]], AbstractAsyncContextManager[Streamed]]
     json_problem: Callable[[bytes], int | None]  # where bytes stop being JSON; one judge for both sides
 
@@ -74,7 +74,8 @@ class Invoker:
 class Rooms:
     """The parts of the service. runtimes: name of each that is offered to the Python that compiles
     packages for it, if it is one; absent_runtimes: name of each that could be to what to do about it.
-    concurrency: of a function, as the method functions.concurrency shows it. publish_image: a version with SnapStart is Pending
+    concurrency: of a function, as the method functions.concurrency shows it. check_guest, place_guest: of tenant ids, see
+    guests.py. publish_image: a version with SnapStart is Pending
     until its image is made; has_image: whether it has it."""
 
     settings: Callable[[], Settings]
@@ -86,6 +87,8 @@ class Rooms:
     absent_runtimes: Mapping[str, str]
     invoker: Invoker
     concurrency: Callable[[str], Awaitable[dict[str, Any]]]
+    check_guest: Callable[[FunctionVersion, object], None]
+    place_guest: Callable[[str, str], Awaitable[str]]
     publish_image: Callable[[FunctionVersion], None]
     has_image: Callable[[FunctionVersion], bool]
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from scheduler.functions.attached import Cors, Url
-from scheduler.functions.model import timestamp
+from scheduler.functions.model import Tenancy, timestamp
 from scheduler.functions.names import LATEST
 from scheduler.lambda_api.errors import LambdaError
 from scheduler.lambda_api.paging import page
@@ -57,6 +57,8 @@ class UrlOperations:
 
     async def _create(self, call: ApiCall) -> Answer:
         name, qualifier = self._place(call)
+        if self._rooms.registry.get(name, qualifier).config.tenancy != Tenancy.NONE.value:
+            raise refuse("Function URLs are not supported for functions with tenant isolation.")
         now = timestamp(time.time())
         async with self._rooms.attached(call, name, qualifier) as change:
             if qualifier in change.now.urls:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from scheduler.queueing.caller import Caller
     from scheduler.store.port import EventQueue, Lease
 
-__all__ = ["AcceptedEvent", "Dispatcher", "EventCounts", "EventFigures", "read_event"]
+__all__ = ["AcceptedEvent", "Dispatcher", "EventCounts", "EventFigures", "WantedCall", "read_event", "read_invoke"]
 
 AT_ONCE_MAX = 128  # attempts in flight
 TAKE_MAX = 32
@@ -48,27 +48,54 @@ FAILED, NOT_RUN = "failed", "not_run"  # why an event is tried again
 class AcceptedEvent:
     """What an `invoke` with type "event" asks for, checked."""
 
-    __slots__ = ("encoding", "function", "key", "payload", "trace")
+    __slots__ = ("encoding", "function", "key", "payload", "tenant_id", "trace")
 
-    def __init__(self, function: str, payload: bytes, encoding: str, *, trace: str | None, key: str | None) -> None:
+    def __init__(
+        self,
+        function: str,
+        payload: bytes,
+        encoding: str,
+        *,
+        trace: str | None,
+        key: str | None,
+        tenant_id: str | None = None,
+    ) -> None:
         self.function = function
         self.payload = payload
         self.encoding = encoding
         self.trace = trace
         self.key = key
+        self.tenant_id = tenant_id
 
     def request_id(self) -> str:
         """The same for the same key of the same function, so that a repeated request is a duplicate."""
         return str(uuid.uuid4() if self.key is None else uuid.uuid5(NAMESPACE, f"{self.function}\0{self.key}"))
 
 
-def read_event(params: bytes) -> AcceptedEvent:
-    """From the params of `invoke`, whose shape the reactor has checked. BadRequest: the payload is not JSON. TooLarge."""
+@dataclass(frozen=True, slots=True)
+class WantedCall:
+    """The params of `invoke`, whose shape the reactor has checked. payload: JSON text, or a value."""
+
+    function: str
+    payload: object
+    options: Mapping[str, Any]
+
+
+def read_invoke(params: bytes) -> WantedCall:
+    """BadRequest: it is none."""
     values = read_params(params)
     if len(values) not in (2, 3) or not isinstance(values[0], str):
         raise BadRequest("params: must be [function, payload, options?]")
-    options: Mapping[str, Any] = values[2] if len(values) == 3 and isinstance(values[2], dict) else {}
-    payload, encoding = values[1], JSON
+    options = values[2] if len(values) == 3 and isinstance(values[2], dict) else {}
+    return WantedCall(values[0], values[1], options)
+
+
+def read_event(params: bytes) -> AcceptedEvent:
+    """From the params of `invoke`, whose shape the reactor has checked. BadRequest: the payload is not JSON. TooLarge."""
+    wanted = read_invoke(params)
+    options = wanted.options
+    encoding = JSON
+    payload: Any = wanted.payload
     if isinstance(payload, str):
         payload = payload.encode()
     elif not isinstance(payload, bytes):
@@ -80,7 +107,14 @@ def read_event(params: bytes) -> AcceptedEvent:
             json.loads(payload or b"{}")
         except (ValueError, RecursionError) as error:
             raise BadRequest(f"payload: is not JSON: {error}") from None
-    return AcceptedEvent(values[0], payload, encoding, trace=options.get("trace"), key=options.get("idempotency_key"))
+    return AcceptedEvent(
+        wanted.function,
+        payload,
+        encoding,
+        trace=options.get("trace"),
+        key=options.get("idempotency_key"),
+        tenant_id=options.get("tenant_id"),
+    )
 
 
 @dataclass(slots=True)
@@ -139,6 +173,8 @@ class Dispatcher:
         headers = {"encoding": event.encoding}
         if event.trace is not None:
             headers["trace"] = event.trace
+        if event.tenant_id is not None:
+            headers["tenant_id"] = event.tenant_id
         tenant = self._tenant_of(_name(event.function))
         if tenant is not None:
             headers["tenant"] = tenant
@@ -230,8 +266,9 @@ class Dispatcher:
         event = lease.event
         payload = event.payload if event.headers.get("encoding", JSON) == JSON else msgpack.unpackb(event.payload, raw=False)
         options: dict[str, object] = {"request_id": uuid.UUID(event.id).bytes}
-        if "trace" in event.headers:
-            options["trace"] = event.headers["trace"]
+        for key in ("trace", "tenant_id"):
+            if key in event.headers:
+                options[key] = event.headers[key]
         self._attempted[lease.token] = lease
         try:
             return await self._caller.invoke(event.function, payload, options)

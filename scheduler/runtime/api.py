@@ -66,13 +66,16 @@ class _Process:
     def request_id(self) -> str:
         return self._context.aws_request_id if self._context is not None else ""
 
+    def tenant_id(self) -> str | None:
+        return self._context.tenant_id if self._context is not None else None
+
     def run(self) -> NoReturn:
         os.register_at_fork(after_in_child=self._disown)
         sys.stdout = sys.__stdout__ = _unbuffered(1, "strict")  # type: ignore[misc]
         sys.stderr = sys.__stderr__ = _unbuffered(2, "backslashreplace")  # type: ignore[misc]
         environment = os.environ
         find_modules(environment["LAMBDA_TASK_ROOT"], environment.get("PYTHONPATH", ""))
-        set_up_logging(_print, self.request_id)
+        set_up_logging(_print, self.request_id, self.tenant_id)
         handler = self._init(environment["_HANDLER"])
         gc.freeze()  # what init has made stays: the collector need not look at it again and again
         context_type = LambdaContext.bound(_identity(), _print)

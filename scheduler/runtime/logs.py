@@ -40,15 +40,16 @@ class LambdaLoggerHandler(logging.Handler):
 
 
 class LambdaLoggerFilter(logging.Filter):
-    """Gives each record the id of the call that runs. request_id: asks for it."""
+    """Gives each record the ids of the call that runs. request_id, tenant_id: ask for them."""
 
-    def __init__(self, request_id: Callable[[], str]) -> None:
+    def __init__(self, request_id: Callable[[], str], tenant_id: Callable[[], "str | None"]) -> None:
         super().__init__()
         self._request_id = request_id
+        self._tenant_id = tenant_id
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.aws_request_id = self._request_id()
-        record.tenant_id = None
+        record.tenant_id = self._tenant_id()
         return True
 
 
@@ -68,18 +69,23 @@ class JsonFormatter(logging.Formatter):
             values["errorMessage"] = str(record.exc_info[1])
             values["location"] = f"{record.pathname}:{record.funcName}:{record.lineno}"
         values["requestId"] = getattr(record, "aws_request_id", "")
+        tenant_id = getattr(record, "tenant_id", None)
+        if tenant_id is not None:
+            values["tenantId"] = tenant_id
         for name, value in record.__dict__.items():
             if name not in _OWN_FIELDS and name not in values:
                 values[name] = value
         return json.dumps(values, ensure_ascii=False, default=str) + "\n"
 
 
-def set_up_logging(write: Callable[[bytes], None], request_id: Callable[[], str]) -> None:
+def set_up_logging(
+    write: Callable[[bytes], None], request_id: Callable[[], str], tenant_id: "Callable[[], str | None]" = lambda: None
+) -> None:
     """Install the handler on the root logger, after AWS_LAMBDA_LOG_FORMAT (JSON or text) and AWS_LAMBDA_LOG_LEVEL."""
     logging.Formatter.converter = time.gmtime
     handler = LambdaLoggerHandler(write)
     handler.setFormatter(JsonFormatter() if _json_wanted() else logging.Formatter(_TEXT, _TEXT_TIME))
-    handler.addFilter(LambdaLoggerFilter(request_id))
+    handler.addFilter(LambdaLoggerFilter(request_id, tenant_id))
     root = logging.getLogger()
     root.addHandler(handler)
     level = _level()

@@ -32,6 +32,7 @@ from .frames import (
     CALL_MSGPACK,
     EXTENSION_CLIENT_CONTEXT,
     EXTENSION_FUNCTION_ARN,
+    EXTENSION_TENANT_ID,
     EXTENSION_TRACE,
     HANDBACK,
     HEADER_BYTES,
@@ -77,16 +78,21 @@ class Current:
     def request_id(self) -> str:
         return self.context.aws_request_id if self.context is not None else ""
 
+    def tenant_id(self) -> str | None:
+        return self.context.tenant_id if self.context is not None else None
+
 
 class Special:
     """What a CALL brings beside a JSON payload: rare, so it is kept off the hot path. ValueError: the service's mistake."""
 
-    __slots__ = ("arn", "client", "client_text", "msgpack")
+    __slots__ = ("arn", "client", "client_text", "msgpack", "tenant_id")
 
     def __init__(self, flags: int, block: bytes) -> None:
         found = extensions(block)
         arn = found.get(EXTENSION_FUNCTION_ARN)
         self.arn = arn.decode() if arn else None
+        tenant_id = found.get(EXTENSION_TENANT_ID)
+        self.tenant_id = tenant_id.decode() if tenant_id else None
         self.client: Any = None
         self.client_text = found.get(EXTENSION_CLIENT_CONTEXT)
         self.msgpack = bool(flags & CALL_MSGPACK)

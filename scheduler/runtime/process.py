@@ -43,7 +43,7 @@ def run(channel_fd: int, progress_fd: int, images: Images) -> NoReturn:
         maker = Maker(images, channel, inbox) if start.snapshot == TAKE else None
         enter(start, channel)
         current = Current()
-        set_up_logging(channel.print, current.request_id)
+        set_up_logging(channel.print, current.request_id, current.tenant_id)
         began_ns = time.monotonic_ns()
         handler = _attempt(channel, find_handler, start.handler)
         init_ns = time.monotonic_ns() - began_ns

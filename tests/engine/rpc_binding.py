@@ -73,6 +73,7 @@ class Request:
     deadline_ms: int
     client_context: bytes | None
     trace: bytes | None
+    guest: bytes | None
     idempotency_key: bytes | None
     request_id: bytes | None
     cancel_msgid: int
@@ -116,6 +117,7 @@ class Reader:
             r.deadline_ms,
             _slice(r.client_context),
             _slice(r.trace),
+            _slice(r.guest),
             _slice(r.idempotency_key),
             _slice(r.request_id),
             r.cancel_msgid,

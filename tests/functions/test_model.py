@@ -204,6 +204,7 @@ def test_description_has_the_keys_of_the_manual():
         "tracing",
         "recursive_loop",
         "snap_start",
+        "tenancy",
         "dead_letter_arn",
         "code_sha256",
         "code_size",

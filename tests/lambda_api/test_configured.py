@@ -42,7 +42,6 @@ TRIED = {
     "RuntimeConfig": {"RuntimeConfig": {}},
     "AcceleratorConfig": {"AcceleratorConfig": {}},
     "PublishTo": {"PublishTo": "LATEST_PUBLISHED"},
-    "TenancyConfig": {"TenancyConfig": {"TenantIsolationMode": "PER_TENANT"}},
 }
 
 

@@ -42,6 +42,8 @@ BODIES = {
     "UpdateFunctionCode": {"ZipFile": NOTHING},
     "PublishVersion": {},
     "PutFunctionConcurrency": {"ReservedConcurrentExecutions": 1},
+    "PutFunctionRecursionConfig": {"RecursiveLoop": "Allow"},
+    "PutRuntimeManagementConfig": {"UpdateRuntimeOn": "Auto"},
     "PutProvisionedConcurrencyConfig": {"ProvisionedConcurrentExecutions": 1},
     "CreateFunctionUrlConfig": {"AuthType": "NONE"},
     "UpdateFunctionUrlConfig": {"AuthType": "NONE"},
