@@ -84,7 +84,12 @@ class Gateway:
         open_to_all = service.settings.http_auth == "none"
         self._access = OpenAccess() if open_to_all else SignedAccess(self.access_keys.find)
         self._api = Api(rooms, self._access, service.log)
-        self._front = Front(self._answer, give_back=lambda fd: service.post(http_adopt(fd)), nursery=nursery)
+        self._front = Front(
+            self._answer,
+            give_back=lambda fd: service.post(http_adopt(fd)),
+            nursery=nursery,
+            known=lambda request: self._access.may_be_known(request),
+        )
         nursery.start_soon(self._watch_keys)
 
     async def _answer(self, request: Request, host: str) -> Reply:

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 from scheduler.lambda_api.rooms import Principal
-from scheduler.lambda_api.sigv4 import check
+from scheduler.lambda_api.sigv4 import check, may_verify
 from scheduler.messages import Right
 
 if TYPE_CHECKING:
@@ -30,12 +30,19 @@ class Access(Protocol):
 
     def identify(self, request: Request, service: str = "lambda") -> tuple[Principal, Request]: ...
 
+    def may_be_known(self, request: Request) -> bool:
+        """By the head alone: False, where identify() would refuse it whatever its body is."""
+        ...
+
 
 class OpenAccess:
     """http_auth = none."""
 
     def identify(self, request: Request, service: str = "lambda") -> tuple[Principal, Request]:
         return Principal("anybody", Right.ALL), request
+
+    def may_be_known(self, request: Request) -> bool:
+        return True
 
 
 class SignedAccess:
@@ -48,6 +55,9 @@ class SignedAccess:
     def identify(self, request: Request, service: str = "lambda") -> tuple[Principal, Request]:
         key, meant = check(request, self._find, self._now_s(), service=service)
         return Principal(f"access key {key.id}", rights_of(key), key.tenant), meant
+
+    def may_be_known(self, request: Request) -> bool:
+        return may_verify(request, self._find, self._now_s())
 
 
 def rights_of(key: AccessKey) -> Right:

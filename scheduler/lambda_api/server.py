@@ -12,6 +12,7 @@ import mmap
 import os
 import select
 import socket
+from collections import Counter
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 import h11
@@ -82,25 +83,46 @@ FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent
 
 
 class Budget:
-    """Bytes of all bodies that are held at once."""
+    """Bytes of all bodies that are held at once. Strangers, who have not even named a key, have a quarter of it among them."""
 
     def __init__(self, most: int = BODIES_BYTES_MAX) -> None:
         self._left = most
+        self._strangers_left = most // 4
 
-    def take(self, count: int) -> bool:
-        if count > self._left:
+    def take(self, count: int, *, stranger: bool = False) -> bool:
+        if count > (min(self._left, self._strangers_left) if stranger else self._left):
             return False
-        self._left -= count
+        self.give(-count, stranger=stranger)
         return True
 
-    def give(self, count: int) -> None:
+    def give(self, count: int, *, stranger: bool = False) -> None:
         self._left += count
+        if stranger:
+            self._strangers_left += count
+
+
+class Guest:
+    """A connection's place. waits_since: when it began to owe us bytes; None: it is we who work."""
+
+    __slots__ = ("peer", "scope", "waits_since")
+
+    def __init__(self, peer: str = "") -> None:
+        self.peer = peer
+        self.scope = trio.CancelScope()
+        self.waits_since: float | None = None
+
+    def waits(self, waits: bool) -> None:
+        self.waits_since = trio.current_time() if waits else None
 
 
 class Front:
     """Answers connections that the engine hands over, and gives each back once it is owed nothing and has said nothing more.
 
-    give_back: takes the descriptor. nursery: where connections are answered.
+    Where all places are taken, who has said half a request and nothing more makes room: the one that has waited longest, of the
+    address that has most. So those who stall shut out nobody, wherever they come from, and a request that comes whole is in no
+    danger.
+
+    give_back: takes the descriptor. nursery: where connections are answered. known: whether a head may be somebody's.
     """
 
     def __init__(
@@ -109,36 +131,51 @@ class Front:
         *,
         give_back: Callable[[int], Awaitable[None]],
         nursery: trio.Nursery,
+        known: Callable[[Request], bool] = lambda request: True,
         places: int = CONNECTIONS_MAX,
     ) -> None:
         self._handler = handler
         self._give_back = give_back
         self._nursery = nursery
+        self._known = known
         self._budget = Budget()
-        self._places = trio.CapacityLimiter(places)
+        self._places = places
+        self._guests: dict[Guest, None] = {}
 
     def take(self, fd: int, begun: bytes, owed: UrlAnswered | None = None) -> None:
         """The descriptor is ours from here on. owed: what it is to be told first."""
         plain = socket.socket(fileno=fd)
         sock = trio.socket.from_stdlib_socket(plain)
-        try:
-            self._places.acquire_on_behalf_of_nowait(sock)
-        except trio.WouldBlock:
+        if len(self._guests) >= self._places and not self._make_room():
             with contextlib.suppress(OSError):
                 plain.send(FULL, socket.MSG_DONTWAIT)
             sock.close()
             return
-        self._nursery.start_soon(self._converse, trio.SocketStream(sock), begun, owed)
+        guest = Guest(_peer_of(plain))
+        self._guests[guest] = None
+        self._nursery.start_soon(self._converse, trio.SocketStream(sock), begun, owed, guest)
 
-    async def _converse(self, stream: trio.SocketStream, begun: bytes, owed: UrlAnswered | None) -> None:
+    def _make_room(self) -> bool:
+        places = Counter(guest.peer for guest in self._guests)
+        waiting = [(-places[guest.peer], guest.waits_since, guest) for guest in self._guests if guest.waits_since is not None]
+        if not waiting:
+            return False
+        _, _, chosen = min(waiting, key=lambda found: found[:2])
+        chosen.scope.cancel()
+        del self._guests[chosen]
+        return True
+
+    async def _converse(self, stream: trio.SocketStream, begun: bytes, owed: UrlAnswered | None, guest: Guest) -> None:
         try:
-            if await converse(stream, self._handler, self._budget, begun, owed):
+            with guest.scope:
+                again = await converse(stream, self._handler, self._budget, begun, owed, waits=guest.waits, known=self._known)
+            if not guest.scope.cancelled_caught and again:
                 fd = stream.socket.detach()
                 with trio.CancelScope(shield=True):
                     await self._give_back(fd)
         finally:
             stream.socket.close()
-            self._places.release_on_behalf_of(stream.socket)
+            self._guests.pop(guest, None)
 
 
 async def converse(
@@ -149,9 +186,12 @@ async def converse(
     owed: UrlAnswered | None = None,
     *,
     head_bytes_max: int = HEAD_BYTES_MAX,
+    waits: Callable[[bool], None] = lambda waits: None,
+    known: Callable[[Request], bool] = lambda request: True,
 ) -> bool:
-    """Answers what is there. `begun`: what was read of it already. `owed`: an answer that goes before. True: the connection
-    goes on, and nothing of its next request has been read. False: it is over."""
+    """Answers what is there. `begun`: what was read of it already. `owed`: an answer that goes before. `waits`: told when the
+    peer owes bytes, and when it no longer does. `known`: whether a head may be somebody's. True: the connection goes on, and
+    nothing of its next request has been read. False: it is over."""
     # A peer that resets, stalls or talks rubbish has lost its own connection and nothing else.
     try:
         if owed is not None:
@@ -160,13 +200,21 @@ async def converse(
                 return False
             if not begun:
                 return True
-        conversation = _Conversation(stream, handler, budget, begun, head_bytes_max)
+        conversation = _Conversation(stream, handler, budget, begun, head_bytes_max, waits, known)
         while await conversation.exchange():
             if not conversation.ahead:
                 return True
     except (trio.BrokenResourceError, trio.ClosedResourceError, h11.LocalProtocolError):
         return False
     return False
+
+
+def _peer_of(sock: socket.socket | trio.socket.SocketType) -> str:
+    try:
+        address = sock.getpeername()
+    except OSError:  # it has gone already
+        return ""
+    return str(address[0]) if isinstance(address, tuple) else ""
 
 
 def request_of(head: h11.Request, body: bytes, peer: str) -> tuple[Request, str]:
@@ -230,19 +278,20 @@ class _Conversation:
         budget: Budget,
         begun: bytes,
         head_bytes_max: int,
+        waits: Callable[[bool], None],
+        known: Callable[[Request], bool],
     ) -> None:
         self._stream = stream
         self._handler = handler
         self._budget = budget
+        self._waits = waits
+        self._known = known
+        self._stranger = False
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=head_bytes_max)
         self._held = 0
         if begun:
             self._http.receive_data(begun)
-        try:
-            address = stream.socket.getpeername()
-        except OSError:  # it has gone already
-            address = ""
-        self._peer = str(address[0]) if isinstance(address, tuple) else ""
+        self._peer = _peer_of(stream.socket)
 
     @property
     def ahead(self) -> bool:
@@ -255,18 +304,21 @@ class _Conversation:
         try:
             return await self._exchange()
         finally:
-            self._budget.give(self._held)
+            self._budget.give(self._held, stranger=self._stranger)
             self._held = 0
 
     async def _exchange(self) -> bool:
         head: h11.Request | None = None
+        self._waits(True)
         try:
             head = await self._head()
             if head is None:
                 return False
+            self._stranger = not self._known(request_of(head, b"", self._peer)[0])
             body = await self._body(head)
             if body is None:
                 return False
+            self._waits(False)
             request, host = request_of(head, body, self._peer)
         except h11.RemoteProtocolError as error:
             if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
@@ -326,7 +378,7 @@ class _Conversation:
                     return None
             elif isinstance(event, h11.Data):
                 count = len(event.data)
-                if self._held + count > BODY_BYTES_MAX or not self._budget.take(count):
+                if self._held + count > BODY_BYTES_MAX or not self._budget.take(count, stranger=self._stranger):
                     raise _too_large() if self._held + count > BODY_BYTES_MAX else _busy()
                 self._held += count
                 deadline += count / BODY_BYTES_EACH_S
@@ -344,7 +396,7 @@ class _Conversation:
         have, deadline = len(begun), trio.current_time() + BODY_S
         while have < size:
             step = min(STEP_BYTES, size - have)
-            if not self._budget.take(have + step - self._held):
+            if not self._budget.take(have + step - self._held, stranger=self._stranger):
                 raise _busy()
             self._held = have + step
             deadline += step / BODY_BYTES_EACH_S

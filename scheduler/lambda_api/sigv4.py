@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from scheduler.accesskeys import AccessKey
     from scheduler.lambda_api.wire import Request
 
-__all__ = ["SKEW_S", "check"]
+__all__ = ["SKEW_S", "check", "may_verify"]
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 SKEW_S: Final = 300
@@ -91,6 +91,16 @@ def check(
         kept = [part for part in request.query.split("&") if not part.lower().startswith("x-amz-")]
         meant = replace(meant, query="&".join(kept))
     return key, meant
+
+
+def may_verify(request: Request, find: Callable[[str], AccessKey | None], now_s: float) -> bool:
+    """What can be said before the body is there: it names a key that exists, and a time that is now."""
+    try:
+        claim = _claim(request)
+        _check_time(claim, now_s)
+    except LambdaError:
+        return False
+    return find(claim.key_id) is not None
 
 
 # ---- what it says ----------------------------------------------------------------------------------------------------------

@@ -146,3 +146,52 @@ async def test_a_large_body_takes_of_the_budget_what_came_and_not_what_was_said(
         nursery.cancel_scope.cancel()
     assert b" 503 " in peer.recv(4096, socket.MSG_DONTWAIT)
     assert budget.take(5_000_000)
+
+
+async def handed(front, count, data=b""):
+    """That many connections of ours that the front has taken; `data` is what had come of each."""
+    peers = []
+    for _ in range(count):
+        ours, peer = socket.socketpair()
+        ours.setblocking(False)
+        front.take(ours.detach(), data)
+        peers.append(peer)
+    await trio.testing.wait_all_tasks_blocked()
+    return peers
+
+
+async def test_who_stalls_makes_room_for_who_comes_whole(nursery):
+    async def answer(request, host):
+        return Reply(200, [], b"here")
+
+    async def give_back(fd):
+        socket.socket(fileno=fd).close()
+
+    front = Front(answer, give_back=give_back, nursery=nursery, places=8)
+    longest = await handed(front, 1, REQUEST[:10])
+    stalled = await handed(front, 7, REQUEST[:10])
+    comes = await handed(front, 1, REQUEST)
+    assert comes[0].recv(4096, socket.MSG_DONTWAIT).endswith(b"here")
+    assert longest[0].recv(10, socket.MSG_DONTWAIT) == b"", "it has been closed"
+    for other in stalled:
+        with pytest.raises(BlockingIOError):
+            other.recv(10, socket.MSG_DONTWAIT)
+    for peer in (*longest, *stalled, *comes):
+        peer.close()
+
+
+async def test_strangers_have_a_part_of_the_budget_among_them(ends):
+    stream, peer = ends
+    head, body = large(9_000_000)
+    budget = Budget(32_000_000)
+
+    async def answer(request, host):
+        raise AssertionError
+
+    async with trio.open_nursery() as nursery:
+        there = trio.SocketStream(trio.socket.from_stdlib_socket(peer))
+        nursery.start_soon(there.send_all, body[1000:])
+        assert not await converse(stream, answer, budget, head + body[:1000], known=lambda request: False)
+        nursery.cancel_scope.cancel()
+    assert b" 503 " in peer.recv(4096, socket.MSG_DONTWAIT)
+    assert budget.take(32_000_000)
