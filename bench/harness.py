@@ -84,7 +84,7 @@ class Harness:
         ours.setblocking(False)
         os.set_blocking(output_read, False)
         self.children[sandbox] = child
-        fds = (ours.detach(), output_read, progress, os.pidfd_open(child.pid), -1, -1)
+        fds: tuple[int, ...] = (ours.detach(), output_read, progress, os.pidfd_open(child.pid), -1, -1)
         api = None
         if listener is not None:
             fds = (*fds, listener.detach())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.context import Question
 from bench.programs import start_load, stream
@@ -20,7 +20,7 @@ RUNS_US = {"short": 20, "long": 5000}
 def _shares(ctx: Context, heavy: str) -> list[Row]:
     light = next(name for name in RUNS_US if name != heavy)
     seconds = ctx.pick(8, 3)
-    settings = {"concurrency_max": len(ctx.cpus), "unreserved_concurrency_min": 0}
+    settings: dict[str, Any] = {"concurrency_max": len(ctx.cpus), "unreserved_concurrency_min": 0}
     tenants = {light: {"weight": 100}, heavy: {"weight": 300}}
     with ctx.service(tenants=tenants, **settings) as service:
         specs = []

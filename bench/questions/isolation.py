@@ -101,7 +101,7 @@ def bare(runtime: Runtime, code: Path) -> Iterator[Place]:
     ours, theirs = socket.socketpair()
     page = os.memfd_create("page")
     os.ftruncate(page, PAGE_BYTES)
-    moves = [(os.POSIX_SPAWN_DUP2, fd, 100 + at) for at, fd in enumerate((theirs.fileno(), page))]
+    moves: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, fd, 100 + at) for at, fd in enumerate((theirs.fileno(), page))]
     moves += [
         (os.POSIX_SPAWN_DUP2, 100, 3),
         (os.POSIX_SPAWN_DUP2, 101, 4),

@@ -7,7 +7,7 @@ import shutil
 import time
 import urllib.request
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.context import Question
 from bench.peers import Missing, installed, rie
@@ -48,7 +48,7 @@ class Rates:
         return connections, mine[connections]
 
 
-def deploy(service: Service, name: str, file: str, **settings: object) -> None:
+def deploy(service: Service, name: str, file: str, **settings: Any) -> None:
     source = service.directory / "src" / name
     source.mkdir(parents=True, exist_ok=True)
     shutil.copy(FUNCTIONS / file, source / f"app.{file.rpartition('.')[2]}")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bench.context import Context
+    from bench.programs import Histogram
     from bench.service import Service
 
 PER_S = 10
@@ -43,7 +44,9 @@ def _scraper(service: Service, took_ms: list[float]) -> Iterator[None]:
 
 def run(ctx: Context) -> list[Row]:
     payload = ctx.payload()
-    with_, without, took = [], [], []
+    with_: list[Histogram] = []
+    without: list[Histogram] = []
+    took: list[float] = []
     with ctx.service() as service:
         service.deploy("echo")
         for number in range(20):  # a page of a size that a small installation has

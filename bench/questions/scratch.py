@@ -33,7 +33,7 @@ def _steps(ctx: Context, directory: str) -> dict[str, Any] | str:
     """Microseconds of each step; text: why not."""
     place = Path(directory) / "volumes"
     place.mkdir(mode=0o700)  # as a keeper wants it: root's alone
-    command = [build("volumes"), str(place), str(ctx.pick(100, 10)), str(SIZE_MB)]
+    command = [str(build("volumes")), str(place), str(ctx.pick(100, 10)), str(SIZE_MB)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == CANNOT:
         return done.stderr.strip()

@@ -97,7 +97,8 @@ def _said(tiers: dict[str, Calls]) -> str:
 
 def _both(ctx: Context, names: int, rounds: int, handler: str, **more: Any) -> tuple[dict[str, Calls], Calls, float]:
     """Calls of published functions by tier, those of the same one without images, and an image's size in MB."""
-    with ctx.service(shells_ahead=4, images_mb_max=1024, **dict.fromkeys(PATIENCE, IDLE_S)) as service:
+    settings: dict[str, Any] = {"shells_ahead": 4, "images_mb_max": 1024, **dict.fromkeys(PATIENCE, IDLE_S)}
+    with ctx.service(**settings) as service:
         published = [f"restored{number}" for number in range(names)]
         for name in published:
             service.deploy(name, handler, publish=True, **more)

@@ -10,6 +10,7 @@ from bench.rows import Row, Spread, info
 
 if TYPE_CHECKING:
     from bench.context import Context
+    from bench.programs import Stream
 
 
 def run(ctx: Context) -> list[Row]:
@@ -18,7 +19,8 @@ def run(ctx: Context) -> list[Row]:
     with ctx.service() as service:
         service.deploy("echo")
         warm_up(service, "echo", payload=payload)
-        peaks, runs = [], {50: [], 80: []}
+        peaks: list[float] = []
+        runs: dict[int, list[Stream]] = {50: [], 80: []}
         for _ in range(ctx.pick(3, 1)):
             closed = stream(function="echo", payload=payload, connections=4, inflight=64)
             peaks.append(load(service.socket, closed, duration_ms=ctx.pick(1500, 700)).only.ok_per_s)
