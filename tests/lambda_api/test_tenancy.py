@@ -177,5 +177,6 @@ def test_tenant_ids_have_an_end_and_idle_ones_make_room():
             ask(service, "few", tenant_id)
         name, status, response = refusal(aws.invoke, FunctionName="few", Payload=b'""', TenantId="three")
         assert (name, status) == ("TooManyRequestsException", 429)
-        assert "isolated_tenants_max is 2" in response["Error"]["Message"]
+        refused_by = response["ResponseMetadata"]["HTTPHeaders"]["x-scheduler-refused-by"]
+        assert "isolated_tenants_max is 2" in refused_by
         assert run(aws, "few", Payload=b'""', TenantId="two")["StatusCode"] == 200
