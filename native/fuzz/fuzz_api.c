@@ -155,6 +155,19 @@ static void operate(struct stage *stage, uint8_t operation, const uint8_t *bytes
         rig_core(&stage->rig, &event, NULL);
         break;
     }
+    case 14: {
+        static const char *const bodies[] = {
+            "{\"schemaVersion\":\"2022-07-01\",\"types\":[\"platform\",\"function\",\"extension\"],\"destination\":{\"protocol\":\"TCP\",\"port\":80}}",
+            "{\"types\":[\"function\"],\"destination\":{\"protocol\":\"HTTP\",\"URI\":\"http://sandbox:1/x\"}}", "{\"schemaVersion\":", "null"};
+        const char *const body = bodies[size > 0 ? bytes[0] & 3 : 0];
+        const int head = snprintf(text, sizeof text, "PUT %s HTTP/1.1\r\nLambda-Extension-Identifier: %s\r\nContent-Length: %zu\r\n\r\n%s",
+                                  size > 1 && (bytes[1] & 1) != 0 ? "/2020-08-15/logs" : "/2022-07-01/telemetry", stage->extension, strlen(body), body);
+        send_to(stage, peer, text, (size_t)head);
+        if (sandbox->output >= 0) {
+            (void)!write(sandbox->output, bytes, size);
+        }
+        break;
+    }
     case 6:
         if (size > 0 && (bytes[0] & 1) != 0) {
             const uint8_t frame[] = {0x94, 0, (uint8_t)(stage->msgid++ & 127), 0xa6, 'i', 'n', 'v', 'o', 'k', 'e', 0x93, 0xa5, 'h', 'e', 'l', 'l', 'o',

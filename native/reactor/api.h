@@ -21,6 +21,8 @@ enum {
     API_BURST_PER_MS = 8                    /* and so many more each millisecond; then nothing of the sandbox is read for a while */
 };
 
+enum { TELEMETRY_PLATFORM = 1, TELEMETRY_FUNCTION = 2, TELEMETRY_EXTENSION = 4 };
+
 enum {
     API_EXTENSIONS_MAX = 10,                /* external and internal ones together */
     API_EXTENSION_NAME_BYTES_MAX = 128,
@@ -39,6 +41,8 @@ struct api_extension {
     bool invoke;                            /* events that it wants */
     bool shutdown;
     bool shutdown_told;
+    bool logs_api;                          /* it subscribed by the old API */
+    uint8_t types;                          /* of records that it wants; 0: not subscribed */
 };
 
 struct api_connection {
@@ -95,6 +99,16 @@ struct api {
     enum api_state state;
     struct api_connection *waiting;         /* whose `next` waits */
     struct api_connection *connections[API_CONNECTIONS_MAX];
+    uint8_t types;                          /* of records that any extension wants */
+    bool reported;                          /* a report had the init already */
+    char status[16];                        /* of the call given last */
+    uint64_t asked_ns;                      /* when the runtime first asked for a call */
+    uint64_t ready_ns;
+    uint64_t response_ns;                   /* when its answer began to come */
+    uint64_t produced_bytes;                /* of an answer that is streamed */
+    char error_type[API_ERROR_TYPE_BYTES_MAX]; /* of an answer that is an error */
+    uint64_t dropped_records;               /* that the agent was too slow for */
+    uint64_t dropped_bytes;
     bool lingers;                           /* the call given last is answered, extensions are not done with it */
     bool ending;                            /* it was told to stop, and is given time for it */
     const char *shutdown_reason;
@@ -131,6 +145,8 @@ void api_free(struct sched *sched, struct channel *channel);
 uint32_t api_shutdown(struct sched *sched, struct channel *channel, enum core_why why);
 /* The agent says that an extension has ended. false: in words that are none. */
 bool api_extension_ended(struct sched *sched, struct channel *channel, const uint8_t *body, uint32_t bytes);
+/* What the function (or an extension) wrote, for those that have subscribed. */
+void api_tell_log(struct sched *sched, struct channel *channel, bool extension, const uint8_t *at, size_t bytes);
 void api_flush_all(struct sched *sched);
 /* Those whose callers have read what they were told are read again. */
 void api_stream_release(struct sched *sched);
@@ -144,6 +160,9 @@ void api_unpause(struct sched *sched);
 void channel_answer(struct sched *sched, struct channel *channel, const struct core_reply_event *answer, const uint8_t *at,
                     uint32_t bytes, struct block *owner, bool msgpack);
 void channel_hand_back(struct sched *sched, struct channel *channel, uint32_t seq);
+/* A TELEMETRY frame to the agent, its body in two parts. */
+void channel_telemetry(struct sched *sched, struct channel *channel, bool subscription, const void *head, size_t head_bytes,
+                       const void *text, size_t bytes);
 /* It cannot go on: the core is told, and has it killed. */
 void channel_give_up(struct sched *sched, struct channel *channel);
 void channel_is_ready(struct sched *sched, struct channel *channel, const uint8_t *body, uint32_t bytes);

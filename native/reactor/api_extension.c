@@ -214,6 +214,7 @@ void api_event_next(struct sched *sched, struct api_connection *connection) {
     api_settle(sched, api);
     if (api->lingers && api_extensions_done(api)) {
         api->lingers = false;
+        api_tell_report(sched, api);
         channel_hand_back(sched, api->channel, api->given_seq);
     }
     api_give(sched, api);
@@ -246,6 +247,7 @@ void api_tell_invoke(struct sched *sched, struct api *api, const struct ticket *
         size += snprintf(body + size, sizeof body - (size_t)size, ",\"tracing\":{\"type\":\"X-Amzn-Trace-Id\",\"value\":\"%.1024s\"}", quoted);
     }
     body[size++] = '}';
+    api_tell_start(sched, api, trace.at == NULL ? "" : quoted);
     for (uint32_t i = 0; i < api->extensions_count; i++) {
         if (api->extensions[i].invoke) {
             send_event(sched, &api->extensions[i], body, (size_t)size);
@@ -282,7 +284,9 @@ void api_settle(struct sched *sched, struct api *api) {
     }
     if (launched == api->launched_count) {
         const uint64_t init_ns = sched->now_ns - channel->begun_ns;
+        api->ready_ns = sched->now_ns;
         log_extensions(sched, api);
+        api_tell_init(sched, api);
         channel_is_ready(sched, channel, (const uint8_t *)&init_ns, sizeof init_ns);
     }
 }
@@ -328,6 +332,7 @@ static void fail(struct sched *sched, struct api *api, const char *type, const c
         struct block *made = block_new(sizeof body, &sched->payload_bytes);
         SCHED_ASSERT(made != NULL);
         const int size = snprintf((char *)made->data, made->capacity, "{\"errorType\":\"%s\",\"errorMessage\":\"RequestId: %s Error: %s\"}", type, id, text);
+        snprintf(api->error_type, sizeof api->error_type, "%.127s", type);
         api_answer(sched, api, CORE_REPLY_FUNCTION_ERROR, made->data, (uint32_t)size, made, true);
         block_release(made);
     }
@@ -404,6 +409,12 @@ uint32_t api_shutdown(struct sched *sched, struct channel *channel, enum core_wh
         external = external || api->extensions[i].external;
     }
     const uint32_t budget_ms = external ? API_STOP_EXTERNAL_MS : API_STOP_INTERNAL_MS;
+    if (api->state == API_RUNNING || (api->state == API_RESPONDING && !api->lingers)) {
+        api_tell_done(sched, api, "timeout", NULL, 0);
+        api_tell_report(sched, api);
+    } else if (api->lingers) {
+        api_tell_report(sched, api);
+    }
     api->ending = true;
     api->id_known = false; /* of a call whose time is up: its answer comes too late */
     void_response(api);

@@ -4,6 +4,7 @@
  *   api_request.c  requests: what they want, their bodies, whether they may
  *   api_call.c     what is said: calls that are given, refusals
  *   api_stream.c   answers in pieces
+ *   api_telemetry.c who wants to know what goes on, and is told
  *   api_extension.c extensions: registered, told of calls and of the end, waited for
  */
 #ifndef SCHED_API_INSIDE_H
@@ -63,6 +64,15 @@ void api_settle(struct sched *sched, struct api *api);
 bool api_extensions_done(const struct api *api);
 /* Those that want to know of calls are told of this one; all of them wait. */
 void api_tell_invoke(struct sched *sched, struct api *api, const struct ticket *ticket, uint64_t deadline_ms);
+
+/* api_telemetry.c */
+void api_subscribe(struct sched *sched, struct api_connection *connection, const uint8_t *at, uint32_t bytes);
+/* Records, for those that have subscribed. */
+void api_tell_init(struct sched *sched, struct api *api);
+/* tracing: as it stands in a JSON text; empty: none. */
+void api_tell_start(struct sched *sched, struct api *api, const char *tracing);
+void api_tell_done(struct sched *sched, struct api *api, const char *status, const char *error_type, uint64_t produced_bytes);
+void api_tell_report(struct sched *sched, struct api *api);
 
 /* api_call.c */
 uint64_t api_wall_ms(void);

@@ -30,6 +30,7 @@ static void on_next(struct sched *sched, struct api_connection *connection) {
     api->id_known = false;
     api->waiting = connection;
     connection->waits = true;
+    api->asked_ns = api->asked_ns == 0 ? sched->now_ns : api->asked_ns;
     api_settle(sched, api);
     api_give(sched, api);
 }
@@ -70,6 +71,7 @@ static void begin_answer(struct sched *sched, struct api_connection *connection)
         return;
     }
     api->state = step.next;
+    api->response_ns = sched->now_ns;
     connection->responds = true;
     connection->streams = connection->head.route == ROUTE_RESPONSE && mode.at != NULL && api_equals(mode, "streaming") &&
                           api_stream_begin(sched, connection);
@@ -90,11 +92,18 @@ void api_answer(struct sched *sched, struct api *api, uint32_t status, const uin
     api->lingers = lingers;
     static const uint8_t nil = 0xc0;
     const bool streamed = at == NULL; /* its pieces are with the caller: what is left is nil */
-    const struct core_reply_event reply = {.lingers = lingers,.sandbox = channel->sandbox, .start_ns = api->given_ns, .end_ns = clock_ns(),
+    const struct core_reply_event reply = {.lingers = lingers, .sandbox = channel->sandbox, .start_ns = api->given_ns, .end_ns = clock_ns(),
                                            .seq = api->given_seq, .status = status};
     channel->output_looked = false;
     logs_before_answer(sched, channel);
     channel_answer(sched, channel, &reply, streamed ? &nil : at, streamed ? 1 : bytes, owner, streamed);
+    if (api->types != 0) {
+        const bool good = status == CORE_REPLY_OK;
+        api_tell_done(sched, api, good ? "success" : "error", good ? NULL : api->error_type, streamed ? api->produced_bytes : bytes);
+        if (!lingers) {
+            api_tell_report(sched, api);
+        }
+    }
 }
 
 static void answer(struct sched *sched, struct api *api, uint32_t status, const uint8_t *at, uint32_t bytes, struct block *owner) {
@@ -102,6 +111,7 @@ static void answer(struct sched *sched, struct api *api, uint32_t status, const 
 }
 
 void api_answer_error(struct sched *sched, struct api *api, enum core_reply_status status, const char *type, const char *text) {
+    snprintf(api->error_type, sizeof api->error_type, "%.127s", type);
     struct block *made = block_new(512, &sched->payload_bytes);
     SCHED_ASSERT(made != NULL);
     const int size = snprintf((char *)made->data, made->capacity, "{\"errorMessage\":\"%.256s\",\"errorType\":\"%.128s\"}", text, type);
@@ -113,6 +123,7 @@ void api_answer_error(struct sched *sched, struct api *api, enum core_reply_stat
 static void answer_error_object(struct sched *sched, struct api *api, const char *type, const uint8_t *at, uint32_t bytes,
                                 struct block *owner) {
     size_t wrong;
+    snprintf(api->error_type, sizeof api->error_type, "%.127s", type);
     if (bytes > 0 && json_valid(at, bytes, &wrong)) {
         answer(sched, api, CORE_REPLY_FUNCTION_ERROR, at, bytes, owner);
         return;
@@ -204,8 +215,8 @@ static const struct route routes[ROUTES] = {
     [ROUTE_EVENT_NEXT] = {.begin = api_begin_event, .whole = api_event_next},
     [ROUTE_EXTENSION_INIT_ERROR] = {.begin = api_begin_event, .body = api_extension_error, .body_max = API_EXTENSION_BODY_BYTES_MAX},
     [ROUTE_EXTENSION_EXIT_ERROR] = {.begin = api_begin_event, .body = api_extension_error, .body_max = API_EXTENSION_BODY_BYTES_MAX},
-    [ROUTE_TELEMETRY] = {.whole = on_unknown},
-    [ROUTE_LOGS] = {.whole = on_unknown},
+    [ROUTE_TELEMETRY] = {.begin = api_begin_event, .body = api_subscribe, .body_max = API_EXTENSION_BODY_BYTES_MAX},
+    [ROUTE_LOGS] = {.begin = api_begin_event, .body = api_subscribe, .body_max = API_EXTENSION_BODY_BYTES_MAX},
 };
 
 static void too_large(struct sched *sched, struct api_connection *connection) {

@@ -26,6 +26,7 @@ bool api_stream_begin(struct sched *sched, struct api_connection *connection) {
     const struct ticket *ticket = channel_ticket(sched, connection->api->channel, connection->api->given_seq);
     const struct api_slice type = connection->head.content_type;
     uint32_t msgid;
+    connection->api->produced_bytes = 0;
     struct client *client = caller(sched, connection->api, &msgid);
     if (ticket == NULL || !ticket->stream || client == NULL) {
         return false;
@@ -45,6 +46,7 @@ bool api_stream_begin(struct sched *sched, struct api_connection *connection) {
 void api_stream_add(struct sched *sched, struct api_connection *connection, const uint8_t *data, uint32_t bytes) {
     uint32_t msgid;
     struct client *client = caller(sched, connection->api, &msgid);
+    connection->api->produced_bytes += bytes;
     if (client == NULL || bytes == 0) {
         return;
     }

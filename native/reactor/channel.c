@@ -24,10 +24,11 @@
 enum frame_kind {
     FRAME_START = 1, FRAME_CALL = 2, FRAME_STOP = 3,
     FRAME_RESULT = 16, FRAME_LOG = 17, FRAME_READY = 18, FRAME_INIT_ERROR = 19, FRAME_HANDBACK = 20,
-    FRAME_EXTENSION = 22
+    FRAME_EXTENSION = 22, FRAME_TELEMETRY = 5
 };
 
 enum { FLAG_MSGPACK = 1, FLAG_FUNCTION_ERROR = 2, FLAG_TOO_LARGE = 4 };
+enum { FLAG_LOG_EXTENSION = 1, FLAG_TELEMETRY_SUBSCRIPTION = 1 };
 
 enum {
     HEADER_BYTES = 24,
@@ -310,6 +311,16 @@ static void broken(struct sched *sched, struct channel *channel, const char *wha
     event->u.reply.status = BROKEN_STATUS;
 }
 
+void channel_telemetry(struct sched *sched, struct channel *channel, bool subscription, const void *head, size_t head_bytes,
+                       const void *text, size_t bytes) {
+    const struct header frame = {.length = (uint32_t)(head_bytes + bytes), .kind = FRAME_TELEMETRY,
+                                 .flags = subscription ? FLAG_TELEMETRY_SUBSCRIPTION : 0};
+    output_add(&sched->chunks, &channel->output, &frame, sizeof frame);
+    output_add(&sched->chunks, &channel->output, head, head_bytes);
+    output_add(&sched->chunks, &channel->output, text, bytes);
+    dirty(sched, channel);
+}
+
 void channel_give_up(struct sched *sched, struct channel *channel) {
     if (!channel->gone && !channel->killed) {
         tell_progress(sched, channel, channel_progress(channel));
@@ -530,6 +541,7 @@ static void on_frame(struct sched *sched, struct channel *channel, const struct 
         break;
     case FRAME_LOG:
         logs_take(sched, channel, head->seq, body, head->length);
+        api_tell_log(sched, channel, (head->flags & FLAG_LOG_EXTENSION) != 0, body, head->length);
         break;
     case FRAME_READY:
     case FRAME_INIT_ERROR:
@@ -550,7 +562,7 @@ static void on_frame(struct sched *sched, struct channel *channel, const struct 
             broken(sched, channel, "what EXTENSION says");
         }
         break;
-    case FRAME_START: case FRAME_CALL: case FRAME_STOP:
+    case FRAME_START: case FRAME_CALL: case FRAME_STOP: case FRAME_TELEMETRY:
         break; /* header_wrong() has refused them */
     }
 }

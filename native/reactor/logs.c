@@ -9,6 +9,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "api.h"
 #include "reactor.h"
 
 enum {
@@ -166,6 +167,7 @@ bool logs_read_output(struct sched *sched, struct channel *channel) {
     if (got > 0) {
         channel->output_used = true;
         logs_take(sched, channel, channel_progress(channel), sched->output, (size_t)got);
+        api_tell_log(sched, channel, false, sched->output, (size_t)got);
         return true;
     }
     if (got == 0 || (errno != EAGAIN && errno != EINTR)) {

@@ -276,3 +276,9 @@ size_t pack_json(const uint8_t *in, size_t bytes, uint8_t *out, size_t room) {
     SCHED_ASSERT(taken == bytes);
     return writer.used;
 }
+
+size_t json_quoted(const uint8_t *in, size_t bytes, uint8_t *out, size_t room) {
+    struct writer writer = {.out = out, .room = room};
+    put_quoted(&writer, in, bytes);
+    return writer.used;
+}

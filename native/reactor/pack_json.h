@@ -11,5 +11,7 @@
 
 /* `in` is one well-formed value (pack_check()). Writes at most `room` bytes; returns how many the whole text has. */
 size_t pack_json(const uint8_t *in, size_t bytes, uint8_t *out, size_t room);
+/* The inside of a JSON text that says what these bytes do; written and counted in the same way. */
+size_t json_quoted(const uint8_t *in, size_t bytes, uint8_t *out, size_t room);
 
 #endif
