@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bench.peers import Installed, Peer
     from bench.service import Service
 
-CONNECTIONS = (1, 8, 64)
+CONNECTIONS = (1, 6, 64)
 NODE = "nodejs20.x"
 FIRST_REPLY_MS = 60.0
 PAUSE_S = 0.25  # the pool makes the next shell meanwhile, and Node starts in it
@@ -151,7 +151,7 @@ QUESTION = Question(
     name="runtimes",
     asks="What do AWS's own client and Node reach over the Runtime API, beside what they reach elsewhere?",
     how=(
-        "POST /2015-03-31/functions/NAME/invocations with 100 bytes of JSON to an echo, with 1, 8 and 64 connections; the best "
+        "POST /2015-03-31/functions/NAME/invocations with 100 bytes of JSON to an echo, with 1, 6 and 64 connections; the best "
         "counts. awslambdaric runs in our sandbox as it comes from PyPI, and under AWS's emulator, which takes one call at a "
         "time. Node runs our bootstrap; beside it Google's server for functions in JavaScript, one process without isolation. "
         "Turns next to each other, each with a new peer. Then functions that were never called, one call each, with a pause "
