@@ -10,8 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+import urllib.request
 import zipfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -237,6 +240,67 @@ def test_javascript_by_boto3(aws):
     assert answer(aws, "js", {})[0] is None, "and the next call has a new process"
     found = run(aws, "js", b"{}", LogType="Tail")
     assert "seen" in base64.b64decode(found["LogResult"]).decode()
+
+
+STREAMING = """
+exports.handler = awslambda.streamifyResponse(async (event, stream) => {
+  if (event.fail === 'early') throw new TypeError('early');
+  stream.write('one ');
+  await new Promise((resolve) => setTimeout(resolve, event.wait ?? 0));
+  if (event.fail) throw new RangeError('late');
+  stream.write('two');
+  stream.end();
+});
+exports.http = awslambda.streamifyResponse(async (event, stream) => {
+  stream = awslambda.HttpResponseStream.from(stream, { statusCode: 201, headers: { 'x-a': 'b' } });
+  stream.write('body');
+  stream.end();
+});
+"""
+
+
+def streamed(aws, event: object) -> tuple[list[tuple[float, bytes]], dict]:
+    """(seconds after the first, bytes) of each chunk, and how it ended."""
+    answer = aws.invoke_with_response_stream(FunctionName="pieces", Payload=json.dumps(event).encode())
+    chunks, end, began = [], {}, None
+    for part in answer["EventStream"]:
+        if "PayloadChunk" in part:
+            began = began or time.monotonic()
+            chunks.append((time.monotonic() - began, part["PayloadChunk"]["Payload"]))
+        else:
+            end = part["InvokeComplete"]
+    return chunks, end
+
+
+@needs_node
+@pytest.mark.slow
+def test_javascript_that_answers_in_pieces(served, aws):
+    create(aws, "pieces", NODE, "app.handler", {"app.js": STREAMING})
+    assert run(aws, "pieces")["Payload"] == b"one two"
+    chunks, end = streamed(aws, {"wait": 300})
+    assert b"".join(data for _, data in chunks) == b"one two"
+    assert chunks[-1][0] >= 0.2, "the first piece did not wait for the second"
+    assert "ErrorCode" not in end
+    chunks, end = streamed(aws, {"fail": "early"})
+    assert (chunks, end["ErrorCode"]) == ([], "TypeError")
+    chunks, end = streamed(aws, {"fail": "late"})
+    assert [data for _, data in chunks] == [b"one "]
+    assert end["ErrorCode"] == "RangeError"
+    assert json.loads(end["ErrorDetails"])["errorMessage"] == "late"
+
+
+@needs_node
+@pytest.mark.slow
+def test_javascript_behind_a_url(served, aws):
+    create(aws, "page", NODE, "app.http", {"app.js": STREAMING})
+    made = aws.create_function_url_config(FunctionName="page", AuthType="NONE", InvokeMode="RESPONSE_STREAM")
+    permit = {"FunctionName": "page", "Principal": "*"}
+    aws.add_permission(**permit, StatementId="u", Action="lambda:InvokeFunctionUrl", FunctionUrlAuthType="NONE")
+    aws.add_permission(**permit, StatementId="f", Action="lambda:InvokeFunction", InvokedViaFunctionUrl=True)
+    place = urlsplit(made["FunctionUrl"])
+    asked = urllib.request.Request(f"http://127.0.0.1:{served.http_port}/", headers={"Host": place.netloc})
+    with urllib.request.urlopen(asked, timeout=30) as found:
+        assert (found.status, found.headers["x-a"], found.read()) == (201, "b", b"body")
 
 
 @needs_node
