@@ -63,6 +63,7 @@ LOG_TAIL_BYTES_MAX: Final = 4 * KIB
 CLIENT_CONTEXT_BYTES_MAX: Final = 3_583
 DEADLINE_MS_MAX: Final = 86_400_000
 INIT_TIMEOUT_MS_DEFAULT: Final = 10_000
+PROVISIONED_INIT_TIMEOUT_S: Final = 130
 
 # ---- code ----------------------------------------------------------------------------------------------------------------
 CODE_ZIPPED_BYTES_MAX: Final = 50 * MIB
@@ -141,6 +142,7 @@ LIMITS: Final = (
     _row("CLIENT_CONTEXT_BYTES_MAX", "bytes", "lambda", "X-Amz-Client-Context"),
     _row("DEADLINE_MS_MAX", "ms", "ours", "a caller's patience: a day"),
     _row("INIT_TIMEOUT_MS_DEFAULT", "ms", "lambda", "init phase of an on-demand environment"),
+    _row("PROVISIONED_INIT_TIMEOUT_S", "s", "lambda", "init where sandboxes are provisioned, or SnapStart makes their image"),
     _row("CODE_ZIPPED_BYTES_MAX", "bytes", "lambda", "CodeSizeZipped"),
     _row("CODE_UNZIPPED_BYTES_MAX", "bytes", "lambda", "CodeSizeUnzipped, layers included"),
     _row("CODE_FILES_MAX", "files", "ours", "each costs an inode and a turn of the unpacking loop"),

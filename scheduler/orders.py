@@ -156,6 +156,7 @@ class Recipe:
             specialisation=self.specialisation,
             start=self._start(now, stream_id, TAKE),
             doors=self.doors,
+            init_s=self.version.snap_start_init_s if self.version.snap_started else 0.0,
         )
 
     def _start(self, now: datetime, stream_id: str, opening: bytes) -> bytes:

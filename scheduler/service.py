@@ -41,6 +41,7 @@ from scheduler.enginesettings import engine_config
 from scheduler.errors import NotFound, SchedulerError, Unavailable
 from scheduler.figures import events_of, scrape
 from scheduler.functions.layers import Layers
+from scheduler.functions.model import RuntimeClient
 from scheduler.functions.names import LATEST, Identity
 from scheduler.functions.names import parse as parse_name
 from scheduler.functions.packages import open_code_store
@@ -742,7 +743,7 @@ class Service:
     def _no_images(self, config: FunctionConfig) -> str | None:
         """Why SnapStart cannot be had."""
         offer = self.offers.here.get(config.runtime)
-        if offer is None or offer.fork is None:
+        if offer is None or offer.fork is None or config.runtime_client != RuntimeClient.OWN.value:
             return f"{config.runtime} is not supported for SnapStart enabled functions."
         if self.isolation == "process" or self.settings.images_mb_max == 0:
             return "SnapStart: this service makes no images (isolation is process, or images_mb_max 0)"

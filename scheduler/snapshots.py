@@ -87,7 +87,7 @@ class Snapshots:
             handle = self._catalog.handle(name, number)  # by now the engine was told
         status = None
         if handle is not None and self._has_image(version):
-            status = await self._templates.make_now(handle, version.revision, self._init_s + QUEUE_S)
+            status = await self._templates.make_now(handle, version.revision, version.snap_start_init_s + QUEUE_S)
         async with self._deployments.turn(name):
             if self._catalog.handle(name, number) != handle or handle is None:
                 return  # it was removed meanwhile

@@ -275,6 +275,11 @@ class FunctionVersion:
         return self.config.snap_start == SnapStart.PUBLISHED_VERSIONS.value and self.version != LATEST
 
     @property
+    def snap_start_init_s(self) -> float:
+        """Longest init of a version with SnapStart, as of one that is provisioned."""
+        return max(limits.PROVISIONED_INIT_TIMEOUT_S, self.config.timeout_s)
+
+    @property
     def display_name(self) -> str:
         """`hello` for `$LATEST`, `hello:7` for a published version."""
         return self.name if self.version == LATEST else f"{self.name}:{self.version}"

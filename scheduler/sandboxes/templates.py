@@ -41,7 +41,7 @@ SETTLED: Final = frozenset({State.READY, State.UNSUITABLE, State.FAILED, State.E
 @dataclass(frozen=True, slots=True)
 class MakeOrder:
     """What a maker is to run. start: START's body; it holds the function's secrets, so it is in no repr. doors: who answers at
-    the specialisation's ports."""
+    the specialisation's ports. init_s: longest init; 0: the keeper's own bound."""
 
     name: str
     tenant: str
@@ -50,6 +50,7 @@ class MakeOrder:
     specialisation: Specialisation
     start: bytes
     doors: Doors | None = None
+    init_s: float = 0.0
 
     def __repr__(self) -> str:
         return f"MakeOrder({self.name!r})"
@@ -331,7 +332,7 @@ class Templates:
     def _bounds(self, order: MakeOrder) -> Bounds:
         of_function, of_all = order.memory_mb * MB, self._ledger.bytes_max
         which = "its memory" if of_function <= of_all else "room for all images (images_mb_max)"
-        return Bounds(self._init_s, min(of_function, of_all), which)
+        return Bounds(order.init_s or self._init_s, min(of_function, of_all), which)
 
     def _room(self, size: int, tenant: str) -> bool:
         going = self._ledger.reserve(size, tenant)

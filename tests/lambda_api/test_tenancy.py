@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
+import shutil
+import stat
+import zipfile
 
 import pytest
 
@@ -116,6 +120,31 @@ def test_json_logs_tell_the_tenant_id(aws, served):
         wait_until(lambda: client.logs("isolated-json").text.count('"tenantId": "acme"') == 1, 5, "the log has it")
         assert client.logs("isolated-json").text.count('"tenantId":"acme"') == 2
     aws.delete_function(FunctionName="isolated-json")
+
+
+BOOTSTRAP = """#!/bin/sh
+api="http://$AWS_LAMBDA_RUNTIME_API/2018-06-01/runtime"
+while true; do
+  curl -sS -D /tmp/head -o /dev/null "$api/invocation/next"
+  id=$(tr -d '\\r' </tmp/head | sed -n 's/^[Ll]ambda-[Rr]untime-[Aa]ws-[Rr]equest-[Ii]d: *//p')
+  tenant=$(tr -d '\\r' </tmp/head | sed -n 's/^[Ll]ambda-[Rr]untime-[Aa]ws-[Tt]enant-[Ii]d: *//p')
+  curl -sS -o /dev/null --data-binary "\\"$tenant\\"" "$api/invocation/$id/response"
+done
+"""
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+def test_the_runtime_api_tells_the_tenant_id(aws, served):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        info = zipfile.ZipInfo("bootstrap")
+        info.create_system, info.external_attr = 3, (stat.S_IFREG | 0o755) << 16
+        archive.writestr(info, BOOTSTRAP.replace("\\\\", "\\"))
+    code = {"ZipFile": packed.getvalue()}
+    made = {**CREATE, "Runtime": "provided.al2023", "Handler": "any", "Code": code, "Timeout": 10, "MemorySize": 512}
+    aws.create_function(FunctionName="isolated-shell", **made, **ISOLATED)
+    assert [ask(served, "isolated-shell", tenant_id) for tenant_id in ("acme", "blue", "acme")] == ["acme", "blue", "acme"]
+    aws.delete_function(FunctionName="isolated-shell")
 
 
 def test_what_does_not_go_with_tenant_isolation(aws, served, isolated):

@@ -41,6 +41,7 @@ class World:
         self.ids = 0
         self.makers = []
         self.init_s = 0.1
+        self.order_init_s = 0.0
         self.size = MB
         self.reason = None
         self.no_shell = False
@@ -55,7 +56,15 @@ class World:
         if version.function in self.off or self.launcher is None:
             return None
         spec = Specialisation("/code", 128, 512)
-        return MakeOrder(f"f{version.function}", f"t{version.function % 2}", "py", 128, spec, b"%d" % version.function)
+        return MakeOrder(
+            f"f{version.function}",
+            f"t{version.function % 2}",
+            "py",
+            128,
+            spec,
+            b"%d" % version.function,
+            init_s=self.order_init_s,
+        )
 
     async def take(self, runtime):
         await trio.lowlevel.checkpoint()
@@ -131,6 +140,15 @@ async def test_the_first_init_brings_an_image(world, autojump_clock):
     assert world.templates.status(1, 1).restores == 1
     stats = world.templates.stats()
     assert (stats.by_state["ready"], stats.bytes, stats.made["made"], stats.restored) == (1, MB, 1, 1)
+
+
+async def test_an_order_may_allow_a_longer_init(world, autojump_clock):
+    world.init_s = 50
+    world.templates.initialised(1, 1)
+    await trio.sleep(100)
+    assert world.state() is State.FAILED, "10 s are the keeper's own bound"
+    world.order_init_s = 130.0
+    assert (await world.templates.make_now(1, 1, 150)).state is State.READY
 
 
 async def test_one_after_the_other_and_only_when_it_is_calm(world, autojump_clock):

@@ -162,3 +162,60 @@ Resources:
     told = [line for line in served.drain_log() if line.get("event") == "environment"]
     assert "DB_PASSWORD looks like" in told[0]["text"]
     assert "planted-value" not in json.dumps(told)
+
+
+FIELDS = {
+    "LoggingConfig": {"LogFormat": "JSON", "ApplicationLogLevel": "WARN", "SystemLogLevel": "DEBUG", "LogGroup": "/shop/all"},
+    "TracingConfig": {"Mode": "Active"},
+    "DeadLetterConfig": {"TargetArn": "arn:aws:sqs:eu-central-1:000000000000:dead"},
+    "RecursiveLoop": "Allow",
+    "RuntimeManagementConfig": {"UpdateRuntimeOn": "Auto"},
+    "TenancyConfig": {"TenantIsolationMode": "PER_TENANT"},
+}
+SHOWN = {
+    "log_format": "JSON",
+    "application_log_level": "WARN",
+    "system_log_level": "DEBUG",
+    "log_group": "/shop/all",
+    "tracing": "Active",
+    "dead_letter_arn": "arn:aws:sqs:eu-central-1:000000000000:dead",
+    "recursive_loop": "Allow",
+    "tenancy": "PER_TENANT",
+}
+
+
+def test_a_template_and_a_folder_say_every_field(served, tmp_path):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "app.py").write_text("def handler(event, context):\n    return context.tenant_id\n")
+    runtime = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    path = tmp_path / "template.json"
+
+    def deploy(code=0, **changed):
+        properties = {
+            "FunctionName": "fields",
+            "Code": "src",
+            "Handler": "app.handler",
+            "Runtime": runtime,
+            **FIELDS,
+            **changed,
+        }
+        path.write_text(json.dumps({"Resources": {"F": {"Type": "AWS::Lambda::Function", "Properties": properties}}}))
+        return scheduler(served, "deploy", path, "--json", code=code)
+
+    def shown(name):
+        return json.loads(scheduler(served, "describe", name, "--json").stdout)
+
+    assert json.loads(deploy().stdout)["done"][0]["what"] == "created"
+    assert {key: shown("fields")[key] for key in SHOWN} == SHOWN
+    assert json.loads(deploy().stdout)["done"][0]["what"] == "unchanged"
+    assert scheduler(served, "invoke", "fields", "{}", "--tenant-id", "acme").stdout.strip() == '"acme"'
+    manual = deploy(3, RuntimeManagementConfig={"UpdateRuntimeOn": "FunctionUpdate"})
+    assert "FunctionUpdate is not supported" in manual.stderr
+    changed = json.loads(deploy(LoggingConfig={"LogFormat": "Text"}, RecursiveLoop="Terminate").stdout)["done"][0]
+    assert changed["what"] == "updated"
+    assert (shown("fields")["log_format"], shown("fields")["recursive_loop"]) == ("Text", "Terminate")
+
+    lines = [f'{key} = "{value}"' for key, value in SHOWN.items()]
+    (tmp_path / "src" / "function.toml").write_text("\n".join(['name = "folder"', 'handler = "app.handler"', *lines]))
+    scheduler(served, "deploy", tmp_path / "src")
+    assert {key: shown("folder")[key] for key in SHOWN} == SHOWN

@@ -95,6 +95,23 @@ def test_settings_of_functions(template):
     assert made.tags["team"] == "blue"
 
 
+def test_fields_of_a_functions_configuration(template):
+    (made,) = read(
+        function(
+            template,
+            BASE
+            + "Tracing: Active\nLoggingConfig: {LogFormat: JSON, SystemLogLevel: WARN}\nRecursiveLoop: Allow\n"
+            + "SnapStart: {ApplyOn: PublishedVersions}\nRuntimeManagementConfig: {UpdateRuntimeOn: Auto}\n"
+            + "DeadLetterQueue: {Type: SQS, TargetArn: 'arn:aws:sqs:local:123456789012:dead'}\n",
+        )
+    ).functions
+    assert made.configuration["TracingConfig"] == {"Mode": "Active"}
+    assert made.configuration["LoggingConfig"] == {"LogFormat": "JSON", "SystemLogLevel": "WARN"}
+    assert made.configuration["SnapStart"] == {"ApplyOn": "PublishedVersions"}
+    assert made.configuration["DeadLetterConfig"] == {"TargetArn": "arn:aws:sqs:local:123456789012:dead"}
+    assert (made.recursive_loop, made.runtime_management) == ("Allow", {"UpdateRuntimeOn": "Auto"})
+
+
 def test_inline_code(template):
     text = 'InlineCode: "def handler(e, c): return 1"\nHandler: index.handler\nRuntime: python3.11'
     (made,) = read(function(template, text)).functions
