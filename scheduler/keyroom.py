@@ -30,7 +30,7 @@ from scheduler.orders import Entrance
 from scheduler.secrets.lookalikes import ADVICE, lookalikes
 from scheduler.secrets.store import Secrets
 from scheduler.targets.app import Targets
-from scheduler.targets.doors import Doors, Tokens, ports, variables
+from scheduler.targets.doors import CONNECTIONS_TOTAL_MAX, Doors, Share, Tokens, ports, variables
 from scheduler.targets.kms import Kms
 from scheduler.targets.secretsmanager import SecretsManager, lets
 from scheduler.targets.ssm import Ssm
@@ -85,6 +85,8 @@ class KeyRoom:
         self.seals = sealed.Seals(self.envelopes)
         self._turning = trio.Lock()
         self._tokens = Tokens()
+        self._shares: dict[str, Share] = {}  # by tenant
+        self._places = trio.CapacityLimiter(CONNECTIONS_TOTAL_MAX)
         self._refused: set[str] = set()
 
     async def load(self, store: port.Registry, identity: Identity) -> None:
@@ -202,7 +204,8 @@ class KeyRoom:
         token = self._tokens.of(f"{version.name}:{version.version}:{version.revision}")
         given = version.config.environment
         overridable, reserved = variables(token)
-        doors = Doors(self.targets, self._nursery, self._who(version), given, token)
+        share = self._shares.setdefault(version.config.tenant, Share(self._places))
+        doors = Doors(self.targets, self._nursery, self._who(version), given, token, share)
         return Entrance(doors, ports(given), overridable, reserved)
 
     # ---- turning over ----

@@ -253,6 +253,7 @@ class OrderBook:
         self._task_dir = task_dir
         self._merged_dir = merged_dir
         self._recipes: dict[int, Recipe] = {}
+        self._imaged: dict[int, tuple[int, bool]] = {}  # function to the revision of its image's order, and whether with doors
         self.problems: dict[int, str] = {}  # why there is no recipe of a function's version
 
     def recipe(self, function: int, revision: int, task_root: Callable[[str], str]) -> Recipe | None:
@@ -292,6 +293,15 @@ class OrderBook:
             entrance=self._entrance(version) if enters else None,
         )
 
+    def make_order(self, function: int, revision: int, recipe: Recipe, now: datetime, stream_id: str) -> MakeOrder:
+        """For a maker of the version's image."""
+        self._imaged[function] = (revision, recipe.doors is not None)
+        return recipe.make_order(now, stream_id)
+
+    def suits(self, function: int, revision: int, recipe: Recipe) -> bool:
+        """An image that was ordered here holds what the init found in its environment: that there were doors, or none."""
+        return self._imaged.get(function) in (None, (revision, recipe.doors is not None))
+
     def shell(self, version: FunctionVersion) -> str:
         """The pool that its shells come from. Of a version whose environment is locked: as if that were empty."""
         return self._plainly(version)[0]
@@ -320,4 +330,5 @@ class OrderBook:
     def forget(self, function: int) -> None:
         """The function is no more."""
         self._recipes.pop(function, None)
+        self._imaged.pop(function, None)
         self.problems.pop(function, None)

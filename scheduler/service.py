@@ -707,7 +707,8 @@ class Service:
         recipe = self.order_book.recipe(function, revision, launcher.task_root) if launcher is not None else None
         if recipe is None:
             return None
-        image = self.templates.image(self.catalog.base(function), revision)
+        base = self.catalog.base(function)
+        image = self.templates.image(base, revision) if self.order_book.suits(base, revision, recipe) else None
         # One that is made ahead of a deployment, or in a worn one's place, is provisioned where its function is.
         provisioned = provisioned and bool(self.catalog.floors(recipe.version.name).get(recipe.version.version))
         return recipe.order(datetime.now(UTC), secrets.token_hex(16), image, provisioned=provisioned)
@@ -723,7 +724,10 @@ class Service:
         if launcher is None or found is None or not self._has_image(found):
             return None
         recipe = self.order_book.recipe(version.function, version.revision, launcher.task_root)
-        return recipe.make_order(datetime.now(UTC), secrets.token_hex(16)) if recipe is not None else None
+        if recipe is None:
+            return None
+        made = datetime.now(UTC), secrets.token_hex(16)
+        return self.order_book.make_order(version.function, version.revision, recipe, *made)
 
     async def _debug_sandboxes(self) -> list[dict[str, object]]:
         return [

@@ -188,6 +188,7 @@ async def converse(
     head_bytes_max: int = HEAD_BYTES_MAX,
     waits: Callable[[bool], None] = lambda waits: None,
     known: Callable[[Request], bool] = lambda request: True,
+    idle_s: float = IDLE_S,
 ) -> bool:
     """Answers what is there. `begun`: what was read of it already. `owed`: an answer that goes before. `waits`: told when the
     peer owes bytes, and when it no longer does. `known`: whether a head may be somebody's. True: the connection goes on, and
@@ -200,7 +201,7 @@ async def converse(
                 return False
             if not begun:
                 return True
-        conversation = _Conversation(stream, handler, budget, begun, head_bytes_max, waits, known)
+        conversation = _Conversation(stream, handler, budget, begun, head_bytes_max, waits, known, idle_s)
         while await conversation.exchange():
             if not conversation.ahead:
                 return True
@@ -280,6 +281,7 @@ class _Conversation:
         head_bytes_max: int,
         waits: Callable[[bool], None],
         known: Callable[[Request], bool],
+        idle_s: float,
     ) -> None:
         self._stream = stream
         self._handler = handler
@@ -289,6 +291,7 @@ class _Conversation:
         self._stranger = False
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=head_bytes_max)
         self._held = 0
+        self._idle_s = idle_s
         if begun:
             self._http.receive_data(begun)
         self._peer = _peer_of(stream.socket)
@@ -336,7 +339,7 @@ class _Conversation:
         return True
 
     async def _head(self) -> h11.Request | None:
-        with trio.move_on_after(IDLE_S) as patience:
+        with trio.move_on_after(self._idle_s) as patience:
             begun = False
             while True:
                 event = self._http.next_event()

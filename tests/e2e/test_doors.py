@@ -164,8 +164,10 @@ def test_a_secrets_policy_lets_a_role_in(served):
             )
         manager.create_secret(Name="shared", SecretString=OF_THE_ROLE)
         statement = {"Effect": "Allow", "Principal": {"AWS": role}, "Action": "secretsmanager:GetSecretValue", "Resource": "*"}
-        manager.put_resource_policy(SecretId="shared", ResourcePolicy=json.dumps({"Statement": [statement]}))
         with BlockingClient(served.socket) as caller:
+            # An image from before the policy knows of no token: it is not used for who has one now.
+            wait_until(lambda: caller.get("bearer").image.state == "ready", 20, "its image is made")
+            manager.put_resource_policy(SecretId="shared", ResourcePolicy=json.dumps({"Statement": [statement]}))
             assert caller.invoke_json("bearer", {"secret": "shared"})["SecretString"] == OF_THE_ROLE
             assert "refused" in caller.invoke_json("stranger", {"secret": "shared"})
     finally:

@@ -23,9 +23,9 @@ from scheduler.keys.http import Address, CannotAsk, exchange
 from scheduler.keys.masters import MasterKeys
 from scheduler.log import Log
 from scheduler.secrets.store import Secrets, Value
-from scheduler.targets import extension
+from scheduler.targets import doors, extension
 from scheduler.targets.app import Targets
-from scheduler.targets.doors import CONNECTIONS_MAX, Doors, Tokens, ports, variables
+from scheduler.targets.doors import CONNECTIONS_MAX, CONNECTIONS_TOTAL_MAX, Doors, Share, Tokens, ports, variables
 from scheduler.targets.extension import Extension, Options
 from scheduler.targets.kms import Kms
 from scheduler.targets.secretsmanager import SecretsManager
@@ -59,7 +59,9 @@ class Sandbox:
         for listener in listeners:
             listener.setblocking(False)
         self.ports = [listener.getsockname()[1] for listener in listeners]
-        self.door = Doors(targets, nursery, who, given or {}, "token").open([listener.detach() for listener in listeners])
+        self.door = Doors(targets, nursery, who, given or {}, "token", Share(trio.CapacityLimiter(CONNECTIONS_TOTAL_MAX))).open(
+            [listener.detach() for listener in listeners]
+        )
 
     async def get(self, path, headers=TOKEN):
         answer = await exchange(Address("127.0.0.1", self.ports[0], "", None), "GET", path, list(headers.items()), b"")
@@ -247,6 +249,34 @@ async def test_hostile_bytes_cost_their_connection_alone(rooms, nursery):
     await trio.testing.wait_all_tasks_blocked()
     with pytest.raises(CannotAsk):
         await box.get("/")
+
+
+async def test_a_tenants_sandboxes_share_a_pace_and_places(autojump_clock):
+    share = Share(trio.CapacityLimiter(80), each_s=100.0, burst=10.0)
+    begun = trio.current_time()
+    for _ in range(11):
+        await share.turn()
+    assert trio.current_time() - begun == pytest.approx(0.01)
+    for _ in range(100):
+        await share.turn()
+    assert trio.current_time() - begun == pytest.approx(1.01)
+    held = [object() for _ in range(64)]
+    for place in held:
+        await share.take(place)
+    with trio.move_on_after(1) as waited:
+        await share.take(object())
+    assert waited.cancelled_caught
+    share.give(held.pop())
+    await share.take(object())
+
+
+async def test_who_says_nothing_goes_soon(rooms, nursery, monkeypatch):
+    monkeypatch.setattr(doors, "IDLE_S", 0.05)
+    box = Sandbox(nursery, rooms[2], function(["mine"]))
+    with trio.fail_after(10):
+        stream = await trio.open_tcp_stream("127.0.0.1", box.ports[0])
+        assert await stream.receive_some(100) == b""
+        await stream.aclose()
 
 
 def test_what_is_granted():
