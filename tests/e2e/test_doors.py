@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -110,6 +112,12 @@ def command(served, *arguments, stdin=b""):
     return done.stdout
 
 
+def end_sandboxes(served, function):
+    for sandbox in served.sandboxes(function):
+        os.kill(sandbox["pid"], signal.SIGKILL)
+    wait_until(lambda: not served.sandboxes(function), 10, "its sandboxes are gone")
+
+
 @pytest.fixture(scope="module")
 def served():
     with public_directory() as directory:
@@ -166,8 +174,10 @@ def test_a_secrets_policy_lets_a_role_in(served):
         statement = {"Effect": "Allow", "Principal": {"AWS": role}, "Action": "secretsmanager:GetSecretValue", "Resource": "*"}
         with BlockingClient(served.socket) as caller:
             # An image from before the policy knows of no token: it is not used for who has one now.
+            assert "refused" in caller.invoke_json("bearer", {"secret": "shared"})
             wait_until(lambda: caller.get("bearer").image.state == "ready", 20, "its image is made")
             manager.put_resource_policy(SecretId="shared", ResourcePolicy=json.dumps({"Statement": [statement]}))
+            end_sandboxes(served, "bearer")
             assert caller.invoke_json("bearer", {"secret": "shared"})["SecretString"] == OF_THE_ROLE
             assert "refused" in caller.invoke_json("stranger", {"secret": "shared"})
     finally:
@@ -207,9 +217,7 @@ def test_the_encryption_helpers_pattern_with_awss_client_and_from_an_image(serve
         assert client.get("helper").image.state == "ready", client.get("helper").image.reason
         before = client.get("helper").image.restores
         client.update("helper", description="the same, once more")
-        for pid in [sandbox["pid"] for sandbox in served.sandboxes("helper")]:
-            subprocess.run(["kill", "-9", str(pid)], check=False)
-        wait_until(lambda: not served.sandboxes("helper"), 10, "its sandboxes are gone")
+        end_sandboxes(served, "helper")
         assert client.invoke_json("helper", {}) == expected
         assert client.get("helper").image.restores > before
         client.deploy(package, name="copy", keys=["alias/default"], **given)
