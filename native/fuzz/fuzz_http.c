@@ -5,6 +5,7 @@
 #include "../tests/harness.h"
 #include "http.h"
 #include "json.h"
+#include "jsonpush.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -59,5 +60,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     size_t at;
     const bool good = json_valid(guarded(data, size), size, &at);
     SCHED_ASSERT(at <= size && (!good || at == size));
+    /* In pieces it is the same text. */
+    struct json_push push;
+    json_push_begin(&push);
+    bool still = true;
+    for (size_t from = 0; from < size && still;) {
+        const size_t piece = 1 + random_below(&seed, size - from);
+        still = json_push(&push, guarded(data + from, piece), piece);
+        from += piece;
+    }
+    SCHED_ASSERT((still && json_push_whole(&push)) == good);
     return 0;
 }

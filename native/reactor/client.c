@@ -223,9 +223,9 @@ static enum started start(struct sched *sched, struct client *client, const stru
     return STARTED;
 }
 
-bool client_invoke(struct sched *sched, struct client *client, const struct rpc_request *request, uint64_t function,
-                   struct rpc_slice arn) {
-    return start(sched, client, request, NULL, function, arn) == STARTED;
+bool client_invoke(struct sched *sched, struct client *client, const struct rpc_request *request, struct block *owner,
+                   uint64_t function, struct rpc_slice arn) {
+    return start(sched, client, request, owner, function, arn) == STARTED;
 }
 
 static void method(struct sched *sched, struct client *client, const struct rpc_request *request);
@@ -365,6 +365,8 @@ void client_drop_partial(struct client *client) {
     block_release(client->big);
     client->big = NULL;
     client->big_have = 0;
+    free(client->upload);
+    client->upload = NULL;
     client->partial_since_ns = 0;
     client->scan = (struct rpc_scan){0};
 }
@@ -442,6 +444,22 @@ bool client_keep(struct client *client, const uint8_t *at, uint32_t bytes) {
     }
     memcpy(client->stash, at, bytes);
     client->stash_bytes = bytes;
+    return true;
+}
+
+bool client_keep_large(struct sched *sched, struct client *client, const uint8_t *at, uint32_t bytes, uint32_t size) {
+    struct block *const big = sched->wanting_head == NO_INDEX && memory_for(sched, size) ? block_new(size, &sched->payload_bytes) : NULL;
+    if (big == NULL) {
+        return false;
+    }
+    SCHED_ASSERT(client->big == NULL && bytes < size);
+    memcpy(big->data, at, bytes);
+    free(client->stash);
+    client->stash = NULL;
+    client->stash_bytes = client->stash_capacity = 0;
+    client->big = big;
+    client->big_have = bytes;
+    client->scan.need = size;
     return true;
 }
 
@@ -583,6 +601,10 @@ static void read_big(struct sched *sched, struct client *client, uint32_t events
         return;
     }
     client->big_have += got;
+    if (client->http) {
+        web_upload(sched, client);
+        return;
+    }
     if (client->big_have < client->scan.need) {
         return;
     }
@@ -720,7 +742,7 @@ static void look_at(struct sched *sched, struct client *client) {
         return;
     }
     if (client->http) {
-        if (age > patience) {
+        if (age > patience + client->big_have * SECOND / PARTIAL_BYTES_A_S) {
             web_give_up(sched, client);
             begin_close(sched, client);
         }

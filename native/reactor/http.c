@@ -346,7 +346,8 @@ static bool heed(const struct http_header *header, struct seen *seen, struct htt
 }
 
 enum http_verdict http_read(const uint8_t *in, size_t bytes, uint32_t most, struct http_request *out) {
-    out->size = 0;
+    out->size = out->head_bytes = 0;
+    out->body_hex = NULL;
     const int64_t head = head_bytes(in, bytes < HTTP_HEAD_BYTES_MAX ? bytes : HTTP_HEAD_BYTES_MAX);
     if (head == 0 && bytes < HTTP_HEAD_BYTES_MAX) {
         return HTTP_MORE;
@@ -376,6 +377,8 @@ enum http_verdict http_read(const uint8_t *in, size_t bytes, uint32_t most, stru
         return HTTP_HAND;
     }
     out->size = (uint32_t)((uint64_t)head + seen.body_bytes);
+    out->head_bytes = (uint32_t)head;
+    out->url = seen.url;
     if (bytes < out->size) {
         return HTTP_MORE;
     }

@@ -39,11 +39,14 @@ struct http_header {
 
 struct http_request {
     uint32_t size;           /* of head and body; MORE: bytes wanted at least, 0 while the head is not whole */
+    uint32_t head_bytes;     /* from here on all but the body is known, MORE or not, where it is not 0 */
+    bool url;                /* it is one to a function URL */
     struct http_slice method;
     struct http_slice path;  /* as sent, percent-encoded */
     struct http_slice query;
     struct http_slice host;
     struct http_slice body;
+    const char *body_hex;    /* the body's SHA-256, if the caller has it already; else NULL */
     struct http_slice trace;
     struct http_slice guest; /* X-Amz-Tenant-Id */
     bool log_tail;

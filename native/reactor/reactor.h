@@ -156,6 +156,7 @@ struct client {
     uint32_t big_want;          /* wants_memory: capacity it waits for */
     uint64_t partial_since_ns;  /* when the partial frame was begun; 0: none */
     uint64_t stalled_since_ns;  /* when it last took some of the answers that it owes a reading; 0: it owes none */
+    struct upload *upload;      /* HTTP: what is known of the large invocation in `big` */
     char peer[64];              /* HTTP: where it comes from, once a function URL's event has told it */
     struct output output;
 };
@@ -409,8 +410,10 @@ void client_hand_over(struct sched *sched, struct client *client, const uint8_t 
 /* The same with an answer that it is to be given first; the call's ticket is still there. */
 void client_hand_answer(struct sched *sched, struct client *client, const struct reply *reply, const char *request_id);
 /* The checked request's call is on its way, or was refused: false, where it cannot be taken in. */
-bool client_invoke(struct sched *sched, struct client *client, const struct rpc_request *request, uint64_t function,
-                   struct rpc_slice arn);
+bool client_invoke(struct sched *sched, struct client *client, const struct rpc_request *request, struct block *owner,
+                   uint64_t function, struct rpc_slice arn);
+/* HTTP: a request of a known size goes on in a block of its own. false: there is no memory for it now, nothing was done. */
+bool client_keep_large(struct sched *sched, struct client *client, const uint8_t *at, uint32_t bytes, uint32_t size);
 /* A beginning that waits for more, or for its turn; at most STASH_BYTES_MAX. false: no memory. */
 bool client_keep(struct client *client, const uint8_t *at, uint32_t bytes);
 void client_drop_partial(struct client *client);
@@ -490,6 +493,8 @@ void logs_tell_trouble(struct sched *sched);
 void web_parse(struct sched *sched, struct client *client, const uint8_t *at, uint32_t bytes);
 /* Those whose answer was given and whose next request is there already. */
 void web_resume(struct sched *sched);
+/* More of a large invocation has come. */
+void web_upload(struct sched *sched, struct client *client);
 /* 408, or nothing where nothing was begun; then it is closed. */
 void web_give_up(struct sched *sched, struct client *client);
 

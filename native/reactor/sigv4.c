@@ -371,10 +371,14 @@ static bool canonical(const struct http_request *request, const struct claim *cl
     struct sha256 sha;
     uint8_t digest[SHA256_BYTES];
     char body[2 * SHA256_BYTES];
-    sha256_begin(&sha);
-    sha256_add(&sha, request->body.at, request->body.size);
-    sha256_end(&sha, digest);
-    sha256_hex(digest, body);
+    if (request->body_hex != NULL) {
+        memcpy(body, request->body_hex, sizeof body);
+    } else {
+        sha256_begin(&sha);
+        sha256_add(&sha, request->body.at, request->body.size);
+        sha256_end(&sha, digest);
+        sha256_hex(digest, body);
+    }
     if (!plain_path(request->path) || !plain_query(request->query)) {
         return false;
     }
@@ -429,6 +433,13 @@ static void make_signing_key(struct sigv4_key *key, const struct claim *claim) {
     memcpy(key->day, claim->day.at, sizeof key->day);
     memset(key->region, 0, sizeof key->region);
     memcpy(key->region, claim->region.at, claim->region.size);
+}
+
+bool sigv4_may_be(const struct sigv4_keys *keys, const struct http_request *request) {
+    struct claim claim = {0};
+    const struct http_slice told = http_header(request, "x-amz-content-sha256");
+    return (told.at == NULL || told.size == 2 * SHA256_BYTES) && read_claim(http_header(request, "authorization"), &claim) &&
+           find(keys, (const char *)claim.id.at, claim.id.size) != NULL;
 }
 
 const struct sigv4_key *sigv4_check(struct sigv4_keys *keys, const struct http_request *request, int64_t now_s) {

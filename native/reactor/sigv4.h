@@ -46,6 +46,9 @@ void sigv4_remove(struct sigv4_keys *keys, const char *id, size_t id_bytes);
 /* Secrets are wiped. */
 void sigv4_free(struct sigv4_keys *keys);
 
+/* Its signature may be good, by what its head says: it names a key, and the body's digest or none. */
+bool sigv4_may_be(const struct sigv4_keys *keys, const struct http_request *request);
+
 /* The key that has signed the request within SIGV4_SKEW_S of now_s (Unix time), or NULL. */
 const struct sigv4_key *sigv4_check(struct sigv4_keys *keys, const struct http_request *request, int64_t now_s);
 

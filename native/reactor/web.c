@@ -6,12 +6,14 @@
  * Handed over is only who is owed nothing any more. */
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "answer.h"
 #include "http.h"
 #include "json.h"
+#include "jsonpush.h"
 
 enum {
     HEAD_ROOM = 512,
@@ -42,8 +44,8 @@ static bool may_invoke(struct sched *sched, const struct client *client, const s
     return (rights & SCHED_RIGHT_INVOKE) != 0 && (tenant == 0 || info->tenant_number == 0 || tenant == info->tenant_number);
 }
 
-/* false: it is the slow side's. */
-static bool take(struct sched *sched, struct client *client, const struct http_request *request) {
+/* false: it is the slow side's. `owner` holds the body, which has been judged then; else NULL. */
+static bool take(struct sched *sched, struct client *client, const struct http_request *request, struct block *owner) {
     static const uint8_t nothing[] = "{}";
     struct rpc_slice arn;
     const struct rpc_slice guest = {request->guest.at, request->guest.size};
@@ -51,8 +53,8 @@ static bool take(struct sched *sched, struct client *client, const struct http_r
     const struct function_info *const info = info_of(sched, function);
     const bool nobodys = guest.at == NULL && info != NULL && (info->traits & SCHED_TRAIT_GUESTS) != 0;
     size_t wrong;
-    if (nobodys || !may_invoke(sched, client, request, info) || (info != NULL && (info->traits & SCHED_TRAIT_LOCKED) != 0) ||
-        (request->body.size > 0 && !json_valid(request->body.at, request->body.size, &wrong))) {
+    if (nobodys || request->body.size > sched->config.payload_bytes_max || !may_invoke(sched, client, request, info) || (info != NULL && (info->traits & SCHED_TRAIT_LOCKED) != 0) ||
+        (owner == NULL && request->body.size > 0 && !json_valid(request->body.at, request->body.size, &wrong))) {
         return false;
     }
     struct rpc_request call = {.report = request->log_tail, .log_tail = request->log_tail,
@@ -61,7 +63,7 @@ static bool take(struct sched *sched, struct client *client, const struct http_r
     if (call.payload.size == 0) {
         call.payload = (struct rpc_slice){nothing, 2}; /* what Lambda's runtimes see of an empty body */
     }
-    if (!client_invoke(sched, client, &call, function, arn)) {
+    if (!client_invoke(sched, client, &call, owner, function, arn)) {
         return false;
     }
     client->close_after = request->close;
@@ -69,6 +71,90 @@ static bool take(struct sched *sched, struct client *client, const struct http_r
     sched->stats.requests++;
     return true;
 }
+
+/* ---- large ones ---------------------------------------------------------------------------------------------------------- */
+
+/* Each byte of a large body is judged when it comes: at the end nothing is left to do that would take long. */
+struct upload {
+    struct json_push json;
+    struct sha256 sha;
+    uint32_t judged; /* bytes, the head among them */
+};
+
+static void judge_more(struct sched *sched, struct client *client, struct upload *upload) {
+    const uint8_t *const at = client->big->data + upload->judged;
+    const uint32_t bytes = client->big_have - upload->judged;
+    (void)json_push(&upload->json, at, bytes);
+    if (sched->config.http_signed != 0) {
+        sha256_add(&upload->sha, at, bytes);
+    }
+    upload->judged = client->big_have;
+}
+
+/* Whose head says that it may be run, and for whose body there is memory, goes on here. false: it is the slow side's. */
+static bool begin_large(struct sched *sched, struct client *client, const uint8_t *at, uint32_t bytes,
+                        const struct http_request *request) {
+    struct rpc_slice arn;
+    const bool may_be = sched->config.http_signed != 0 ? sigv4_may_be(&sched->keys, request) : (client->rights & SCHED_RIGHT_INVOKE) != 0;
+    if (request->url || request->size - request->head_bytes > sched->config.payload_bytes_max || !may_be ||
+        info_of(sched, names_find(sched, request->function, request->function_bytes, &arn)) == NULL) {
+        return false;
+    }
+    struct upload *const upload = malloc(sizeof *upload);
+    const uint32_t head = request->head_bytes;
+    if (upload == NULL || !client_keep_large(sched, client, at, bytes, request->size)) {
+        free(upload);
+        return false;
+    }
+    client->upload = upload;
+    upload->judged = head;
+    json_push_begin(&upload->json);
+    sha256_begin(&upload->sha);
+    if (client->partial_since_ns == 0) {
+        client->partial_since_ns = sched->now_ns;
+    }
+    judge_more(sched, client, upload);
+    client_dirty(sched, client); /* flush() decides whether more is read */
+    return true;
+}
+
+static bool take_large(struct sched *sched, struct client *client, struct block *big, uint32_t bytes, const struct upload *upload) {
+    struct http_request request;
+    uint8_t digest[SHA256_BYTES];
+    char hex[2 * SHA256_BYTES];
+    if (!json_push_whole(&upload->json) || http_read(big->data, bytes, bytes, &request) != HTTP_INVOKE) {
+        return false;
+    }
+    if (sched->config.http_signed != 0) {
+        struct sha256 sha = upload->sha;
+        sha256_end(&sha, digest);
+        sha256_hex(digest, hex);
+        request.body_hex = hex;
+    }
+    return take(sched, client, &request, big);
+}
+
+void web_upload(struct sched *sched, struct client *client) {
+    struct upload *const upload = client->upload;
+    SCHED_ASSERT(upload != NULL && client->big_have <= client->scan.need);
+    judge_more(sched, client, upload);
+    const bool whole = client->big_have == client->scan.need;
+    if (!whole && upload->json.state != JSON_PUSH_BAD) {
+        return;
+    }
+    struct block *const big = client->big;
+    const uint32_t bytes = client->big_have;
+    client->big = NULL;
+    client->upload = NULL;
+    client_drop_partial(client);
+    if (!whole || !take_large(sched, client, big, bytes, upload)) {
+        client_hand_over(sched, client, big->data, bytes);
+    }
+    free(upload);
+    block_release(big);
+}
+
+/* ---- bytes --------------------------------------------------------------------------------------------------------------- */
 
 static void wait_for_more(struct sched *sched, struct client *client, const uint8_t *at, uint32_t bytes) {
     if (!client_keep(client, at, bytes)) {
@@ -87,7 +173,13 @@ void web_parse(struct sched *sched, struct client *client, const uint8_t *at, ui
             wait_for_more(sched, client, at, bytes);
             return;
         }
-        const enum http_verdict verdict = http_read(at, bytes, STASH_BYTES_MAX, &request);
+        const enum http_verdict verdict = http_read(at, bytes, HTTP_HEAD_BYTES_MAX + sched->config.payload_bytes_max, &request);
+        if (verdict == HTTP_MORE && request.size > STASH_BYTES_MAX) {
+            if (!begin_large(sched, client, at, bytes, &request)) {
+                client_hand_over(sched, client, at, bytes);
+            }
+            return;
+        }
         if (verdict == HTTP_MORE) {
             if (client->partial_since_ns == 0) {
                 client->partial_since_ns = sched->now_ns;
@@ -97,8 +189,8 @@ void web_parse(struct sched *sched, struct client *client, const uint8_t *at, ui
             return;
         }
         client->partial_since_ns = 0;
-        const bool taken = verdict == HTTP_URL ? url_take(sched, client, &request)
-                                               : verdict == HTTP_INVOKE && take(sched, client, &request);
+        const bool taken = verdict == HTTP_URL ? request.size <= STASH_BYTES_MAX && url_take(sched, client, &request)
+                                               : verdict == HTTP_INVOKE && take(sched, client, &request, NULL);
         if (!taken) {
             client_hand_over(sched, client, at, bytes);
             return;

@@ -46,7 +46,9 @@ bool url_take(struct sched *sched, struct client *client, const struct http_requ
     const uint64_t function =
         url == NULL ? 0 : names_find(sched, (const uint8_t *)url->target, url->target_bytes, &arn);
     const struct function_info *const info = info_of(sched, function);
-    if (url == NULL || info == NULL || ((url->flags & SCHED_URL_CORS) != 0 && http_header(request, "origin").at != NULL)) {
+    /* A guest's id is not told to a URL, and what is locked says why by itself. */
+    if (url == NULL || info == NULL || (info->traits & (SCHED_TRAIT_GUESTS | SCHED_TRAIT_LOCKED)) != 0 ||
+        ((url->flags & SCHED_URL_CORS) != 0 && http_header(request, "origin").at != NULL)) {
         return false;
     }
     uint8_t id[16];
@@ -68,7 +70,7 @@ bool url_take(struct sched *sched, struct client *client, const struct http_requ
     }
     const struct rpc_request call = {.payload = {sched->url_room, (uint32_t)bytes},
                                      .trace = {request->trace.at, request->trace.size}, .request_id = {id, sizeof id}};
-    if (!client_invoke(sched, client, &call, function, arn)) {
+    if (!client_invoke(sched, client, &call, NULL, function, arn)) {
         return false;
     }
     client->close_after = request->close;

@@ -202,16 +202,6 @@ def test_requests_with_two_readings_are_refused_and_what_follows_is_not_read(ser
             assert connection.ended(), "something behind it was answered"
 
 
-def test_large_bodies_go_the_slow_way_and_arrive(served):
-    payload = json.dumps({"x": "y" * 1_000_000}).encode()
-    with Connection(served.http_port) as connection:
-        connection.send(invoke(ECHO, payload))
-        assert connection.reply().body == payload
-        connection.send(invoke(ECHO, b'"' + b"x" * 6_291_456 + b'"'))
-        reply = connection.reply()
-        assert (reply.status, reply.headers["x-amzn-errortype"]) == (413, "RequestTooLargeException")
-
-
 def test_a_head_has_an_end(served):
     with Connection(served.http_port) as connection:
         connection.send(invoke(ECHO, b"{}", "X-Long: " + "x" * 60_000))
