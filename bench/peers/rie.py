@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MACHINES = {"x86_64": "x86_64", "aarch64": "arm64"}
 EMULATOR = "aws-lambda-rie"
+NODE_BOOTSTRAP = FUNCTIONS.parents[1] / "scheduler" / "runtime" / "node" / "bootstrap.cjs"
 
 
 def _version(directory: Path, package: str) -> str:
@@ -64,11 +65,34 @@ def start(here: Installed, work: Path, port: int) -> Iterator[str]:
         yield invoke_path("function")
 
 
+@contextmanager
+def start_node(here: Installed, work: Path, port: int) -> Iterator[str]:
+    """Our own bootstrap for Node under the emulator. AWS's client for Node, aws-lambda-ric, is compiled when it is installed,
+    with autotools, which few machines have."""
+    shutil.copy(FUNCTIONS / "echo.mjs", work / "app.mjs")
+    words = [str(here.directory / EMULATOR), "--log-level", "error"]
+    words += ["--runtime-interface-emulator-address", f"127.0.0.1:{port}"]
+    words += ["--runtime-api-address", f"127.0.0.1:{free_port()}"]
+    words += ["node", str(NODE_BOOTSTRAP), "app.handler"]
+    environment = {"LAMBDA_TASK_ROOT": str(work), "_HANDLER": "app.handler"}
+    with running(words, cwd=work, port=port, environment=environment):
+        yield invoke_path("function")
+
+
+WHY = "it ends at a second call at the same time"
 PEER = Peer(
     name="aws-lambda-rie",
     least=20,
     connections=1,
-    why="it ends at a second call at the same time",
+    why=WHY,
     install=install,
     start=start,
+)
+NODE_PEER = Peer(  # found where the other was installed
+    name="aws-lambda-rie",
+    least=5,
+    connections=1,
+    why=WHY,
+    install=install,
+    start=start_node,
 )
