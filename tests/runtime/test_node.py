@@ -368,6 +368,9 @@ def test_started_ahead_it_becomes_what_the_frame_says(task: Path):
         os.write(writing, struct.pack("<I", len(body)) + body)
         api.post({})
         assert api.answer().json == {"cwd": str(task), "dep": "from NODE_PATH", "zone": 9, "old": None, "mine": "a=b"}
+        files = Path(f"/proc/{process.pid}/fd")
+        open_files = [os.readlink(file) for file in files.iterdir()]
+        assert sum(name.startswith("socket:") for name in open_files) == 1, "of its rehearsal nothing is left open"
     finally:
         os.close(writing)
         process.kill()

@@ -5,6 +5,7 @@
 //
 //   bootstrap   the plain start
 //   prestart    the start before a function is known
+//   rehearsal   a call before there are calls, for that start
 //   main        one process: init, then calls until the end
 //   client      the Runtime API over one connection
 //   invocation  one call from its event to its answer

@@ -158,6 +158,10 @@ class Client {
     this.#socket.unref();
   }
 
+  close() {
+    this.#socket.destroy();
+  }
+
   #expect() {
     return new Promise((answered) => this.#expected.push({ answered }));
   }

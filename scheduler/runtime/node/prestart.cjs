@@ -1,11 +1,11 @@
 // The start before a function is known: everything is loaded, then the process waits, blocked, for the environment and the
-// directory it is to be in. What it may not do before that: open a connection, a timer or a thread that would outlive the wait.
+// directory it is to be in. What it may not leave open while it waits: a connection, a timer, a thread.
 'use strict';
 
 const fs = require('node:fs');
 const { Module } = require('node:module');
-const path = require('node:path');
 const main = require('./main.cjs');
+const { rehearse } = require('./rehearsal.cjs');
 
 const HEAD_BYTES = 4;
 const FRAME_BYTES_MAX = 1024 * 1024;
@@ -39,8 +39,8 @@ function become(frame) {
 }
 
 async function start() {
-  await import(path.join(__dirname, 'warm.mjs')); // the loader of ES modules, which the first import would have to wait for
   main.warm();
+  await rehearse();
   const fd = Number(process.env._SCHEDULER_PRESTART_FD);
   const bytes = read(fd, HEAD_BYTES).readUInt32LE(0);
   if (bytes > FRAME_BYTES_MAX) {

@@ -1,0 +1,2 @@
+// The handlers of the rehearsal: one of each kind of module.
+export const handler = async (event) => event;

@@ -1,2 +1,0 @@
-// Imported by prestart.cjs: nothing, the first time.
-export {};
