@@ -84,6 +84,7 @@ class KeyRoom:
         self.envelopes = Envelopes(self.source, others=(self._embedded,), keep_s=settings.key_cache_s)
         self.seals = sealed.Seals(self.envelopes)
         self._turning = trio.Lock()
+        self._all = False
         self._tokens = Tokens()
         self._shares: dict[str, Share] = {}  # by tenant
         self._places = trio.CapacityLimiter(CONNECTIONS_TOTAL_MAX)
@@ -233,6 +234,8 @@ class KeyRoom:
         if retire and self.source is not self._embedded:
             raise BadRequest(f"retire: keys of {self.source.kind} are destroyed where they are")
         async with self._turning:
+            # Which of a KMS' generations a text is under, it alone knows: asked for a rotation, all are wrapped anew.
+            self._all = rotate and isinstance(self.source, AwsKms)
             key = await self.source.rotate() if rotate else (await self.source.generations())[-1].id
             wrapped = failed = 0
             for name in self._registry.names():
@@ -262,7 +265,7 @@ class KeyRoom:
         return await self._wrap_for(sealed.context(name), under)
 
     async def _wrap_for(self, context: Mapping[str, str], under: str) -> str | None:
-        if self.envelopes.is_current(under) or not self.envelopes.own(under):
+        if not self.envelopes.own(under) or (self.envelopes.is_current(under) and not self._all):
             return None
         return await self.envelopes.rewrap(under, context)
 

@@ -23,7 +23,7 @@ import uuid
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
 
@@ -87,6 +87,9 @@ KEY_TEXT: Final = (
 )
 ORPHAN_AGE_S: Final = 3600
 LOAD_PAGE: Final = 200
+KEYS_ASKED_AT_ONCE: Final = 32
+
+T = TypeVar("T")
 
 
 class Conflict(BadRequest):
@@ -176,12 +179,12 @@ class FunctionRegistry:
         registry = cls(store, settings, runtimes, seals, now_s)
         registry._absent = absent or {}
         versions: dict[str, Published] = {}
-        for entry in await _entries(store, VERSION_PREFIX):
-            versions[entry.key] = await decode_published(entry.key, entry.value, seals)
+        for entry, published in await _decoded(await _entries(store, VERSION_PREFIX), decode_published, seals):
+            versions[entry.key] = published
             if holds_plain_text(entry.value):
                 await store.put(entry.key, await encode_published(versions[entry.key], seals), expect=entry.revision)
-        for entry in await _entries(store, FUNCTION_PREFIX):
-            record, revision = await decode_function(entry.key, entry.value, seals), entry.revision
+        for entry, record in await _decoded(await _entries(store, FUNCTION_PREFIX), decode_function, seals):
+            revision = entry.revision
             if holds_plain_text(entry.value):
                 revision = await store.put(entry.key, await encode_function(record, seals), expect=entry.revision)
             registry._admit(entry.key, revision, record, versions)
@@ -743,6 +746,25 @@ class FunctionRegistry:
 
 async def _nobody(name: str) -> None:
     """Is told."""
+
+
+async def _decoded(
+    entries: Sequence[port.Entry], decode: Callable[[str, bytes, Seals], Awaitable[T]], seals: Seals
+) -> list[tuple[port.Entry, T]]:
+    """Each with what it holds. Where keys have to be asked for far away, for several at once."""
+    if not seals.far:
+        return [(entry, await decode(entry.key, entry.value, seals)) for entry in entries]
+    found: dict[str, T] = {}
+    places = trio.CapacityLimiter(KEYS_ASKED_AT_ONCE)
+
+    async def one(entry: port.Entry) -> None:
+        async with places:
+            found[entry.key] = await decode(entry.key, entry.value, seals)
+
+    async with trio.open_nursery() as nursery:
+        for entry in entries:
+            nursery.start_soon(one, entry)
+    return [(entry, found[entry.key]) for entry in entries]
 
 
 def _same(published: Published, latest: FunctionConfig) -> bool:

@@ -41,6 +41,11 @@ class Seals:
     def __init__(self, envelopes: Envelopes) -> None:
         self._envelopes = envelopes
 
+    @property
+    def far(self) -> bool:
+        """Keys are asked for over a network."""
+        return self._envelopes.current.kind != OWN
+
     async def seal(self, config: FunctionConfig) -> dict[str, str]:
         """What is stored. Nothing is stored of nothing; of a locked one, what was. KeyProblem."""
         environment = config.environment

@@ -161,7 +161,8 @@ def test_another_service_keeps_its_data_keys_under_a_key_of_this_one(as_, guarde
         assert client.call("keys.list", [])["keys"] == [{"id": key_id, "made": "", "current": True, "data_keys": 1}]
         rotated = kms.rotate_key_on_demand(KeyId=key_id)
         assert rotated["KeyId"].endswith(key_id)
-        assert client.call("keys.rotate", [])["wrapped"] == 0, "which generation it is under, the other service alone knows"
+        assert client.call("keys.rotate", [])["wrapped"] == 1
+        assert client.invoke_json("keeper", {}) == "planted"
         kms.disable_key(KeyId=key_id)
         other.deploy("keeper2", source, runtime=RUNTIME)  # seals nothing
         with pytest.raises(SchedulerError, match="DisabledException"):
