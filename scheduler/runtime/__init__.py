@@ -14,6 +14,7 @@ private one, so that a function may bring modules called `scheduler`, `context` 
     obstacles    what keeps a process from being one of which an image is made
     packages     what functions may import: snapshot_restore_py
     api_main     the door where calls come over Lambda's Runtime API
+    api_prestart the same before a function is known
     api          one process there: init, then one call after the other
     api_client   the Runtime API's bytes
     handlers     "module.function" to something to call

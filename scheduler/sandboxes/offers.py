@@ -175,6 +175,7 @@ def _python(declaration: Declaration, python: Runtime) -> Offer:
         version=python.version,
         paths=_with(declaration, python.paths),
         kind=EXEC,
+        prestart=_prestart(declaration, python.executable),
         placed=tuple((part, f"{AWS_CLIENT_PLACE}/{os.path.basename(part)}") for part in parts),
     )
     return Offer(declaration, python, shell, packages)

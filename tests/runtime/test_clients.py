@@ -6,6 +6,9 @@ What a caller gets must not depend on which of them it was. Where AWS's client d
 from __future__ import annotations
 
 import json
+import os
+import struct
+import subprocess
 import sys
 from contextlib import ExitStack
 from functools import partial
@@ -240,3 +243,33 @@ def test_the_cognito_identity_and_the_tenant(tmp_path: Path):
         with program(words, tmp_path, "app.handler") as function:
             assert function.ask({}, **headers).json == ["i", "p", "t"]
             assert function.ask({}).json == [None, None, None]
+
+
+def test_started_ahead_it_becomes_what_the_frame_says(tmp_path: Path):
+    (tmp_path / "app.py").write_text(
+        "import os, time\n"
+        "def handler(e, c):\n"
+        "    return [os.getcwd(), os.environ.get('OLD'), os.environ['MINE'], time.localtime(0).tm_hour]\n"
+    )
+    api = Api()
+    reading, writing = os.pipe()
+    words = [sys.executable, "-I", "-S", "-B", str(RUNTIME / "api_prestart.py")]
+    process = subprocess.Popen(words, pass_fds=[reading], env={"_SCHEDULER_PRESTART_FD": str(reading), "OLD": "gone"})
+    try:
+        os.close(reading)
+        variables = {
+            "MINE": "a=b",
+            "TZ": "Asia/Tokyo",
+            "AWS_LAMBDA_RUNTIME_API": api.address,
+            "_HANDLER": "app.handler",
+            "LAMBDA_TASK_ROOT": str(tmp_path),
+        }
+        body = b"".join(f"{name}={value}\0".encode() for name, value in variables.items()) + str(tmp_path).encode() + b"\0"
+        os.write(writing, struct.pack("<I", len(body)) + body)
+        api.post({})
+        assert api.answer().json == [str(tmp_path), None, "a=b", 9]
+    finally:
+        os.close(writing)
+        process.kill()
+        process.wait()
+        api.close()
