@@ -203,12 +203,14 @@ def test_a_template_and_a_folder_say_every_field(served, tmp_path):
         return scheduler(served, "deploy", path, "--json", code=code)
 
     def shown(name):
-        return json.loads(scheduler(served, "describe", name, "--json").stdout)
+        with served.client() as client:
+            return client.get(name).raw
 
     assert json.loads(deploy().stdout)["done"][0]["what"] == "created"
     assert {key: shown("fields")[key] for key in SHOWN} == SHOWN
     assert json.loads(deploy().stdout)["done"][0]["what"] == "unchanged"
-    assert scheduler(served, "invoke", "fields", "{}", "--tenant-id", "acme").stdout.strip() == '"acme"'
+    with served.client() as client:
+        assert client.invoke("fields", {}, tenant_id="acme").payload == "acme"
     manual = deploy(3, RuntimeManagementConfig={"UpdateRuntimeOn": "FunctionUpdate"})
     assert "FunctionUpdate is not supported" in manual.stderr
     changed = json.loads(deploy(LoggingConfig={"LogFormat": "Text"}, RecursiveLoop="Terminate").stdout)["done"][0]
