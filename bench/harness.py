@@ -1,6 +1,6 @@
 """The engine with nothing around it: no launcher, no registry, sandboxes in C. For its own ceiling.
 
-    python -m bench.harness --socket PATH --sandboxes N [--run-us N] [--spin-us N] [--api apart | together]
+    python -m bench.harness --socket PATH --sandboxes N [--run-us N] [--spin-us N] [--api apart | together | extension]
 
 Prints "ready" once it listens and serves the function "echo"; ends when its stdin does. It is the service's engine and
 reactor, unchanged, in a process whose CPU time is theirs alone but for a task that starts sandboxes.
@@ -56,8 +56,11 @@ class Harness:
     def __init__(self, engine: Engine, run_us: int, api: str | None) -> None:
         self.engine = engine
         self.run_us = run_us
-        self.api = api  # sandboxes speak the Runtime API; together: a response and the next request in one piece
+        self.api = (
+            api  # sandboxes speak the Runtime API; together: response and next request in one piece; extension: beside one
+        )
         self.children: dict[int, subprocess.Popen[bytes]] = {}
+        self.extensions: list[subprocess.Popen[bytes]] = []
         self.ready = 0
         self.changed = trio.Condition()
 
@@ -67,14 +70,15 @@ class Harness:
         os.ftruncate(progress, 32_768)
         fcntl.fcntl(progress, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         output_read, output_write = os.pipe()
-        listener = None
+        listener, listener_port = None, 0
         if self.api is None:
             command = [str(programs.build("echo_worker")), "--channel", str(theirs.fileno()), "--progress", str(progress)]
             command += ["--run-us", str(self.run_us)]
         else:
             listener = socket.create_server(("127.0.0.1", 0))
             listener.setblocking(False)
-            command = [str(programs.build("api_worker")), "--port", str(listener.getsockname()[1])]
+            listener_port = listener.getsockname()[1]
+            command = [str(programs.build("api_worker")), "--port", str(listener_port)]
             command += ["--together", str(int(self.api == "together"))]
         child = subprocess.Popen(  # noqa: ASYNC220 - once a sandbox, before anything is measured
             command, pass_fds=(theirs.fileno(), progress), stdin=subprocess.DEVNULL, stdout=output_write, stderr=output_write
@@ -88,7 +92,11 @@ class Harness:
         api = None
         if listener is not None:
             fds = (*fds, listener.detach())
-            api = RuntimeApi("arn:aws:lambda:local:000000000000:function:echo", "echo", "000000000000")
+            names = ("probe",) if self.api == "extension" else ()
+            api = RuntimeApi("arn:aws:lambda:local:000000000000:function:echo", "echo", "000000000000", names)
+            for name in names:
+                extension = [str(programs.build("api_extension")), "--port", str(listener_port), "--name", name]
+                self.extensions.append(subprocess.Popen(extension, stdin=subprocess.DEVNULL))  # noqa: ASYNC220 - as above
         await self.engine.post(sandbox_start(sandbox, start=b"{}", tier=Tier.FRESH, fds=fds, api=api))
 
     async def end_sandbox(self, sandbox: int) -> None:
@@ -164,7 +172,7 @@ async def serve(path: str, sandboxes: int, run_us: int, spin_us: int, api: str |
                     pass
                 nursery.cancel_scope.cancel()
         finally:
-            for child in harness.children.values():
+            for child in (*harness.children.values(), *harness.extensions):
                 child.send_signal(signal.SIGKILL)
                 child.wait()
 
@@ -175,7 +183,7 @@ def main() -> None:
     parser.add_argument("--sandboxes", type=int, default=2)
     parser.add_argument("--run-us", type=int, default=0)
     parser.add_argument("--spin-us", type=int, default=0)
-    parser.add_argument("--api", choices=("apart", "together"))
+    parser.add_argument("--api", choices=("apart", "together", "extension"))
     given = parser.parse_args()
     trio.run(serve, given.socket, given.sandboxes, given.run_us, given.spin_us, given.api)
 

@@ -43,6 +43,7 @@ PROGRAMS = {
     "relay": ("relay.c", "common.c", "histogram.c"),
     "echo_worker": ("echo_worker.c", "common.c"),
     "api_worker": ("api_worker.c", "common.c"),
+    "api_extension": ("api_extension.c", "common.c"),
     "front": ("front.c", "common.c"),
     "http_load": ("http_load.c", "common.c", "histogram.c"),
     "histogram_probe": ("histogram_probe.c", "histogram.c"),

@@ -24,8 +24,10 @@ P50_RATIO, P99_RATIO = 1.35, 2.5
 
 @contextmanager
 def engine(socket: Path, *, sandboxes: int = 2, cpus: set[int] | None = None, api: str | None = None) -> Iterator[int]:
-    """The bare engine with C sandboxes; gives its process id. api: they speak the Runtime API ("apart", "together")."""
-    build("echo_worker" if api is None else "api_worker")
+    """The bare engine with C sandboxes; gives its process id. api: they speak the Runtime API, in one of the harness's ways."""
+    programs = ("echo_worker",) if api is None else ("api_worker", "api_extension")
+    for program in programs:
+        build(program)
     command = [sys.executable, "-m", "bench.harness", "--socket", str(socket), "--sandboxes", str(sandboxes)]
     if api is not None:
         command += ["--api", api]
