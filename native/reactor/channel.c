@@ -354,8 +354,9 @@ static const char *header_wrong(const struct sched *sched, const struct header *
     }
 }
 
-void channel_answer(struct sched *sched, struct channel *channel, const struct core_reply_event *answer, const uint8_t *at,
-                    uint32_t bytes, struct block *owner, bool msgpack) {
+/* An answer, wherever it came from. In line, since it is most of what the loop does. */
+static inline void take_answer(struct sched *sched, struct channel *channel, const struct core_reply_event *answer, const uint8_t *at,
+                               uint32_t bytes, struct block *owner, bool msgpack) {
     const struct ticket *ticket = channel_ticket(sched, channel, answer->seq);
     const uint64_t ran_ns = answer->end_ns > answer->start_ns ? answer->end_ns - answer->start_ns : 0;
     if ((ticket != NULL && ticket->report) || !channel->measured || ran_ns >= LOOK_NS) {
@@ -408,7 +409,12 @@ static void on_result(struct sched *sched, struct channel *channel, const struct
     } else if ((head->flags & FLAG_FUNCTION_ERROR) != 0) {
         answer.status = CORE_REPLY_FUNCTION_ERROR;
     }
-    channel_answer(sched, channel, &answer, body + 8, bytes, owner, msgpack);
+    take_answer(sched, channel, &answer, body + 8, bytes, owner, msgpack);
+}
+
+void channel_answer(struct sched *sched, struct channel *channel, const struct core_reply_event *answer, const uint8_t *at,
+                    uint32_t bytes, struct block *owner, bool msgpack) {
+    take_answer(sched, channel, answer, at, bytes, owner, msgpack);
 }
 
 /* Answers that lie on the shelf: those of calls that a long or deadly one stands before. Taken are those that are next in the
@@ -558,7 +564,7 @@ static void on_frame(struct sched *sched, struct channel *channel, const struct 
         channel_hand_back(sched, channel, head->seq);
         break;
     case FRAME_EXTENSION:
-        if (!api_extension_ended(sched, channel, body, head->length)) {
+        if (channel->api == NULL || !api_extension_ended(sched, channel, body, head->length)) {
             broken(sched, channel, "what EXTENSION says");
         }
         break;
@@ -603,8 +609,8 @@ static void parse(struct sched *sched, struct channel *channel, const uint8_t *a
         struct header head;
         memcpy(&head, at, HEADER_BYTES);
         const char *wrong = header_wrong(sched, &head);
-        if (wrong == NULL && head.kind != FRAME_LOG && head.kind != FRAME_INIT_ERROR && (channel->api != NULL) != (head.kind == FRAME_EXTENSION)) {
-            wrong = "a frame that is not its kind of sandbox's";
+        if (wrong == NULL && channel->api != NULL && head.kind != FRAME_LOG && head.kind != FRAME_INIT_ERROR && head.kind != FRAME_EXTENSION) {
+            wrong = "a frame that the Runtime API stands for";
         }
         if (wrong != NULL) {
             broken(sched, channel, wrong);
