@@ -708,9 +708,12 @@ void on_gone(struct core *core, const struct core_sandbox_event *event) {
     if (sandbox->state == CORE_SB_DYING) {
         return;
     }
-    /* The orphans wait for the cause: CORE_EV_SANDBOX_REAPED or the reap timeout. */
+    /* Where it is not known yet the orphans wait for the cause: CORE_EV_SANDBOX_REAPED or the reap timeout. */
     ring_break(core, index, running_seq(sandbox));
     die_untold(core, index);
+    if (event->cause != CORE_CAUSE_NONE) {
+        answer_orphans(core, index, CORE_SANDBOX_DIED, (uint8_t)event->cause, event->status);
+    }
 }
 
 void on_reaped(struct core *core, const struct core_sandbox_event *event) {
@@ -760,8 +763,7 @@ void sandbox_timer_fired(struct core *core, uint32_t index) {
     struct sandbox *sandbox = &core->sandboxes[index];
     struct function *function = &core->functions[sandbox->function];
     switch ((enum core_sandbox_state)sandbox->state) {
-    case CORE_SB_FREE:
-    case CORE_SB_STATES:
+    case CORE_SB_FREE: case CORE_SB_STATES:
         break;
     case CORE_SB_STARTING:
         sandbox_kill(core, index, sandbox->ready_ns != 0 ? CORE_WHY_IDLE : CORE_WHY_INIT_TIMEOUT);
@@ -776,8 +778,7 @@ void sandbox_timer_fired(struct core *core, uint32_t index) {
     case CORE_SB_IDLE:
         idle_timer_fired(core, index);
         break;
-    case CORE_SB_BUSY:
-    case CORE_SB_DRAINING: {
+    case CORE_SB_BUSY: case CORE_SB_DRAINING: {
         const uint64_t age = core->now_ns - sandbox->first_since_ns;
         if (age >= function->timeout_ns) {
             sandbox->asked_progress = ASKED_TIMEOUT;

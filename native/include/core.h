@@ -54,7 +54,8 @@ enum core_event_kind {
     CORE_EV_SANDBOX_WANT = 9,     /* u.sandbox.function, .revision: make one more although nothing waits */
     CORE_EV_SANDBOX_READY = 10,   /* u.sandbox.handle, .init_ns, .tier: init went well */
     CORE_EV_SANDBOX_INIT_FAILED = 11, /* u.sandbox.handle: the runtime said so (error text stays with the reactor) */
-    CORE_EV_SANDBOX_GONE = 12,    /* u.sandbox.handle: channel closed or broke its protocol */
+    CORE_EV_SANDBOX_GONE = 12,    /* u.sandbox.handle: channel closed or broke its protocol. .cause, .status, where they are known
+                                     already: who waits for its call hears them now, and not when the processes are gone */
     CORE_EV_SANDBOX_REAPED = 13,  /* u.sandbox.handle, .cause, .status: the process tree is gone */
     CORE_EV_SANDBOX_USAGE = 14,   /* u.sandbox.handle, .cpu_ns (total since birth), .memory_peak_bytes */
     CORE_EV_PROGRESS = 15,        /* u.reply.sandbox, .seq: answer to CORE_ACT_PROBE, seq started last. Also given just before

@@ -22,6 +22,7 @@
 enum {
     NAME_BYTES = 256,
     LAST_WORDS_MS = 500,       /* for what is still to be told at the end */
+    ENDED_PATIENCE_MS = 1000,  /* for the service's STOP, once the runtime has ended */
     RUNTIME_SHARE_PERCENT = 30 /* of the time that STOP gives; the rest is the extensions' */
 };
 
@@ -31,8 +32,9 @@ struct extension {
     int output;            /* read end of its pipe; -1: ended */
 };
 
-/* Stopping: the runtime has its share of the time, then the extensions have the rest. */
-enum agent_state { AGENT_WAITING, AGENT_RUNNING, AGENT_STOPPING_RUNTIME, AGENT_STOPPING_EXTENSIONS };
+/* Stopping: the runtime has its share of the time, then the extensions have the rest. Ended: the runtime has, by itself; the service
+ * tells the extensions, and us how long they have. */
+enum agent_state { AGENT_WAITING, AGENT_RUNNING, AGENT_ENDED, AGENT_STOPPING_RUNTIME, AGENT_STOPPING_EXTENSIONS };
 
 struct agent {
     struct agent_channel channel;
@@ -45,6 +47,7 @@ struct agent {
     struct extension extensions[EXECSTART_EXTENSIONS_MAX];
     unsigned extensions_count, next_output;
     uint64_t deadline_ms, end_ms; /* of the state, of stopping as a whole */
+    int status;                   /* of the runtime that has ended by itself, as waitpid() gave it; else 0 */
 };
 
 static uint64_t now_ms(void) {
@@ -103,6 +106,7 @@ _Noreturn static void leave(struct agent *agent, int status) {
     _exit(status);
 }
 
+/* As the runtime did. */
 _Noreturn static void end_as(struct agent *agent, int status) {
     last_words(agent);
     if (WIFEXITED(status)) {
@@ -313,10 +317,26 @@ static void signal_runtime(const struct agent *agent, int number) {
 static void leave_runtime(struct agent *agent) {
     signal_runtime(agent, SIGKILL);
     if (!extensions_live(agent)) {
-        leave(agent, 0);
+        end_as(agent, agent->status);
     }
     agent->state = AGENT_STOPPING_EXTENSIONS;
     agent->deadline_ms = agent->end_ms;
+}
+
+/* Whoever calls a function does not wait for its extensions, so the service is told at once; they are given time. Killed by force: what
+ * was out of memory, for one, and the launcher knows more of that. */
+static void runtime_ended(struct agent *agent, pid_t pid, int status) {
+    char text[64];
+    if (!extensions_live(agent) || (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)) {
+        end_as(agent, status);
+    }
+    snprintf(text, sizeof text, "{\"status\":%d,\"signal\":%d}", WIFEXITED(status) ? WEXITSTATUS(status) : 0,
+             WIFSIGNALED(status) ? WTERMSIG(status) : 0);
+    agent_channel_words(&agent->channel, FRAME_RUNTIME, text);
+    kill(-pid, SIGKILL); /* what it had started in its session ends with it */
+    agent->status = status;
+    agent->state = AGENT_ENDED;
+    agent->deadline_ms = now_ms() + ENDED_PATIENCE_MS;
 }
 
 static void stop(struct agent *agent, const uint8_t *body, size_t bytes) {
@@ -324,9 +344,12 @@ static void stop(struct agent *agent, const uint8_t *body, size_t bytes) {
     memcpy(&budget_ms, body, bytes >= sizeof budget_ms ? sizeof budget_ms : 0);
     telemetry_drain(&agent->telemetry); /* who hears of it shall hear it in time */
     if (budget_ms == 0 || agent->state == AGENT_WAITING) {
-        leave(agent, 0);
+        end_as(agent, agent->status);
     }
-    if (agent->state == AGENT_RUNNING) {
+    if (agent->state == AGENT_ENDED) {
+        agent->end_ms = now_ms() + budget_ms;
+        leave_runtime(agent);
+    } else if (agent->state == AGENT_RUNNING) {
         const uint64_t now = now_ms();
         agent->end_ms = now + budget_ms;
         agent->deadline_ms = extensions_live(agent) ? now + (uint64_t)budget_ms * RUNTIME_SHARE_PERCENT / 100 : agent->end_ms;
@@ -342,9 +365,8 @@ static void child_ended(struct agent *agent, pid_t pid, int status) {
     if (pid == agent->runtime) {
         agent->runtime = 0;
         if (agent->state == AGENT_RUNNING) {
-            end_as(agent, status);
-        }
-        if (agent->state == AGENT_STOPPING_RUNTIME) {
+            runtime_ended(agent, pid, status);
+        } else if (agent->state == AGENT_STOPPING_RUNTIME) {
             leave_runtime(agent);
         }
         return;
@@ -362,8 +384,8 @@ static void child_ended(struct agent *agent, pid_t pid, int status) {
             leave(agent, 1);
         }
     }
-    if (agent->state == AGENT_STOPPING_EXTENSIONS && !extensions_live(agent)) {
-        leave(agent, 0);
+    if ((agent->state == AGENT_STOPPING_EXTENSIONS || agent->state == AGENT_ENDED) && !extensions_live(agent)) {
+        end_as(agent, agent->status);
     }
 }
 
@@ -411,7 +433,7 @@ static void heed(struct agent *agent) {
 }
 
 static bool is_stopping(const struct agent *agent) {
-    return agent->state == AGENT_STOPPING_RUNTIME || agent->state == AGENT_STOPPING_EXTENSIONS;
+    return agent->state == AGENT_STOPPING_RUNTIME || agent->state == AGENT_STOPPING_EXTENSIONS || agent->state == AGENT_ENDED;
 }
 
 /* For poll(); -1: nothing is to be done by the clock. */
@@ -446,8 +468,8 @@ static void turn(struct agent *agent) {
     }
     telemetry_turn(&agent->telemetry, now_ms());
     if (is_stopping(agent) && now_ms() >= agent->deadline_ms) {
-        if (agent->state == AGENT_STOPPING_EXTENSIONS) {
-            leave(agent, 0);
+        if (agent->state != AGENT_STOPPING_RUNTIME) {
+            end_as(agent, agent->status);
         }
         leave_runtime(agent);
     }

@@ -1,7 +1,8 @@
 /* agent.h: the worker of a sandbox that executes programs. It holds the channel; the runtime and the extensions are its children and
  * speak with the service over sockets of their own (the Runtime API), so that no call passes through here.
  *
- *   START      extensions are started, then the runtime; it ends as the runtime ends: with its status, or by its signal
+ *   START      extensions are started, then the runtime; it ends as the runtime ends: with its status, or by its signal. Where
+ *              extensions live it first tells the service by RUNTIME, which answers with the time that they have
  *   STOP       SIGTERM to the runtime, the rest of the time for the extensions, then all is killed
  *   TELEMETRY  records of what the sandbox does, for those in it that have subscribed (telemetry.h)
  *   extensions their output is told as LOG frames; one that cannot be started or ends is told by EXTENSION, and ends the sandbox

@@ -14,7 +14,8 @@ enum frame_kind {
     FRAME_TELEMETRY = 5,
     FRAME_LOG = 17,
     FRAME_INIT_ERROR = 19,
-    FRAME_EXTENSION = 22
+    FRAME_EXTENSION = 22,
+    FRAME_RUNTIME = 23
 };
 
 enum {
@@ -22,7 +23,7 @@ enum {
     FRAME_TELEMETRY_SUBSCRIBE = 1, /* a flag of TELEMETRY: a subscription; else records */
     FRAME_LOG_BYTES_MAX = 65536,
     FRAME_IN_BYTES_MAX = 262144,  /* of a body that comes */
-    FRAME_WORDS_BYTES_MAX = 2048, /* of INIT_ERROR and EXTENSION */
+    FRAME_WORDS_BYTES_MAX = 2048, /* of INIT_ERROR, EXTENSION, RUNTIME */
     FRAME_WORDS_MAX = 16          /* of those under way */
 };
 

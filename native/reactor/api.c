@@ -491,6 +491,7 @@ void api_stop(struct sched *sched, struct channel *channel) {
 
 void api_hear_out(struct sched *sched, struct channel *channel) {
     struct api *api = channel->api;
+    api->deaf = true;
     for (uint32_t i = 0; i < API_CONNECTIONS_MAX; i++) {
         for (int reads = 0; reads < LAST_READS_MAX; reads++) {
             struct api_connection *connection = api->connections[i];

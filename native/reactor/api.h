@@ -111,6 +111,10 @@ struct api {
     uint64_t dropped_bytes;
     bool lingers;                           /* the call given last is answered, extensions are not done with it */
     bool ending;                            /* it was told to stop, and is given time for it */
+    bool deaf;                              /* nobody is there any more to be given a call */
+    bool runtime_told;                      /* the core knows that the runtime has ended */
+    uint32_t runtime_cause;                 /* how it did: core_cause; and its exit status or signal */
+    int32_t runtime_status;
     const char *shutdown_reason;
     uint64_t shutdown_by_ms;                /* wall clock */
     struct api_extension extensions[API_EXTENSIONS_MAX];
@@ -147,6 +151,10 @@ uint32_t api_shutdown(struct sched *sched, struct channel *channel, enum core_wh
 bool api_extension_ended(struct sched *sched, struct channel *channel, const uint8_t *body, uint32_t bytes);
 /* What the function (or an extension) wrote, for those that have subscribed. */
 void api_tell_log(struct sched *sched, struct channel *channel, bool extension, const uint8_t *at, size_t bytes);
+/* The agent says that the runtime has ended, while extensions live. false: in words that are none. What comes of it is done by
+ * api_runtime_over(), where bytes may be read. Steps the core. */
+bool api_runtime_ended(struct channel *channel, const uint8_t *body, uint32_t bytes);
+void api_runtime_over(struct sched *sched, struct channel *channel);
 void api_flush_all(struct sched *sched);
 /* Those whose callers have read what they were told are read again. */
 void api_stream_release(struct sched *sched);
@@ -163,8 +171,10 @@ void channel_hand_back(struct sched *sched, struct channel *channel, uint32_t se
 /* A TELEMETRY frame to the agent, its body in two parts. */
 void channel_telemetry(struct sched *sched, struct channel *channel, bool subscription, const void *head, size_t head_bytes,
                        const void *text, size_t bytes);
-/* It cannot go on: the core is told, and has it killed. */
-void channel_give_up(struct sched *sched, struct channel *channel);
+/* It cannot go on: the core is told, and has it ended. cause: CORE_CAUSE_NONE where its end will tell; else whoever waits for its call is
+ * answered now. */
+void channel_give_up(struct sched *sched, struct channel *channel, uint32_t cause, int32_t status);
+void channel_send_stop(struct sched *sched, struct channel *channel, uint32_t budget_ms);
 void channel_is_ready(struct sched *sched, struct channel *channel, const uint8_t *body, uint32_t bytes);
 void channel_init_error(struct sched *sched, struct channel *channel, const uint8_t *body, uint32_t bytes);
 

@@ -156,7 +156,7 @@ static void give_call(struct sched *sched, struct api *api, const struct ticket 
  * have had them run elsewhere. */
 void api_give(struct sched *sched, struct api *api) {
     struct channel *channel = api->channel;
-    while (api->state == API_WAITING && channel->able && !api->lingers && api->given_seq != channel->sent_seq && api_extensions_done(api)) {
+    while (api->state == API_WAITING && channel->able && !api->deaf && !api->lingers && api->given_seq != channel->sent_seq && api_extensions_done(api)) {
         const uint32_t seq = ++api->given_seq;
         const struct ticket *ticket = channel_ticket(sched, channel, seq);
         const uint64_t valid_until_ns = api->valid_until_ns[seq % CORE_AHEAD_MAX];

@@ -337,7 +337,7 @@ static void fail(struct sched *sched, struct api *api, const char *type, const c
         block_release(made);
     }
     if (!ends_itself) {
-        channel_give_up(sched, channel);
+        channel_give_up(sched, channel, CORE_CAUSE_NONE, 0);
     }
 }
 
@@ -389,6 +389,38 @@ bool api_extension_ended(struct sched *sched, struct channel *channel, const uin
     return true;
 }
 
+bool api_runtime_ended(struct channel *channel, const uint8_t *body, uint32_t bytes) {
+    struct api *api = channel->api;
+    size_t wrong;
+    uint64_t status = 0, number = 0;
+    if (bytes == 0 || api->runtime_cause != CORE_CAUSE_NONE || !json_valid(body, bytes, &wrong)) {
+        return false;
+    }
+    const struct json_value root = json_root(body, bytes);
+    if (!json_count(json_member(root, "status"), 255, &status) || !json_count(json_member(root, "signal"), 64, &number)) {
+        return false;
+    }
+    api->runtime_cause = number > 0 ? CORE_CAUSE_SIGNAL : CORE_CAUSE_EXIT;
+    api->runtime_status = (int32_t)(number > 0 ? number : status);
+    return true;
+}
+
+/* What it said before still counts. One that never was ready ends at once, as it did: its end tells. */
+void api_runtime_over(struct sched *sched, struct channel *channel) {
+    struct api *api = channel->api;
+    api->runtime_told = true;
+    api_hear_out(sched, channel);
+    if (channel->gone || channel->killed || api->ending) {
+        return;
+    }
+    if (!channel->able) {
+        channel_send_stop(sched, channel, 0);
+        return;
+    }
+    (void)logs_read_output(sched, channel); /* its last words, before the call's END */
+    channel_give_up(sched, channel, api->runtime_cause, api->runtime_status);
+}
+
 uint32_t api_shutdown(struct sched *sched, struct channel *channel, enum core_why why) {
     struct api *api = channel->api;
     bool external = false;
@@ -402,7 +434,13 @@ uint32_t api_shutdown(struct sched *sched, struct channel *channel, enum core_wh
     case CORE_WHY_TIMEOUT:
         api->shutdown_reason = "timeout";
         break;
-    case CORE_WHY_NONE: case CORE_WHY_INIT_TIMEOUT: case CORE_WHY_EVICTED: case CORE_WHY_PROTOCOL: case CORE_WHY_INIT_FAILED:
+    case CORE_WHY_PROTOCOL:
+        if (api->runtime_told) {
+            api->shutdown_reason = "failure";
+            break;
+        }
+        return 0;
+    case CORE_WHY_NONE: case CORE_WHY_INIT_TIMEOUT: case CORE_WHY_EVICTED: case CORE_WHY_INIT_FAILED:
         return 0; /* somebody waits for what it holds, or it is not to be trusted with time */
     }
     for (uint32_t i = 0; i < api->extensions_count; i++) {

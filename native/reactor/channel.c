@@ -24,7 +24,7 @@
 enum frame_kind {
     FRAME_START = 1, FRAME_CALL = 2, FRAME_STOP = 3,
     FRAME_RESULT = 16, FRAME_LOG = 17, FRAME_READY = 18, FRAME_INIT_ERROR = 19, FRAME_HANDBACK = 20,
-    FRAME_EXTENSION = 22, FRAME_TELEMETRY = 5
+    FRAME_EXTENSION = 22, FRAME_RUNTIME = 23, FRAME_TELEMETRY = 5
 };
 
 enum { FLAG_MSGPACK = 1, FLAG_FUNCTION_ERROR = 2, FLAG_TOO_LARGE = 4 };
@@ -321,10 +321,13 @@ void channel_telemetry(struct sched *sched, struct channel *channel, bool subscr
     dirty(sched, channel);
 }
 
-void channel_give_up(struct sched *sched, struct channel *channel) {
+void channel_give_up(struct sched *sched, struct channel *channel, uint32_t cause, int32_t status) {
     if (!channel->gone && !channel->killed) {
         tell_progress(sched, channel, channel_progress(channel));
-        batch_add(sched, CORE_EV_SANDBOX_GONE)->u.sandbox.handle = channel->sandbox;
+        struct core_event *event = batch_add(sched, CORE_EV_SANDBOX_GONE);
+        event->u.sandbox.handle = channel->sandbox;
+        event->u.sandbox.cause = cause;
+        event->u.sandbox.status = status;
     }
 }
 
@@ -347,8 +350,8 @@ static const char *header_wrong(const struct sched *sched, const struct header *
         return head->length > INIT_ERROR_BYTES_MAX ? "an init error's length" : NULL;
     case FRAME_HANDBACK:
         return head->length != 0 ? "the length of HANDBACK" : NULL;
-    case FRAME_EXTENSION:
-        return head->length > API_EXTENSION_FRAME_BYTES_MAX ? "the length of EXTENSION" : NULL;
+    case FRAME_EXTENSION: case FRAME_RUNTIME:
+        return head->length > API_EXTENSION_FRAME_BYTES_MAX ? "the length of EXTENSION or RUNTIME" : NULL;
     default:
         return "a frame's kind";
     }
@@ -568,6 +571,11 @@ static void on_frame(struct sched *sched, struct channel *channel, const struct 
             broken(sched, channel, "what EXTENSION says");
         }
         break;
+    case FRAME_RUNTIME:
+        if (channel->api == NULL || !api_runtime_ended(channel, body, head->length)) {
+            broken(sched, channel, "what RUNTIME says");
+        }
+        break;
     case FRAME_START: case FRAME_CALL: case FRAME_STOP: case FRAME_TELEMETRY:
         break; /* header_wrong() has refused them */
     }
@@ -609,7 +617,8 @@ static void parse(struct sched *sched, struct channel *channel, const uint8_t *a
         struct header head;
         memcpy(&head, at, HEADER_BYTES);
         const char *wrong = header_wrong(sched, &head);
-        if (wrong == NULL && channel->api != NULL && head.kind != FRAME_LOG && head.kind != FRAME_INIT_ERROR && head.kind != FRAME_EXTENSION) {
+        if (wrong == NULL && channel->api != NULL && head.kind != FRAME_LOG && head.kind != FRAME_INIT_ERROR && head.kind != FRAME_EXTENSION &&
+            head.kind != FRAME_RUNTIME) {
             wrong = "a frame that the Runtime API stands for";
         }
         if (wrong != NULL) {
@@ -688,6 +697,11 @@ static bool read_channel(struct sched *sched, struct channel *channel) {
         }
     }
     batch_step(sched);
+    if (channel->api != NULL && channel->api->runtime_cause != CORE_CAUSE_NONE && !channel->api->runtime_told && !channel->gone &&
+        !channel->killed) {
+        api_runtime_over(sched, channel);
+        batch_step(sched);
+    }
     return got > 0;
 }
 
@@ -734,16 +748,20 @@ static bool ends_in_order(enum core_why why) {
     return false;
 }
 
-/* It is heard to its end, and killed by the service if that does not come in time. */
-static void tell_to_stop(struct sched *sched, struct channel *channel, const struct core_action *kill, uint32_t budget_ms, uint32_t kill_ms) {
+void channel_send_stop(struct sched *sched, struct channel *channel, uint32_t budget_ms) {
     const bool agent = channel->api != NULL;
     const struct header head = {.kind = FRAME_STOP, .length = agent ? sizeof budget_ms : 0};
-    sweep_note_work(sched, channel);
     output_add(&sched->chunks, &channel->output, &head, sizeof head);
     if (agent) {
         output_add(&sched->chunks, &channel->output, &budget_ms, sizeof budget_ms);
     }
     dirty(sched, channel);
+}
+
+/* It is heard to its end, and killed by the service if that does not come in time. */
+static void tell_to_stop(struct sched *sched, struct channel *channel, const struct core_action *kill, uint32_t budget_ms, uint32_t kill_ms) {
+    sweep_note_work(sched, channel);
+    channel_send_stop(sched, channel, budget_ms);
     const struct sched_event event = {.kind = SCHED_EV_KILLED, .sandbox = kill->sandbox, .function = kill->function,
                                       .why = kill->why, .value = kill_ms};
     emit(sched, &event, NULL, 0);

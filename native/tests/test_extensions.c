@@ -146,6 +146,69 @@ static void the_end_is_told_with_time_for_it(void) {
     end_scene(&scene);
 }
 
+static void the_runtimes_end_is_answered_at_once_and_extensions_have_time(void) {
+    enum { CRASHES, CRASHES_BY_SIGNAL, HAS_ANSWERED, FORGED };
+    static const char *const frames[] = {"{\"status\":7,\"signal\":0}", "{\"status\":0,\"signal\":11}", "{\"status\":1,\"signal\":0}", "{\"status\":256}"};
+    static const char *const told[] = {"exit status 7", "signal: segmentation fault", "\"in time\"", "broke the channel"};
+    for (int way = CRASHES; way <= FORGED; way++) {
+        struct scene scene;
+        struct rig_options options = rig_options();
+        options.config.stop_grace_ms = 1000;
+        begin_scene(&scene, &options);
+        struct rig_sandbox *sandbox = &scene.rig.sandboxes[0];
+        char call[37], text[512];
+        id_of(scene.runtime, call);
+        if (way == HAS_ANSWERED) { /* and asks for more, which nobody is there to get */
+            snprintf(text, sizeof text, "POST /2018-06-01/runtime/invocation/%s/response HTTP/1.1\r\nContent-Length: 9\r\n\r\n\"in time\"" NEXT, call);
+            rig_write(scene.runtime->fd, text, strlen(text));
+        }
+        rig_frame(sandbox, 23, 0, 0, 0, frames[way], strlen(frames[way]));
+        turns(&scene.rig, NULL, 3);
+        SCHED_ASSERT(rig_heard(&scene.rig, told[way]) && scene.rig.events[SCHED_EV_KILLED] == 1);
+        if (way == FORGED) {
+            SCHED_ASSERT(scene.rig.stop_ms == 0 && scene.rig.sched->stats.sandbox_protocol_errors == 1);
+            scene.rig.sched->stats.sandbox_protocol_errors = 0;
+            end_scene(&scene);
+            continue;
+        }
+        event_next(&scene.rig, scene.extension, scene.id);
+        SCHED_ASSERT(heard(scene.extension, "{\"eventType\":\"SHUTDOWN\",\"shutdownReason\":\"failure\",\"deadlineMs\":1"));
+        SCHED_ASSERT(scene.rig.stop_ms == API_STOP_EXTERNAL_MS + 200);
+        uint8_t body[64];
+        const uint32_t budget_ms = API_STOP_EXTERNAL_MS;
+        SCHED_ASSERT(rig_take_frame(sandbox, body, sizeof body).kind == 1);
+        SCHED_ASSERT(rig_take_frame(sandbox, body, sizeof body).kind == 3 && memcmp(body, &budget_ms, 4) == 0);
+        /* The next call does not wait for its end. */
+        const uint32_t needs = scene.rig.events[SCHED_EV_NEED];
+        rig_invoke(&scene.rig, 2, "2", 1);
+        turns(&scene.rig, NULL, 2);
+        SCHED_ASSERT(scene.rig.events[SCHED_EV_NEED] == needs + 1);
+        rig_close(sandbox);
+        rig_reaped(&scene.rig, sandbox->handle, CORE_CAUSE_EXIT, 7);
+        turns(&scene.rig, NULL, 3);
+        SCHED_ASSERT(scene.rig.events[SCHED_EV_FREED] == 1);
+        end_scene(&scene);
+    }
+}
+
+/* Whoever was never ready has no extensions that wait for anything: the agent is to end as the runtime did. */
+static void a_runtime_that_ends_early_ends_its_sandbox(void) {
+    struct rig rig;
+    const struct rig_options options = rig_options();
+    rig_init_from(&rig, &options);
+    rig.api = "probe,";
+    rig_invoke(&rig, 1, "1", 1);
+    struct rig_sandbox *sandbox = rig_started_sandbox(&rig);
+    rig_frame(sandbox, 23, 0, 0, 0, "{\"status\":7,\"signal\":0}", 23);
+    turns(&rig, NULL, 2);
+    uint8_t body[64];
+    const uint32_t at_once = 0;
+    SCHED_ASSERT(rig_take_frame(sandbox, body, sizeof body).kind == 1);
+    SCHED_ASSERT(rig_take_frame(sandbox, body, sizeof body).kind == 3 && memcmp(body, &at_once, 4) == 0);
+    SCHED_ASSERT(rig.events[SCHED_EV_KILLED] == 0);
+    rig_free(&rig);
+}
+
 static void extensions_are_refused_as_lambda_does(void) {
     struct rig rig;
     const struct rig_options options = rig_options();
@@ -429,6 +492,8 @@ int main(void) {
     RUN(an_extension_hears_of_calls_and_is_waited_for);
     RUN(a_timeout_covers_extensions);
     RUN(the_end_is_told_with_time_for_it);
+    RUN(the_runtimes_end_is_answered_at_once_and_extensions_have_time);
+    RUN(a_runtime_that_ends_early_ends_its_sandbox);
     RUN(extensions_are_refused_as_lambda_does);
     RUN(an_extension_that_fails_takes_the_sandbox_with_it);
     RUN(an_extension_that_fails_early_is_an_init_error);

@@ -383,6 +383,37 @@ def handler(event, context):
     assert said[1] >= 1, "the extension heard of the first call"
 
 
+TELLS = """#!/bin/sh
+api="http://$AWS_LAMBDA_RUNTIME_API/2020-01-01/extension"
+id=$(curl -sS -D - -o /dev/null -H 'Lambda-Extension-Name: teller' --data '{"events":["SHUTDOWN"]}' "$api/register" |
+  tr -d '\\r' | sed -n 's/^[Ll]ambda-[Ee]xtension-[Ii]dentifier: *//p')
+curl -sS -H "Lambda-Extension-Identifier: $id" "$api/event/next"
+sleep 1
+echo said
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the extension needs curl")
+def test_a_crash_is_answered_at_once_and_extensions_hear_of_it(served, aws):
+    layer = aws.publish_layer_version(LayerName="teller", Content={"ZipFile": zipped(**{"extensions/teller": TELLS})})
+    source = "import os\ndef handler(event, context):\n    return os._exit(5) if event.get('end') else 1"
+    create(aws, "crashes", OWN, "app.handler", {"app.py": source}, Layers=[layer["LayerVersionArn"]], MemorySize=1769)
+    assert answer(aws, "crashes") == (None, 1)
+    began = time.monotonic()
+    error, said = answer(aws, "crashes", {"end": True})
+    assert time.monotonic() - began < 0.9, "the caller does not wait for extensions"
+    assert (error, said["errorType"]) == ("Unhandled", "Runtime.ExitError")
+    assert "exit status 5" in said["errorMessage"]
+
+    def told() -> bool:
+        log = scheduler(served, "logs", "crashes").stdout
+        return '"shutdownReason":"failure"' in log and "said" in log
+
+    wait_until(told, 10, "it heard, and had its time")
+    assert answer(aws, "crashes") == (None, 1)
+
+
 # ---- one's own -----------------------------------------------------------------------------------------------------------
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "ENVIRONMENT",
     "EXTENSION",
     "INIT_ERROR",
+    "RUNTIME",
     "STOP",
     "TELEMETRY",
     "Program",
@@ -35,7 +36,7 @@ __all__ = [
     "write_program",
 ]
 
-STOP, TELEMETRY, INIT_ERROR, EXTENSION = 3, 5, 19, 22
+STOP, TELEMETRY, INIT_ERROR, EXTENSION, RUNTIME = 3, 5, 19, 22, 23
 OF_EXTENSION = 1  # a flag of LOG
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "_HANDLER": "app.handler", "LAMBDA_TASK_ROOT": "/var/task"}
 

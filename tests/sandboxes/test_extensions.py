@@ -10,7 +10,7 @@ import trio
 
 from scheduler.sandboxes.launcher import Cause
 from tests.sandboxes.driver import IS_ROOT, PATIENCE_S, Launched, below, gone, until
-from tests.sandboxes.programs import ENVIRONMENT, EXTENSION, Program, launched, program, program_runtime, write_program
+from tests.sandboxes.programs import ENVIRONMENT, EXTENSION, RUNTIME, Program, launched, program, program_runtime, write_program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,11 +95,55 @@ async def test_the_runtimes_end_ends_extensions_and_their_last_output_is_told(tm
     runtime = "#!/bin/sh\nwhile ! test -e /tmp/written; do sleep 0.01; done\nexit 9\n"
     async with launched(tmp_path, declared=[program_runtime()]) as made:
         running = await with_extensions(made, tmp_path, runtime, {"chatty": chatty})
+        assert await running.words() == (RUNTIME, {"status": 9, "signal": 0})
+        running.stop(0)
         with pytest.raises(EOFError):
             await running.frame()
         assert running.extensions == b"x" * 300_000 + b"over\n"
         exited = await running.exited()
     assert (exited.cause, exited.status) == (Cause.EXIT, 9)
+
+
+@pytest.mark.parametrize(
+    ("end", "told", "cause", "status"),
+    [("exit 3", {"status": 3, "signal": 0}, Cause.EXIT, 3), ("kill -SEGV $$", {"status": 0, "signal": 11}, Cause.SIGNAL, 11)],
+)
+async def test_the_runtimes_end_is_told_at_once_and_extensions_have_the_time_that_they_are_given(
+    tmp_path: Path, end: str, told: dict[str, int], cause: Cause, status: int
+) -> None:
+    runtime = f"#!/bin/sh\nsleep 1000 &\n{end}\n"  # what it leaves behind is ended at once
+    leaves = "#!/bin/sh\nwhile ! test -e /tmp/leave; do sleep 0.01; done\necho left\n"
+    async with launched(tmp_path, declared=[program_runtime()]) as made:
+        running = await with_extensions(made, tmp_path, runtime, {"leaves": leaves, "deaf": IDLE})
+        assert await running.words() == (RUNTIME, told)
+        await until(
+            lambda: [_command(pid) for pid in below(running.shell.pid)].count(b"sleep\x001000\0") <= 1, "its child is ended"
+        )
+        running.stop(400)
+        began = trio.current_time()
+        exited = await running.exited()
+        assert trio.current_time() - began >= 0.4
+        assert (exited.cause, exited.status) == (cause, status)
+
+
+async def test_an_agent_that_nobody_answers_ends_all_the_same(tmp_path: Path) -> None:
+    async with launched(tmp_path, declared=[program_runtime()]) as made:
+        running = await with_extensions(made, tmp_path, "#!/bin/sh\nexit 3\n", {"deaf": IDLE})
+        assert await running.words() == (RUNTIME, {"status": 3, "signal": 0})
+        began = trio.current_time()
+        assert (await running.exited()).status == 3
+        assert 0.9 < trio.current_time() - began < 4
+        # With the last extension it ends at once, and one killed by force leaves as ever.
+        running = await with_extensions(made, tmp_path, "#!/bin/sh\nexit 4\n", {"ends": "#!/bin/sh\nsleep 0.2\n"})
+        assert await running.words() == (RUNTIME, {"status": 4, "signal": 0})
+        began = trio.current_time()
+        assert (await running.exited()).status == 4
+        assert trio.current_time() - began < 2
+        running = await with_extensions(made, tmp_path, "#!/bin/sh\nkill -KILL $$\n", {"deaf": IDLE})
+        with pytest.raises(EOFError):
+            await running.frame()
+        exited = await running.exited()
+        assert (exited.cause, exited.status) == (Cause.SIGNAL, 9)
 
 
 async def test_output_that_nobody_takes_makes_its_writer_wait_and_nothing_grows(tmp_path: Path) -> None:
