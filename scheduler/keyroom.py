@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KeyRoom", "Turned"]
 
+MARK: Final = "ks.turned"  # in the store: the source and key that everything is under; a start need not look at it all
 PAUSE_S: Final = 0.0  # between two functions: others' tasks have their turn
 EXTENSION_LAYER: Final = "AWS-Parameters-and-Secrets-Lambda-Extension"
 COLLECT_S: Final = 3600.0
@@ -93,6 +94,7 @@ class KeyRoom:
     async def load(self, store: port.Registry, identity: Identity) -> None:
         """Master keys and secrets. Before the registry: environments may be sealed under them."""
         self._identity = identity
+        self._store = store
         self.masters = await MasterKeys.load(store, self.envelopes, identity.of_service)
         self.envelopes.add(MasterSource(self.masters), self)
         if isinstance(self.source, AwsKms):
@@ -237,7 +239,12 @@ class KeyRoom:
             # Which of a KMS' generations a text is under, it alone knows: asked for a rotation, all are wrapped anew.
             self._all = rotate and isinstance(self.source, AwsKms)
             key = await self.source.rotate() if rotate else (await self.source.generations())[-1].id
+            mark = f"{self.source.kind} {key}".encode()
+            done = await self._store.get(MARK)
             wrapped = failed = 0
+            if not rotate and done is not None and done.value == mark:
+                return Turned(key, 0, self._access_keys.reseal(), 0)
+            await self._registry.quiet()  # what was sealed under an older key before is stored, and so will be seen
             for name in self._registry.names():
                 await trio.sleep(PAUSE_S)
                 try:
@@ -252,6 +259,8 @@ class KeyRoom:
                     failed += 1
                     self._log.warning("keys", text=f"{problem.code}: {problem.message}")
             resealed = self._access_keys.reseal()
+            if not failed and not self.masters.locked:
+                await self._store.put(MARK, mark)
             retired = await self._retire() if retire and not failed else 0
         return Turned(key, wrapped, resealed, failed, retired)
 

@@ -657,6 +657,11 @@ class FunctionRegistry:
                 found += [held[1]] if held is not None else []
         return tuple(found)
 
+    async def quiet(self) -> None:
+        """Until the change that is under way, if there is one, is stored."""
+        async with self._mutating:
+            pass
+
     def names(self) -> tuple[str, ...]:
         """Of all functions."""
         return tuple(sorted(self._functions))

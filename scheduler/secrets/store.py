@@ -415,7 +415,9 @@ class Secrets:
     async def rewrap(self, wrap: Callable[[Mapping[str, str], str], Awaitable[str | None]]) -> int:
         """Wraps their data keys anew where `wrap` gives another; how many were changed."""
         changed = 0
-        for secret_id in list(self._held):
+        async with self._changing:  # what was sealed under an older key before is stored then, and held
+            ids = list(self._held)
+        for secret_id in ids:
             async with self._changing:
                 held = self._held.get(secret_id)
                 for version in held[0].versions if held is not None else ():

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from scheduler.client import BlockingClient
-from tests.e2e.serving import RUNTIME, CannotServe, Served, public_directory
+from scheduler.errors import InitFailed
+from tests.e2e.serving import RUNTIME, CannotServe, Served, public_directory, wait_until
+from tests.keys.doubles import TOKEN, VaultDouble, serving
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -107,3 +109,48 @@ def test_a_service_that_crashes_leaves_no_core(tmp_path):
         assert served.wait() == -signal.SIGQUIT
         assert cores(tmp_path) == []
         assert [path for path in directory.rglob("core*") if path.is_file()] == []
+
+
+def test_a_key_server_that_is_away_is_told_of_and_waited_for(tmp_path):
+    """The service starts without it; what is under its keys says so, and goes on when it is back."""
+    planted, vault = secrets.token_hex(24), VaultDouble()
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    with public_directory() as directory, serving(vault) as url:
+        told = {"key_source": "vault", "key_server": url, "key_id": "main", "key_credentials_file": token, "key_cache_s": 1}
+        served = Served(directory / "state", **told)
+        try:
+            served.start()
+        except CannotServe as error:
+            if "isolat" in str(error) or "namespace" in str(error):
+                pytest.skip(f"this machine cannot isolate: {error}")
+            raise
+        served.deploy("keeper", SOURCE, environment={"PLANTED": planted}, runtime=RUNTIME)
+        with BlockingClient(served.socket) as client:
+            assert client.invoke_json("keeper", {}) == planted
+            assert client.call("keys.rotate", [])["wrapped"] == 1
+            assert client.invoke_json("keeper", {}) == planted
+        served.kill()
+        assert places(directory / "state", planted.encode()) == []
+        assert not any(planted.encode() in body for _, body in vault.requests), "it is given keys to wrap, not texts"
+        vault.sealed = True
+        with Served(directory / "state", **told) as again, BlockingClient(again.socket) as client:
+            assert client.get("keeper").raw["environment_error"]["ErrorCode"] == "KMSInvalidStateException"
+            with pytest.raises(InitFailed):
+                client.invoke("keeper", b"{}")
+            again.deploy("other", SOURCE.replace("os.environ['PLANTED']", "1"), runtime=RUNTIME)
+            assert client.invoke_json("other", {}) == 1
+            vault.sealed = False
+            wait_until(lambda: _answers(client, planted), 10, "it goes on")
+            log = "\n".join(str(line) for line in again.drain_log())
+        assert "KMSInvalidStateException" in log
+        assert planted not in log
+        assert TOKEN not in log
+
+
+def _answers(client, expected):
+    try:
+        return client.invoke_json("keeper", {}) == expected
+    except InitFailed:
+        return False
