@@ -390,7 +390,10 @@ class Catalog:
             return []
         if not self._guest_handles.left():
             most = self._settings.isolated_tenants_max
-            raise CatalogFull(f"function {function}: so many tenant ids are served already: isolated_tenants_max is {most}")
+            raise CatalogFull(
+                f"function {function}: so many tenant ids are served already: isolated_tenants_max is {most}",
+                retry_after_ms=1_000,
+            )
         handle = entry.guests[guest] = self._new_handle(self._guest_handles)
         self._by_handle[handle] = (known, entry)
         commands: list[Command] = []

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from scheduler.catalog import CatalogFull
 from scheduler.errors import BadRequest, NotFound
 from scheduler.functions import names
 from scheduler.functions.model import Tenancy
@@ -103,10 +104,24 @@ class Guests:
         check_guest(version, guest)
         if self._catalog.handle(version.name, version.version) is None:
             raise NotFound(f"Function not found: {version.display_name}: it is about to be there, or has just gone")
-        commands = self._catalog.admit(version.name, version.version, str(guest))
+        try:
+            commands = self._catalog.admit(version.name, version.version, str(guest))
+        except CatalogFull:
+            await self._make_room()
+            raise
         if not commands:  # it may have been about to be let go
             commands = self._catalog.name_guest(version.name, version.version, str(guest))
         await self._post(*commands)
+
+    async def _make_room(self) -> None:
+        """Those that had no sandbox when they were last looked at go at once: who comes again finds the room."""
+        gone = [guest for guest in self._catalog.guests() if guest[3] in self._idle and not self._alive(guest[3])]
+        commands: list[Command] = []
+        for function, version, guest, handle in gone:
+            self._idle.pop(handle)
+            commands += self._catalog.dismiss(function, version, guest)
+        if commands:
+            await self._post(*commands)
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -41,7 +41,7 @@ from scheduler.enginesettings import engine_config
 from scheduler.errors import NotFound, SchedulerError, Unavailable
 from scheduler.figures import events_of, scrape
 from scheduler.functions.layers import Layers
-from scheduler.functions.model import RuntimeClient
+from scheduler.functions.model import RuntimeClient, State
 from scheduler.functions.names import LATEST, Identity
 from scheduler.functions.names import parse as parse_name
 from scheduler.functions.packages import open_code_store
@@ -763,10 +763,12 @@ class Service:
             return await self.guests.invoke(wanted.function, wanted.payload, wanted.options, connection.tenant)
         event = read_event(call.params)
         version = self.registry.resolve(event.function)
-        check_guest(version, event.tenant_id)
         event.function = str(parse_name(event.function, self.identity))  # one spelling for all that it may be called by
         if connection.tenant not in (None, version.config.tenant):
             raise NotFound(f"Function not found: {event.function}")
+        check_guest(version, event.tenant_id)
+        if version.state is State.PENDING:
+            raise Unavailable(f"{version.display_name}: {version.state_reason or 'it is Pending'} Try again.")
         return [None, {"request_id": await self.events.accept(event)}]
 
     def _tenant_of(self, name: str) -> str | None:

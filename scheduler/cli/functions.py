@@ -174,6 +174,18 @@ def _described(function: FunctionDescription, show_env: bool = False) -> tuple[s
             ("tenant", function.tenant),
         ],
     )
+    levels = "/".join(filter(None, (function.application_log_level, function.system_log_level)))
+    branch(
+        "told and traced",
+        [
+            ("log", f"{function.log_group} ({function.log_format}{', ' + levels if levels else ''})"),
+            ("tracing", function.tracing),
+            ("recursive loop", function.recursive_loop),
+            ("SnapStart", function.snap_start if function.snap_start != "None" else ""),
+            ("tenant isolation", "each tenant id apart" if function.tenancy == "PER_TENANT" else ""),
+            ("dead letters", function.dead_letter_arn),
+        ],
+    )
     locked = function.raw.get("environment_error")
     if locked:
         branch("environment", [("locked", f"{locked['ErrorCode']}: {locked['Message']}")])

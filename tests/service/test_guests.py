@@ -67,6 +67,27 @@ def test_there_is_an_end_to_them():
     world.catalog.admit("f", "$LATEST", "three")
 
 
+async def test_who_is_idle_makes_room_for_who_comes():
+    world = World(isolated_tenants_max=2)
+    latest = spec(tenancy="PER_TENANT").latest
+    await world.guests._admit(latest, "one")
+    await world.guests._admit(latest, "two")
+    handles = world.handles()
+    world.busy.add(handles["two"])
+    world.take()
+    with pytest.raises(CatalogFull):
+        await world.guests._admit(latest, "three")
+    assert world.take() == [], "each may have been called just now"
+    await world.guests.sweep()
+    with pytest.raises(CatalogFull) as caught:
+        await world.guests._admit(latest, "three")
+    assert caught.value.retry_after_ms == 1_000
+    assert [removed.handle for removed in cores(world.take(), FunctionRemove)] == [handles["one"]]
+    world.catalog.freed(handles["one"])
+    await world.guests._admit(latest, "three")
+    assert set(world.handles()) == {"two", "three"}
+
+
 async def test_an_idle_one_loses_its_names_first_and_then_itself():
     world = World()
     world.catalog.admit("f", "$LATEST", "acme")
