@@ -11,7 +11,6 @@ them. The command edits the file while a service reads it: a new content takes t
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from scheduler.errors import SchedulerError
 from scheduler.keyring import Unsealable
 from scheduler.limits import TENANT_NAME_CHARS_MAX
+from scheduler.ownfile import one_writer, replace_file
 from scheduler.tokens import RIGHTS
 
 if TYPE_CHECKING:
@@ -156,38 +156,17 @@ class AccessKeys:
     @contextlib.contextmanager
     def _edit(self) -> Iterator[list[AccessKey]]:
         """The rows, to be changed; written where the block ends well. One editor at a time."""
-        directory = os.open(self._path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(directory, fcntl.LOCK_EX)
-            rows: list[AccessKey] = []
-            with contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
-                rows = list(_parse(self._path, os.fstat(file.fileno()), file.read(FILE_BYTES_MAX + 1)))
-            yield rows
-            self._write(rows)
-            os.fsync(directory)  # a key that was revoked stays so
+            with one_writer(self._path):
+                rows: list[AccessKey] = []
+                with contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
+                    rows = list(_parse(self._path, os.fstat(file.fileno()), file.read(FILE_BYTES_MAX + 1)))
+                yield rows
+                shown = [{key: value for key, value in asdict(row).items() if key != "secret"} for row in rows]
+                replace_file(self._path, json.dumps({"format": FORMAT, "keys": shown}, indent=1).encode())
         except OSError as error:
             raise AccessKeysBroken(f"access keys {self._path}: {error.strerror}") from None
-        finally:
-            os.close(directory)
         self.refresh()
-
-    def _write(self, rows: list[AccessKey]) -> None:
-        beside = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}")
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with open(fd, "wb") as file:
-                if self._path.exists() and os.geteuid() == 0:
-                    owner = self._path.stat()
-                    os.fchown(fd, owner.st_uid, owner.st_gid)
-                shown = [{key: value for key, value in asdict(row).items() if key != "secret"} for row in rows]
-                file.write(json.dumps({"format": FORMAT, "keys": shown}, indent=1).encode())
-                file.flush()
-                os.fsync(fd)
-            os.replace(beside, self._path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                beside.unlink()
-            raise
 
 
 def _context(key_id: str) -> dict[str, str]:

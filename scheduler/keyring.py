@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -26,9 +25,10 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from scheduler.errors import SchedulerError
+from scheduler.ownfile import one_writer, replace_file
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
 __all__ = ["Keyring", "KeyringBroken", "Unsealable"]
@@ -71,7 +71,7 @@ class Keyring:
     def open(cls, path: Path) -> Keyring:
         """The keyring at `path`, made where there is none. KeyringBroken: others may read it, or it is not one."""
         try:
-            with _turn(path):
+            with one_writer(path):
                 if not path.exists():
                     _write(path, [_fresh()])
                 return cls(path, _read(path))
@@ -118,7 +118,7 @@ class Keyring:
     def rotate(self) -> str:
         """A new key seals from now on; its id. What was sealed before still opens."""
         try:
-            with _turn(self._path):
+            with one_writer(self._path):
                 raw = _load(self._path)
                 if len(raw) >= KEYS_MAX:
                     raise KeyringBroken(f"keyring {self._path}: has {len(raw)} keys, which is the limit")
@@ -132,7 +132,7 @@ class Keyring:
         """Destroys those keys: what is still sealed under one of them opens no more. How many there were; the one that seals
         stays."""
         try:
-            with _turn(self._path):
+            with one_writer(self._path):
                 raw = _load(self._path)
                 kept = [row for row in raw[:-1] if row["id"] not in unused] + raw[-1:]
                 if len(kept) < len(raw):
@@ -179,40 +179,4 @@ def _read(path: Path) -> tuple[_Key, ...]:
 
 
 def _write(path: Path, keys: list[dict[str, Any]]) -> None:
-    """In one step, durable, and never readable by others."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(fd, "wb") as file:
-            if path.exists() and os.geteuid() == 0:
-                owner = path.stat()
-                os.fchown(fd, owner.st_uid, owner.st_gid)
-            file.write(json.dumps({"format": FORMAT, "keys": keys}, indent=1).encode())
-            file.flush()
-            os.fsync(fd)
-        os.replace(beside, path)
-        _sync(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise
-
-
-def _sync(path: Path) -> None:
-    """The name too."""
-    directory = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-@contextlib.contextmanager
-def _turn(path: Path) -> Iterator[None]:
-    """One writer at a time; the directory is locked, since the file is another one after each write."""
-    directory = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(directory)
+    replace_file(path, json.dumps({"format": FORMAT, "keys": keys}, indent=1).encode())

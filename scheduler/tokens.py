@@ -17,7 +17,6 @@ would; a password would need more.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -30,9 +29,10 @@ from typing import TYPE_CHECKING, Final
 
 from scheduler.errors import SchedulerError
 from scheduler.limits import TENANT_NAME_CHARS_MAX
+from scheduler.ownfile import one_writer, replace_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
     from typing import BinaryIO
 
@@ -226,53 +226,19 @@ def _without(text: str, at: int) -> str:
 def _edit(path: Path, change: Callable[[str, tuple[TokenRow, ...]], str], *, create: bool) -> None:
     path = path.absolute()
     try:
-        with _turn(path):
+        path = path.resolve()
+        with one_writer(path):
             try:
                 with path.open("rb") as file:
                     rows = rows_of(path, file)
                     file.seek(0)
-                    text, info = file.read().decode(), os.fstat(file.fileno())
+                    text = file.read().decode()
             except FileNotFoundError:
                 if not create:
                     raise
-                text, rows, info = "", (), None
+                text, rows = "", ()
             data = change(text, rows).encode()
             _parse(path, data)
-            _replace(path.resolve(), data, info)
+            replace_file(path, data)
     except OSError as error:
         raise TokenFileBroken(f"token file {error.filename or path}: {error.strerror}") from None
-
-
-@contextlib.contextmanager
-def _turn(path: Path) -> Iterator[None]:
-    """One editor at a time: the directory is locked, since the file itself is another one after each edit."""
-    directory = os.open(path.resolve().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(directory)
-
-
-def _replace(path: Path, data: bytes, old: os.stat_result | None) -> None:
-    """The new content in the old one's place, in one step and durable: whoever reads sees one or the other, whole."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(fd, "wb") as file:
-            if old is not None and (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
-                # root edits for the service's user, who must go on being able to read it.
-                os.fchown(fd, old.st_uid, old.st_gid)
-            file.write(data)
-            file.flush()
-            os.fsync(fd)
-        os.replace(beside, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
