@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "answer.h"
+#include "api.h"
 #include "pack.h"
 #include "reactor.h"
 #include "trace.h"
@@ -376,6 +377,9 @@ static void send_result(struct sched *sched, struct client *client, const struct
 static void journal_end(struct sched *sched, const struct function_info *info, const struct ticket *ticket, struct journal_record *record,
                         const struct journal_end *end) {
     const struct journal_rest rest = rest_of(info, ticket);
+    if (sched->apis > 0 && api_keep_report(sched, ticket, record, end, &rest)) {
+        return; /* it is written once its extensions are done: they count */
+    }
     if (rest.trace_bytes + rest.guest_bytes == 0) {
         journal_add(&sched->journal, info->journal, record, end, sizeof *end, rest.version, rest.version_bytes);
         return;

@@ -468,6 +468,7 @@ bool api_start(struct sched *sched, struct channel *channel, int listen_fd, cons
         api->launched[api->launched_count++] = name;
     }
     channel->api = api;
+    sched->apis++;
     return true;
 }
 
@@ -477,6 +478,7 @@ void api_stop(struct sched *sched, struct channel *channel) {
         return;
     }
     api->stopped = true;
+    api_write_report(sched, api, false);
     unwatch(sched, api->listen_fd);
     api->listen_fd = -1;
     for (uint32_t i = 0; i < API_CONNECTIONS_MAX; i++) {
@@ -527,6 +529,7 @@ void api_free(struct sched *sched, struct channel *channel) {
             destroy(sched, api->connections[i]);
         }
     }
+    sched->apis--;
     free(api->arn);
     free(api);
     channel->api = NULL;

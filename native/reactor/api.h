@@ -109,6 +109,11 @@ struct api {
     char error_type[API_ERROR_TYPE_BYTES_MAX]; /* of an answer that is an error */
     uint64_t dropped_records;               /* that the agent was too slow for */
     uint64_t dropped_bytes;
+    bool report_kept;                       /* of the call given last, which lingers */
+    struct journal_record report_head;
+    struct journal_end report_end;
+    size_t report_rest_bytes;
+    char report_rest[JOURNAL_REST_MAX];
     bool lingers;                           /* the call given last is answered, extensions are not done with it */
     bool ending;                            /* it was told to stop, and is given time for it */
     bool deaf;                              /* nobody is there any more to be given a call */
@@ -149,6 +154,9 @@ void api_free(struct sched *sched, struct channel *channel);
 uint32_t api_shutdown(struct sched *sched, struct channel *channel, enum core_why why);
 /* The agent says that an extension has ended. false: in words that are none. */
 bool api_extension_ended(struct sched *sched, struct channel *channel, const uint8_t *body, uint32_t bytes);
+/* The call is answered, and what its log says of its end waits: its extensions' time is part of it. false: it waits for nothing. */
+bool api_keep_report(struct sched *sched, const struct ticket *ticket, const struct journal_record *head, const struct journal_end *end,
+                     const struct journal_rest *rest);
 /* What the function (or an extension) wrote, for those that have subscribed. */
 void api_tell_log(struct sched *sched, struct channel *channel, bool extension, const uint8_t *at, size_t bytes);
 /* The agent says that the runtime has ended, while extensions live. false: in words that are none. What comes of it is done by

@@ -193,6 +193,47 @@ bool api_extensions_done(const struct api *api) {
     return true;
 }
 
+bool api_keep_report(struct sched *sched, const struct ticket *ticket, const struct journal_record *head, const struct journal_end *end,
+                     const struct journal_rest *rest) {
+    const struct channel *channel = channel_find(sched, head->sandbox);
+    const struct function_info *info = channel == NULL ? NULL : info_of(sched, channel->function);
+    struct api *api = channel == NULL ? NULL : channel->api;
+    if (api == NULL || info == NULL || api->stopped || !api->lingers || api->given_seq != ticket->seq || api->report_kept) {
+        return false;
+    }
+    api->report_kept = true;
+    api->report_head = *head;
+    api->report_end = *end;
+    api->report_rest_bytes = journal_rest_put(rest, api->report_rest);
+    if (head->kind == JOURNAL_CALL) { /* what extensions write meanwhile stands behind its beginning */
+        struct journal_record start = *head;
+        start.kind = JOURNAL_START;
+        api->report_head.kind = JOURNAL_END;
+        if (journal_shows(info->look, JOURNAL_START, CORE_OK)) {
+            journal_add(&sched->journal, info->journal, &start, api->report_rest, api->report_rest_bytes, NULL, 0);
+        }
+    }
+    return true;
+}
+
+void api_write_report(struct sched *sched, struct api *api, bool timeout) {
+    const struct function_info *info = info_of(sched, api->channel->function);
+    if (!api->report_kept) {
+        return;
+    }
+    api->report_kept = false;
+    if (info == NULL || info->journal == NULL) {
+        return;
+    }
+    api->report_end.run_ns = sched->now_ns > api->given_ns ? sched->now_ns - api->given_ns : 0;
+    if (timeout) {
+        api->report_head.outcome = CORE_TIMEOUT;
+        api->report_end.run_ns = (uint64_t)info->timeout_ms * 1000000ULL;
+    }
+    journal_add(&sched->journal, info->journal, &api->report_head, &api->report_end, sizeof api->report_end, api->report_rest,
+                api->report_rest_bytes);
+}
+
 void api_event_next(struct sched *sched, struct api_connection *connection) {
     struct api *api = connection->api;
     struct api_extension *extension = connection->extension;
@@ -214,6 +255,7 @@ void api_event_next(struct sched *sched, struct api_connection *connection) {
     api_settle(sched, api);
     if (api->lingers && api_extensions_done(api)) {
         api->lingers = false;
+        api_write_report(sched, api, false);
         api_tell_report(sched, api);
         channel_hand_back(sched, api->channel, api->given_seq);
     }
@@ -451,6 +493,7 @@ uint32_t api_shutdown(struct sched *sched, struct channel *channel, enum core_wh
         api_tell_done(sched, api, "timeout", NULL, 0);
         api_tell_report(sched, api);
     } else if (api->lingers) {
+        api_write_report(sched, api, why == CORE_WHY_TIMEOUT);
         api_tell_report(sched, api);
     }
     api->ending = true;

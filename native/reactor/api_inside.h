@@ -60,6 +60,8 @@ void api_extension_error(struct sched *sched, struct api_connection *connection,
 void api_extension_hung_up(struct api *api, const struct api_connection *connection);
 /* The runtime waits, or an extension does: if all do, the sandbox is ready. */
 void api_settle(struct sched *sched, struct api *api);
+/* The end of a call that lingered is written. timeout: its time was up. */
+void api_write_report(struct sched *sched, struct api *api, bool timeout);
 /* None is still at work on the call. */
 bool api_extensions_done(const struct api *api);
 /* Those that want to know of calls are told of this one; all of them wait. */

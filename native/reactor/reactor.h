@@ -315,6 +315,7 @@ struct sched {
     struct api_connection *dirty_api;
     struct api_connection *resuming_api; /* requests wait in their stash that may be looked at now */
     struct api *paused_apis;
+    uint32_t apis;              /* sandboxes that have one */
     struct api_connection *held_api; /* not read until their callers have read */
 
     struct ticket *tickets;

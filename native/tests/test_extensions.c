@@ -117,6 +117,57 @@ static void a_timeout_covers_extensions(void) {
     end_scene(&scene);
 }
 
+/* The duration of the call's END record, ns; 0: there is none. More than one is one too many. */
+static uint64_t logged_run_ns(const char *directory, uint8_t *outcome) {
+    static uint8_t bytes[1 << 16];
+    char path[300];
+    uint64_t run_ns = 0;
+    snprintf(path, sizeof path, "%s/hello.journal", directory);
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    SCHED_ASSERT(fd >= 0);
+    const ssize_t got = read(fd, bytes, sizeof bytes);
+    close(fd);
+    for (ssize_t at = 0; at + (ssize_t)sizeof(struct journal_record) <= got;) {
+        struct journal_record record;
+        memcpy(&record, bytes + at, sizeof record);
+        if (record.kind == JOURNAL_END || record.kind == JOURNAL_CALL) {
+            struct journal_end end;
+            SCHED_ASSERT(run_ns == 0);
+            memcpy(&end, bytes + at + sizeof record, sizeof end);
+            run_ns = end.run_ns;
+            *outcome = record.outcome;
+        }
+        at += record.size;
+    }
+    return run_ns;
+}
+
+static void the_report_counts_extensions_too(void) {
+    for (int timeout = 0; timeout < 2; timeout++) {
+        struct scene scene;
+        struct rig_options options = rig_options();
+        options.timeout_ms = timeout ? 30 : 3000;
+        options.config.stop_grace_ms = 1000;
+        snprintf(options.config.log_dir, sizeof options.config.log_dir, "/tmp/test-extensions-%d", (int)getpid());
+        begin_scene(&scene, &options);
+        char call[37], path[300];
+        id_of(scene.runtime, call);
+        post(&scene.rig, scene.runtime, call, "response", "", "1");
+        const struct timespec work = {.tv_nsec = 40 * 1000000};
+        nanosleep(&work, NULL);
+        turns(&scene.rig, NULL, 2);
+        if (!timeout) {
+            event_next(&scene.rig, scene.extension, scene.id);
+        }
+        end_scene(&scene); /* what was logged is on the disk after that */
+        uint8_t outcome = 0;
+        const uint64_t run_ns = logged_run_ns(options.config.log_dir, &outcome);
+        SCHED_ASSERT(timeout ? run_ns == 30 * 1000000ULL && outcome == CORE_TIMEOUT : run_ns >= 40 * 1000000ULL && outcome == CORE_OK);
+        snprintf(path, sizeof path, "%s/hello.journal", options.config.log_dir);
+        SCHED_ASSERT(unlink(path) == 0 && rmdir(options.config.log_dir) == 0);
+    }
+}
+
 static void the_end_is_told_with_time_for_it(void) {
     struct scene scene;
     struct rig_options options = rig_options();
@@ -491,6 +542,7 @@ static void records_that_nobody_takes_are_counted(void) {
 int main(void) {
     RUN(an_extension_hears_of_calls_and_is_waited_for);
     RUN(a_timeout_covers_extensions);
+    RUN(the_report_counts_extensions_too);
     RUN(the_end_is_told_with_time_for_it);
     RUN(the_runtimes_end_is_answered_at_once_and_extensions_have_time);
     RUN(a_runtime_that_ends_early_ends_its_sandbox);
