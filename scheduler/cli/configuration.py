@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from scheduler.client.model import FunctionDescription
 
 __all__ = ["COMPARED", "changes", "configuration_options", "print_rows", "read_environment"]
+
+ENV_FILE_CHARS_MAX: Final = 64 * 1024
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -45,7 +49,11 @@ OPTIONS: Final = (
     click.option("--timeout", "timeout_s", type=int, metavar="S", help="1 to 900 seconds; new functions get 3."),
     click.option("--ephemeral-storage", "ephemeral_storage_mb", type=int, metavar="MB", help="Size of /tmp, 512 to 10,240."),
     click.option(
-        "--env", "pairs", multiple=True, metavar="K=V", help="A variable of the environment; repeat it for more. Replaces all."
+        "--env",
+        "pairs",
+        multiple=True,
+        metavar="K=V",
+        help="A variable of the environment, or @FILE with lines of them; repeat it for more. Replaces all.",
     ),
     click.option("--no-env", is_flag=True, help="Take all variables of the environment away."),
     click.option(
@@ -149,20 +157,36 @@ def configuration_options(command: F) -> F:
 
 
 def read_environment(pairs: tuple[str, ...], none: bool) -> dict[str, str] | None:
-    """`K=V` pairs to a map; None: it stays as it is. UsageError names the pair that is none, or the key that comes twice."""
+    """`K=V` pairs, and those of the lines of files (`@FILE`), to a map; None: it stays as it is. UsageError names the pair that
+    is none, or the key that comes twice; never a value."""
     if none and pairs:
         raise click.UsageError("--env and --no-env exclude each other")
     if not pairs:
         return {} if none else None
     environment: dict[str, str] = {}
-    for pair in pairs:
+    for pair in (line for given in pairs for line in _lines(given)):
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise click.UsageError(f"--env {pair!r} is not KEY=VALUE")
+            raise click.UsageError(f"--env {pair[:16]!r}{'...' if pair[16:] else ''} is not KEY=VALUE")
         if key in environment:
-            raise click.UsageError(f"--env {key} is given twice: {environment[key]!r} and {value!r}")
+            raise click.UsageError(f"--env {key} is given twice")
         environment[key] = value
     return environment
+
+
+def _lines(given: str) -> list[str]:
+    """`@FILE`: its lines but for blank ones and comments; @- is stdin. Command lines are seen by all users of the machine."""
+    if not given.startswith("@") or "=" in given:
+        return [given]
+    try:
+        data = sys.stdin.read(ENV_FILE_CHARS_MAX + 1) if given == "@-" else Path(given[1:]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(
+            f"--env {given}: cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}"
+        ) from error
+    if len(data) > ENV_FILE_CHARS_MAX:
+        raise click.UsageError(f"--env {given}: has over {ENV_FILE_CHARS_MAX} characters")
+    return [line for line in data.splitlines() if line.strip() and not line.lstrip().startswith("#")]
 
 
 # What a summary compares: label, attribute, how it is shown.

@@ -171,6 +171,20 @@ def test_values_of_an_environment_are_shown_where_they_are_asked_for(scheduler, 
     assert json.loads(scheduler("describe", "hello", "--show-env", "--json").out)["environment"] == {"GREETING": "planted"}
 
 
+def test_variables_come_from_a_file_or_stdin_where_nobody_sees_them(scheduler, service, tmp_path):
+    path = tmp_path / "prod.env"
+    path.write_text("# of production\nA=1\n\nB=x=y\n")
+    assert scheduler("update", "hello", "--env", f"@{path}", "--env", "C=@3").code == 0
+    assert service.functions["hello"]["environment"] == {"A": "1", "B": "x=y", "C": "@3"}
+    assert scheduler("update", "hello", "--env", "@-", stdin="D=4\n").code == 0
+    assert service.functions["hello"]["environment"] == {"D": "4"}
+    assert "cannot be read" in scheduler("update", "hello", "--env", "@/nowhere").err
+    twice = scheduler("update", "hello", "--env", "A=planted", "--env", "A=planted2").err
+    assert "--env A is given twice" in twice
+    assert "planted" not in twice
+    assert "planted-value-is-lo" not in scheduler("update", "hello", "--env", "planted-value-is-long").err
+
+
 def test_variables_that_look_like_credentials_are_told_and_not_shown(scheduler, tmp_path):
     source = tmp_path / "hello.py"
     source.write_text("def handler(event, context):\n    return event\n")
