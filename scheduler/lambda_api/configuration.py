@@ -13,7 +13,7 @@ from typing import Final
 
 from scheduler.lambda_api.configured import REFUSED
 
-__all__ = ["ROWS", "Row", "render"]
+__all__ = ["BESIDE", "FOUND", "OURS", "ROWS", "TABLES", "Row", "render"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,88 @@ ROWS: Final[tuple[Row, ...]] = (
     _refused("AcceleratorConfig"),
 )  # fmt: skip
 
+# What other operations say of a function, by the names of their members.
+BESIDE: Final[tuple[Row, ...]] = (
+    Row("ReservedConcurrentExecutions", "reserved_concurrency",
+        "the core admits no more calls of the function, and keeps so many free",
+        ("tests/e2e/test_errors.py::test_throttled_by_reserved_concurrency",)),
+    Row("ProvisionedConcurrentExecutions", "",
+        "so many sandboxes of a version or alias are kept initialised; their init has 130 s",
+        ("tests/lambda_api/test_attached.py::test_provisioned_concurrency_from_request_to_ready_and_its_rules",
+         "tests/e2e/test_provisioned.py::test_sandboxes_are_there_before_the_first_call_and_further_calls_spill_over")),
+    Row("RoutingConfig.AdditionalVersionWeights", "", "the engine throws for each call by an alias",
+        ("tests/lambda_api/test_attached.py::test_calls_of_a_weighted_alias_are_thrown_for",)),
+    Row("MaximumRetryAttempts, MaximumEventAgeInSeconds", "", "kept and shown; events are tried as Lambda's defaults have it",
+        ("tests/lambda_api/test_attached.py::test_settings_of_events",)),
+    Row("DestinationConfig", "", "kept and shown; nothing is delivered there yet",
+        ("tests/lambda_api/test_attached.py::test_settings_of_events",)),
+    Row("AuthType, Cors, InvokeMode", "",
+        "of a function URL: who may come, from which pages, and whether answers come in pieces",
+        ("tests/lambda_api/test_attached.py::test_a_functions_url", "tests/lambda_api/test_urls.py::test_other_origins",
+         "tests/lambda_api/test_urls.py::test_a_response_stream")),
+    Row("CompatibleRuntimes, LicenseInfo", "", "of a layer: kept and shown, and lists are filtered by runtime",
+        ("tests/lambda_api/test_layers.py::test_versions_of_a_layer",)),
+    Row("CompatibleArchitectures", "", "of a layer: this machine's must be among them",
+        ("tests/lambda_api/test_layers.py::test_what_layers_cannot_be",)),
+    Row("AddPermission's members", "", "statements of a policy; principals are tenants, or everybody",
+        ("tests/lambda_api/test_attached.py::test_a_policy", "tests/lambda_api/test_urls.py::test_what_policies_allow")),
+    Row("X-Amz-Tenant-Id", "", "of a call: demanded by tenant-isolated functions, refused by all others",
+        (_TENANCY + "test_a_tenant_id_is_demanded_and_refused",)),
+    Row("X-Amzn-Trace-Id", "", "of a call: handed on, and counted against recursion",
+        (_TRACE + "test_a_passive_function_hands_on_what_callers_bring",
+         "tests/lambda_api/test_recursion.py::test_a_function_that_calls_itself_is_ended")),
+    Row("CapacityProvider, FunctionScalingConfig", "", "refused: managed instances are not part of this service",
+        ("tests/lambda_api/test_every_operation.py::test_what_is_not_here_says_so",), refused=True),
+    Row("CodeSigningConfig", "", "refused: code signing is not part of this service",
+        ("tests/lambda_api/test_every_operation.py::test_what_is_not_here_says_so",), refused=True),
+)  # fmt: skip
+
+# Keys of a deployment that Lambda has no member for.
+OURS: Final[tuple[Row, ...]] = (
+    Row("", "tenant", "whose accounts are charged; for the function's whole life",
+        ("tests/functions/test_registry.py::test_a_function_keeps_its_tenant",)),
+    Row("", "weight", "share of CPU time among the functions of a tenant, by the core's queues",
+        ("tests/sim/test_fairness.py::test_cpu_shares_follow_weights",)),
+    Row("", "queue_timeout_ms", "how long a call may wait to start; 0: it is refused at once",
+        ("tests/model/test_queue.py::test_a_queue_timeout_of_nothing_refuses_at_once_but_waits_for_a_start",)),
+    Row("", "network", "none, or outbound through the machine's router",
+        ("tests/e2e/test_network.py::test_a_function_with_a_network",)),
+    Row("", "snapshot", "auto: cold starts are restored from an image, where one can be made; off",
+        ("tests/e2e/test_snapshots.py::test_off_is_off",)),
+    Row("", "freeze", "on: a sandbox is stopped as a whole between calls",
+        ("tests/e2e/test_freeze.py::test_a_function_stands_still_between_calls_and_loses_none",)),
+    Row("", "runtime_client", "Python's bootstrap: the service's own, or AWS's client of the Runtime API",
+        ("tests/service/test_orders.py::test_aws_client_for_python",)),
+    Row("", "secrets", "secrets that its sandboxes may ask for, by name",
+        ("tests/targets/test_doors.py::test_what_is_granted",)),
+    Row("", "keys", "keys that its sandboxes may use", ("tests/targets/test_doors.py::test_what_is_granted",)),
+)  # fmt: skip
+
+# What a sandbox finds, as far as it is configuration too.
+FOUND: Final[tuple[Row, ...]] = (
+    Row("init, on demand", "", "10 s (`init_timeout_ms`); then once more, within the call's own time",
+        ("tests/e2e/test_init.py::test_an_init_over_the_limit_may_take_the_call_s_own_time",)),
+    Row("init, provisioned or SnapStart", "", "130 s, or the function's timeout where that is longer",
+        ("tests/service/test_templates.py::test_an_order_may_allow_a_longer_init",)),
+    Row("descriptors, core files, locked memory", "", "1,024; none; 64 KB",
+        ("tests/security/test_escape.py::test_own_limits_cannot_be_seen_as_files_to_change",)),
+    Row("processes and threads", "", "1,024 together", ("tests/security/test_escape.py::test_fork_bomb_is_bounded_and_ends",)),
+    Row("environment", "", "Lambda's reserved variables over the function's own over those that Lambda lets be set",
+        ("tests/service/test_orders.py::test_start_is_whole_and_each_has_a_log_stream_of_its_own",
+         "tests/service/test_orders.py::test_a_program_is_told_all_that_lambda_tells_it")),
+    Row("AWS_LAMBDA_LOG_FORMAT, AWS_LAMBDA_LOG_LEVEL", "", "of LoggingConfig, where the format is JSON",
+        (_LOG + "test_json_lines_of_the_platform_and_of_the_function",)),
+    Row("AWS_LAMBDA_INITIALIZATION_TYPE", "", "on-demand, provisioned-concurrency or snap-start",
+        (_SNAP + "test_a_version_is_pending_until_its_image_is_made",
+         "tests/service/test_orders.py::test_one_made_ahead_of_calls_is_told_so_and_no_value_is_changed")),
+    Row("AWS_LAMBDA_EXEC_WRAPPER", "", "executed, with the runtime's program behind it",
+        ("tests/sandboxes/test_programs.py::test_a_wrapper_is_executed_with_the_program_behind_it",)),
+    Row("_X_AMZN_TRACE_ID", "", "see [tracing.md](tracing.md)",
+        (_TRACE + "test_an_active_function_makes_a_trace_and_goes_on_with_the_callers",)),
+    Row("/opt/extensions", "",
+        "started beside the runtime", ("tests/e2e/test_extensions.py::test_an_extension_from_its_registration_to_the_end",)),
+)  # fmt: skip
+
 HEAD = """# Configuration of functions, field by field
 
 Each field of Lambda's function configuration is honoured here, or refused by name when a function is made or changed: none is
@@ -139,13 +221,25 @@ is there.
 """
 
 
+TABLES: Final = {
+    "FunctionConfiguration": ROWS,
+    "Beside it": BESIDE,
+    "Keys of this service's own": OURS,
+    "What a sandbox finds": FOUND,
+}
+
+
 def render() -> str:
     """The page."""
-    lines = [HEAD, "| member | key | here | tested by |", "|---|---|---|---|"]
-    for row in ROWS:
-        tests = "<br>".join(f"`{test}`" for test in row.tests)
-        lines.append(f"| `{row.member}` | {f'`{row.key}`' if row.key else ''} | {row.how} | {tests} |")
-    return "\n".join(lines) + "\n"
+    lines = [HEAD]
+    for title, rows in TABLES.items():
+        lines += [f"## {title}", "", "| member | key | here | tested by |", "|---|---|---|---|"]
+        for row in rows:
+            member, key = (f"`{text}`" if text else "" for text in (row.member, row.key))
+            tests = "<br>".join(f"`{test}`" for test in row.tests)
+            lines.append(f"| {member} | {key} | {row.how} | {tests} |")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 import botocore.session
 import pytest
 
-from scheduler.functions.model import RESERVED_ENVIRONMENT
+from scheduler.functions.model import FIELDS, RESERVED_ENVIRONMENT
 from scheduler.lambda_api import configuration
 from scheduler.lambda_api.configured import REFUSED
 from tests.e2e.serving import RUNTIME
@@ -69,12 +69,22 @@ def test_the_page_is_current():
     )
 
 
-@pytest.mark.parametrize("row", configuration.ROWS, ids=lambda row: row.member)
+def test_each_key_of_a_deployment_has_a_row():
+    keys = [row.key for rows in configuration.TABLES.values() for row in rows if row.key]
+    assert set(keys) >= {field.name for field in FIELDS}
+    assert len(set(keys)) == len(keys), "a key stands twice"
+
+
+@pytest.mark.parametrize(
+    "row", [row for rows in configuration.TABLES.values() for row in rows], ids=lambda row: row.member or row.key
+)
 def test_the_test_of_each_row_is_there(row):
     assert row.tests
     for test in row.tests:
         path, name = test.split("::")
         assert re.search(rf"^(?:async )?def {name}\(", (ROOT / path).read_text(), re.MULTILINE), f"{path} has no {name}"
+    if row not in configuration.ROWS:
+        return
     top = row.member.rpartition(".")[2] if row.member.startswith("Code.") else row.member.partition(".")[0]
     assert (top in REFUSED and row.refused) or top in {"S3Bucket", "S3Key", "S3ObjectVersion"} or not row.refused
 
