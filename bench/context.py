@@ -7,7 +7,7 @@ import statistics
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench import programs
 from bench.service import Service, serving
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from bench.rows import Row
 
-__all__ = ["NOISE", "Context", "Question", "noise_of", "ratio_of_medians", "warm_up"]
+__all__ = ["NOISE", "Context", "Question", "in_turns", "noise_of", "ratio_of_medians", "warm_up"]
 
+T = TypeVar("T")
 NOISE = 1.3  # two separate runs that differ by less are the same
 
 
@@ -87,6 +88,11 @@ def warm_up(
 
 def ratio_of_medians(ours: Sequence[float], floor: Sequence[float]) -> float:
     return statistics.median(ours) / statistics.median(floor)
+
+
+def in_turns(turn: int, *sides: T) -> Sequence[T]:
+    """What is compared, in the order of this turn: each comes first as often as last, so that a drift is nobody's."""
+    return sides if turn % 2 == 0 else sides[::-1]
 
 
 def noise_of(values: Sequence[float]) -> float:

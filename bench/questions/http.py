@@ -7,7 +7,7 @@ import urllib.request
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bench.context import Question, ratio_of_medians, warm_up
+from bench.context import Question, in_turns, ratio_of_medians, warm_up
 from bench.peers import ABSENT, PEERS, Missing, installed
 from bench.programs import load, stream
 from bench.rows import Row, Spread, at_least, at_most, info, unmeasured
@@ -83,8 +83,7 @@ def _contest(ctx: Context) -> list[Row]:
         http_load(ours.port, ours.request(ctx.work, "echo", payload), expect=payload, connections=CONNECTIONS, duration_ms=700)
         _same_json(floor, "/", payload.read_bytes())
         for turn in range(ctx.pick(6, 2)):
-            both = [("front", floor, "/"), ("ours", ours.port, invoke_path("echo"))]
-            for name, port, path in both if turn % 2 == 0 else reversed(both):
+            for name, port, path in in_turns(turn, ("front", floor, "/"), ("ours", ours.port, invoke_path("echo"))):
                 contest.measure(name, port, path, CONNECTIONS)
             for peer, here in peers.items():
                 if isinstance(here, str) or peer.name in broken:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 from typing import TYPE_CHECKING
 
-from bench.context import Question, noise_of, ratio_of_medians
+from bench.context import Question, in_turns, noise_of, ratio_of_medians
 from bench.rows import Row, Spread, at_least, at_most
 from bench.web import held, http_load, serving
 
@@ -44,15 +44,15 @@ def run(ctx: Context) -> list[Row]:
 
         empty = ours.service.rss_kb() / 1024
         for turn in range(ctx.pick(5, 2)):
-            if turn % 2 == 0:
-                without.append(p99())
-            with held(ours.port, what, wanted) as end:
-                beside.append(p99())
-                memory.append(ours.service.rss_kb() / 1024)
-                grown.append((memory[-1] - empty) * 1024 / wanted)
-            lost = max(lost, end["cut"] + end["refused"])
-            if turn % 2 == 1:
-                without.append(p99())
+            for side in in_turns(turn, "without", "beside"):
+                if side == "without":
+                    without.append(p99())
+                    continue
+                with held(ours.port, what, wanted) as end:
+                    beside.append(p99())
+                    memory.append(ours.service.rss_kb() / 1024)
+                    grown.append((memory[-1] - empty) * 1024 / wanted)
+                lost = max(lost, end["cut"] + end["refused"])
             ctx.say(
                 f"p99 {without[-1]:.1f} µs, beside {wanted} connections {beside[-1]:.1f} µs; "
                 f"RSS {memory[-1]:.1f} MB, {lost} lost"

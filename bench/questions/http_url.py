@@ -6,7 +6,7 @@ import json
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
-from bench.context import Question, ratio_of_medians, warm_up
+from bench.context import Question, in_turns, ratio_of_medians, warm_up
 from bench.rows import Row, Spread, at_least, at_most
 from bench.web import HttpService, http_load, request, serving
 
@@ -69,8 +69,7 @@ def _many(ctx: Context) -> Row:
         found: dict[str, list[dict[str, Any]]] = {"url": [], "invoke": []}
         http_load(ours.port, invoke, connections=CONNECTIONS, duration_ms=700)
         for turn in range(ctx.pick(6, 2)):
-            both = [("url", url), ("invoke", invoke)]
-            for name, what in both if turn % 2 == 0 else reversed(both):
+            for name, what in in_turns(turn, ("url", url), ("invoke", invoke)):
                 found[name].append(http_load(ours.port, what, connections=CONNECTIONS, duration_ms=1000))
     rates = {name: [done["per_s"] for done in turns] for name, turns in found.items()}
     return at_least(

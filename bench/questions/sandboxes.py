@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from bench import processes
-from bench.context import Question, warm_up
+from bench.context import Question, in_turns, warm_up
 from bench.programs import load, stream
 from bench.rows import Row, Spread, at_least, at_most, info
 from scheduler.errors import SandboxDied
@@ -186,7 +186,7 @@ def _thousand(ctx: Context) -> list[Row]:
         high_kb, high_rss_kb = _pss_kb(full), full.rss_kb()
         pairs = []
         for turn in range(PAIRS):  # who comes first finds a colder machine: each does in turn
-            order = (full, empty) if turn % 2 == 0 else (empty, full)
+            order = in_turns(turn, full, empty)
             took = {service.pid: _us_per_call(ctx, service) for service in order}
             pairs.append((took[full.pid], took[empty.pid]))
     each_mb = (high_kb - low_kb) / max(1, held) / 1024
