@@ -65,6 +65,8 @@ void api_stop_responding(struct sched *sched, struct api_connection *connection)
 
 void api_drop_body(struct api_connection *connection) {
     block_release(connection->body);
+    connection->api->bodies_bytes -= connection->body_counted;
+    connection->body_counted = 0;
     free(connection->trailers);
     connection->body = NULL;
     connection->trailers = NULL;
@@ -494,6 +496,7 @@ void api_stop(struct sched *sched, struct channel *channel) {
 void api_hear_out(struct sched *sched, struct channel *channel) {
     struct api *api = channel->api;
     api->deaf = true;
+    api_accept(sched, channel_index(channel)); /* its last word may be on a connection of its own */
     for (uint32_t i = 0; i < API_CONNECTIONS_MAX; i++) {
         for (int reads = 0; reads < LAST_READS_MAX; reads++) {
             struct api_connection *connection = api->connections[i];

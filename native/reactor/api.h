@@ -15,6 +15,7 @@ enum {
     API_HEAD_ROOM_BYTES_MAX = 2 << 20,      /* beginnings of requests, of all connections of a sandbox together */
     API_INIT_ERROR_BYTES_MAX = 256 << 10,
     API_STREAM_BYTES_MAX = 200 << 20,       /* of an answer that is streamed to its caller: Lambda's */
+    API_BODIES_BYTES_MAX = 1 << 20,         /* of requests other than the answer to the running call, all connections together */
     API_DISCARD_BYTES_MAX = 64 << 20,       /* of a body that nobody wants; then the connection is closed */
     API_UNREAD_BYTES_MAX = 64 << 10,        /* answers it leaves unread before it is no longer read */
     API_BURST = 4096,                       /* requests that bring no call on: so many at once, */
@@ -78,6 +79,7 @@ struct api_connection {
     uint32_t body_bytes;
     uint32_t sent_bytes;                    /* streams: so many have gone on */
     uint32_t body_max;
+    uint32_t body_counted;                  /* of it in bodies_bytes */
     uint8_t *trailers;
     uint32_t trailers_bytes;
     uint32_t refused;                       /* status, 0: not */
@@ -132,6 +134,7 @@ struct api {
     uint8_t id[16];
     uint64_t valid_until_ns[CORE_AHEAD_MAX]; /* of calls held, by seq */
     uint64_t stash_bytes;                   /* of all connections */
+    uint64_t bodies_bytes;                  /* of all connections, the answer's apart */
     uint32_t credit;
     uint64_t credit_ns;
     char *arn;                              /* NUL-separated strings of SANDBOX_START: see engine.h */

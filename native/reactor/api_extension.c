@@ -490,7 +490,7 @@ uint32_t api_shutdown(struct sched *sched, struct channel *channel, enum core_wh
     }
     const uint32_t budget_ms = external ? API_STOP_EXTERNAL_MS : API_STOP_INTERNAL_MS;
     if (api->state == API_RUNNING || (api->state == API_RESPONDING && !api->lingers)) {
-        api_tell_done(sched, api, "timeout", NULL, 0);
+        api_tell_done(sched, api, api->runtime_told ? "failure" : "timeout", api->runtime_told ? "Runtime.ExitError" : NULL, 0);
         api_tell_report(sched, api);
     } else if (api->lingers) {
         api_write_report(sched, api, why == CORE_WHY_TIMEOUT);

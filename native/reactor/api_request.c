@@ -307,6 +307,10 @@ static bool add(struct sched *sched, struct api_connection *connection, const ui
     }
     const uint32_t wanted = connection->body_bytes + bytes;
     struct block *body = connection->body;
+    if (!connection->responds && connection->api->bodies_bytes > API_BODIES_BYTES_MAX) {
+        too_large(sched, connection);
+        return true;
+    }
     if (body == NULL) {
         const uint64_t known = connection->head.chunked ? 4096 : connection->head.length;
         body = block_new(known > wanted ? (uint32_t)known : wanted, &sched->payload_bytes);
@@ -318,6 +322,10 @@ static bool add(struct sched *sched, struct api_connection *connection, const ui
         api_hang_up(sched, connection);
         return false;
     }
+    if (!connection->responds) {
+        connection->api->bodies_bytes += body->capacity - connection->body_counted;
+        connection->body_counted = body->capacity;
+    }
     memcpy(body->data + connection->body_bytes, at, bytes);
     connection->body = body;
     connection->body_bytes = wanted;
@@ -325,6 +333,9 @@ static bool add(struct sched *sched, struct api_connection *connection, const ui
 }
 
 static bool add_trailer(struct sched *sched, struct api_connection *connection, struct api_slice piece) {
+    if (!connection->responds) {
+        return true; /* nobody asks for them */
+    }
     uint8_t *grown = realloc(connection->trailers, connection->trailers_bytes + piece.size);
     if (grown == NULL) {
         api_hang_up(sched, connection);

@@ -367,6 +367,34 @@ static void a_flood_is_read_slowly_and_connections_are_counted(void) {
     rig_free(&rig);
 }
 
+/* Bodies that nobody waits for are not kept beyond a bound, however many connections bring them. */
+static void many_bodies_at_once_are_refused(void) {
+    struct rig rig;
+    const struct rig_options options = rig_options();
+    struct peer *first = begun(&rig, &options);
+    struct peer *peers[12];
+    static char text[API_INIT_ERROR_BYTES_MAX];
+    memset(text, 'x', sizeof text - 1);
+    unsigned refused = 0;
+    for (int i = 0; i < 12; i++) {
+        peers[i] = peer_new(&rig.sandboxes[0]);
+        turns(&rig, NULL, 2);
+        ask(&rig, peers[i], "POST /2018-06-01/runtime/init/error HTTP/1.1\r\nContent-Length: 262144\r\n\r\n");
+        send_all(&rig, peers[i], text, 200000);
+        SCHED_ASSERT(rig.sched->payload_bytes <= (3 << 19));
+    }
+    for (int i = 11; i >= 4; i--) { /* those that came last */
+        send_all(&rig, peers[i], text, 62144);
+        refused += heard(peers[i], "413 Request Entity Too Large");
+    }
+    SCHED_ASSERT(refused == 7 && rig.events[SCHED_EV_INIT_FAILED] == 1); /* the first that is whole ends it */
+    for (int i = 0; i < 12; i++) {
+        peer_free(peers[i]);
+    }
+    peer_free(first);
+    rig_free(&rig);
+}
+
 static void what_is_no_http_ends_the_connection(void) {
     static const char *const texts[] = {"hello\r\n\r\n", "GET / HTTP/2.0\r\n\r\n", "GET /2018-06-01/ping HTTP/1.1\n\n",
                                         "POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -517,6 +545,7 @@ int main(void) {
     RUN(messagepack_events_come_as_json);
     RUN(frames_of_the_channel_are_out_of_order);
     RUN(a_flood_is_read_slowly_and_connections_are_counted);
+    RUN(many_bodies_at_once_are_refused);
     RUN(what_is_no_http_ends_the_connection);
     RUN(an_answer_reaches_its_caller_in_pieces);
     RUN(a_stream_may_end_with_an_error);

@@ -539,7 +539,42 @@ static void records_that_nobody_takes_are_counted(void) {
     rig_free(&rig);
 }
 
+/* One that hangs holds the init up, and its limit ends that. */
+static void an_extension_that_never_asks_is_an_init_that_takes_too_long(void) {
+    struct rig rig;
+    struct rig_options options = rig_options();
+    options.config.core.init_timeout_ns = 30 * 1000000ULL;
+    options.timeout_ms = 60; /* the second attempt has the call's own time */
+    rig_init_from(&rig, &options);
+    rig.api = "probe,";
+    rig_invoke(&rig, 1, "1", 1);
+    for (uint32_t attempt = 0; attempt < 2; attempt++) {
+        struct rig_sandbox *sandbox = rig_started_sandbox(&rig);
+        rig_turn(&rig);
+        struct peer *runtime = peer_new(sandbox), *probe = peer_new(sandbox);
+        turns(&rig, NULL, 2);
+        char id[37] = "";
+        enroll(&rig, probe, "probe", "\"INVOKE\"", id);
+        SCHED_ASSERT(heard(probe, "200 OK"));
+        ask(&rig, runtime, NEXT);
+        const uint64_t handle = sandbox->handle;
+        const struct timespec some = {.tv_nsec = 5 * 1000000};
+        for (int i = 0; i < 100 && rig.events[SCHED_EV_KILLED] == attempt; i++) {
+            nanosleep(&some, NULL);
+            turns(&rig, NULL, 1);
+        }
+        SCHED_ASSERT(rig.events[SCHED_EV_KILLED] == attempt + 1 && rig.events[SCHED_EV_READY] == 0);
+        rig_reaped(&rig, handle, CORE_CAUSE_KILLED, 9);
+        turns(&rig, NULL, 2);
+        peer_free(probe);
+        peer_free(runtime);
+    }
+    SCHED_ASSERT(rig_heard(&rig, "InitFailed") || rig_heard(&rig, "Timeout"));
+    rig_free(&rig);
+}
+
 int main(void) {
+    RUN(an_extension_that_never_asks_is_an_init_that_takes_too_long);
     RUN(an_extension_hears_of_calls_and_is_waited_for);
     RUN(a_timeout_covers_extensions);
     RUN(the_report_counts_extensions_too);
