@@ -86,7 +86,7 @@ ROWS: Final[tuple[Row, ...]] = (
          "tests/e2e/test_secrets.py::test_an_environment_is_nowhere_in_the_state")),
     Row("KMSKeyArn", "kms_key_arn",
         "wraps the data key of the environment: a key of this service's KMS endpoint, or of the KMS that the settings name",
-        ("tests/lambda_api/test_every_operation.py::test_good_and_bad_calls",)),
+        ("tests/targets/test_kms.py::test_a_functions_environment_under_a_key_of_its_own",)),
     Row("TracingConfig.Mode", "tracing",
         "Active: calls are segments of a trace, the first of each second and one in twenty others sampled, told in the log and "
         "to `otlp_endpoint`; PassThrough: what callers bring is handed on",
