@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.e2e.serving import RUNTIME, wait_until
+from tests.e2e.serving import RUNTIME, Served, public_directory, wait_until
 from tests.lambda_api.client import ROLE, package, refusal
 from tests.lambda_api.raw_http import Connection, invoke
 
@@ -81,3 +81,30 @@ def test_an_event_of_an_endless_chain_is_dropped(served, loop):
     with served.client() as client:
         dropped = {"recursive_invocation": 1}
         wait_until(lambda: client.get(loop).raw["events"]["dropped"] == dropped, 5, "it is dropped, with its reason")
+
+
+ITSELF = """
+import json, os, urllib.error, urllib.request
+def handler(event, context):
+    url = f"http://127.0.0.1:{event['port']}/2015-03-31/functions/{context.function_name}/invocations"
+    body = json.dumps({**event, "depth": event["depth"] + 1}).encode()
+    request = urllib.request.Request(url, body, {"X-Amzn-Trace-Id": os.environ["_X_AMZN_TRACE_ID"]})
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return [event["depth"], error.code, error.headers["x-amzn-ErrorType"]]
+"""
+
+
+def test_a_function_that_really_calls_itself():
+    """Without namespaces it reaches the service; it sends the header on as AWS's SDKs do."""
+    with (
+        public_directory() as directory,
+        Served(directory / "state", isolation="process", http="127.0.0.1:0", http_auth="none", shells_ahead=4) as service,
+    ):
+        service.deploy("itself", ITSELF, tracing="Active", timeout_s=60)
+        with service.client() as client:
+            answer = client.invoke("itself", {"port": service.http_port, "depth": 0}).payload
+        assert answer == [15, 400, "RecursiveInvocationException"], "the sixteenth call may not make a seventeenth"
