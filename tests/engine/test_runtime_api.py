@@ -7,6 +7,7 @@ The engine is the real one, turned by hand; the runtime is a client on loopback 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import socket
@@ -89,7 +90,7 @@ class Connection:
 class Stage:
     """An engine with one function, one sandbox with a Runtime API, and a client."""
 
-    def __init__(self):
+    def __init__(self, extensions=()):
         self.engine = Engine(CONFIG)
         ours, self.client = socket.socketpair()
         self.client.setblocking(False)
@@ -120,7 +121,7 @@ class Stage:
         os.ftruncate(progress, 32_768)
         fcntl.fcntl(progress, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         fds = (channel.detach(), -1, progress, -1, -1, -1, listener.detach())
-        api = RuntimeApi(ARN, "app.handler", "000000000000")
+        api = RuntimeApi(ARN, "app.handler", "000000000000", extensions)
         self.post(sandbox_start(need.sandbox, start=b"start", tier=Tier.SHELL, fds=fds, api=api))
         self.turn()
 
@@ -146,9 +147,11 @@ class Stage:
 
 
 class RuntimeMachine(RuleBasedStateMachine):
+    EXTENSIONS = ()
+
     @initialize()
     def begin(self):
-        self.stage = Stage()
+        self.stage = Stage(self.EXTENSIONS)
         self.connections = [Connection(self.stage.address) for _ in range(CONNECTIONS)]
         self.msgid = 0
         self.queued = []  # calls that wait, oldest first: msgid
@@ -168,7 +171,7 @@ class RuntimeMachine(RuleBasedStateMachine):
 
     def give(self):
         """The oldest call goes to the `next` that waits."""
-        if self.waiting is None or not self.queued:
+        if self.waiting is None or not self.queued or not self.extension_waits():
             return
         connection, self.waiting = self.waiting, None
         msgid = self.queued.pop(0)
@@ -180,6 +183,13 @@ class RuntimeMachine(RuleBasedStateMachine):
         assert int(answer.headers["lambda-runtime-deadline-ms"]) > 1_700_000_000_000
         self.current = (msgid, answer.headers["lambda-runtime-aws-request-id"])
         self.state = "running"
+        self.extension_hears()
+
+    def extension_waits(self):
+        return True
+
+    def extension_hears(self):
+        pass
 
     def say(self, connection, data):
         connection.socket.setblocking(True)
@@ -233,7 +243,8 @@ class RuntimeMachine(RuleBasedStateMachine):
             self.old = self.current[1] if self.current else self.old
             self.current = None
             self.state = "waiting"
-            assert sum(isinstance(event, Ready) for event in self.stage.events) == 1
+            if self.extension_waits():
+                assert sum(isinstance(event, Ready) for event in self.stage.events) == 1
             self.give()
         else:
             self.hear(connection, 403, "InvalidStateTransition")
@@ -278,7 +289,7 @@ class RuntimeMachine(RuleBasedStateMachine):
         if refusal is None:
             self.hear(connection, 202)
             self.state = "answered"
-            payload = body if good else b'{"errorType":"Runtime.Thing","errorMessage":""}'
+            payload = body if good else b'{"errorMessage":"","errorType":"Runtime.Thing"}'
             self.expected[self.current[0]] = ("FunctionError", payload)
         else:
             self.hear(connection, *refusal)
@@ -353,9 +364,11 @@ class RuntimeMachine(RuleBasedStateMachine):
         connection = self.connections[which]
         if connection is self.waiting:
             self.waiting = None
-            self.state = "answered"
+            ready = any(isinstance(event, Ready) for event in self.stage.events)
+            self.state = "answered" if ready else "started"
         self.replace(connection)
 
+    @precondition(lambda self: self.state not in ("started", "waiting") or self.extension_waits())
     @precondition(lambda self: self.state != "started")
     @rule(which=st.integers(0, 1))
     def init_error_out_of_order(self, which):
@@ -383,8 +396,83 @@ class RuntimeMachine(RuleBasedStateMachine):
 
 
 TestRuntimeMachine = RuntimeMachine.TestCase
-TestRuntimeMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None, derandomize=True)
+TestRuntimeMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None, derandomize=True)
 TestRuntimeMachine.pytestmark = [pytest.mark.slow]
+
+
+class ExtensionMachine(RuntimeMachine):
+    """The same beside an extension, whose pace is its own: a call is given once both wait, and both hear of it."""
+
+    EXTENSIONS = ("probe",)
+
+    @initialize()
+    def begin(self):
+        super().begin()
+        self.extension = Connection(self.stage.address)
+        self.other = Connection(self.stage.address)
+        self.extension_state = "registered"
+        body = b'{"events":["INVOKE","SHUTDOWN"]}'
+        headers = ["Lambda-Extension-Name: probe"]
+        self.say(self.extension, self.request("POST", "/2020-01-01/extension/register", body, headers))
+        answer = self.hear(self.extension, 200)
+        self.identifier = answer.headers["lambda-extension-identifier"]
+
+    def teardown(self):
+        if hasattr(self, "extension"):
+            self.extension.socket.close()
+            self.other.socket.close()
+        super().teardown()
+
+    def extension_waits(self):
+        return self.extension_state == "waiting"
+
+    def extension_hears(self):
+        (answer,) = self.extension.answers()
+        event = json.loads(answer.body)
+        assert answer.status == 200
+        assert (event["eventType"], event["requestId"], event["invokedFunctionArn"]) == ("INVOKE", self.current[1], ARN)
+        self.extension_state = "running"
+
+    def event_next(self, connection):
+        path = "/2020-01-01/extension/event/next"
+        self.say(connection, self.request("GET", path, headers=[f"Lambda-Extension-Identifier: {self.identifier}"]))
+
+    @precondition(lambda self: self.extension_state != "waiting")
+    @rule()
+    def extension_is_done(self):
+        self.event_next(self.extension)
+        self.extension_state = "waiting"
+        self.give()
+
+    @precondition(lambda self: self.extension_state == "waiting")
+    @rule()
+    def extension_asks_twice(self):
+        self.event_next(self.other)
+        self.hear(self.other, 403, "Extension.InvalidExtensionState")
+
+    @rule()
+    def extension_is_nobody(self):
+        self.say(self.other, self.request("GET", "/2020-01-01/extension/event/next"))
+        self.hear(self.other, 403, "Extension.MissingHeader")
+
+    @precondition(lambda self: self.extension_state == "waiting")
+    @rule()
+    def extension_hangs_up(self):
+        self.extension.socket.close()
+        self.extension = Connection(self.stage.address)
+        self.stage.turn()
+        self.extension_state = "running"
+
+    @invariant()
+    def it_hears_of_nothing_else(self):
+        if hasattr(self, "extension"):
+            assert not self.extension.answers()
+            assert not self.other.answers()
+
+
+TestExtensionMachine = ExtensionMachine.TestCase
+TestExtensionMachine.settings = TestRuntimeMachine.settings
+TestExtensionMachine.pytestmark = [pytest.mark.slow]
 
 
 @pytest.fixture
