@@ -8,11 +8,15 @@ import re
 
 import pytest
 
-from tests.e2e.serving import RUNTIME, Served, wait_until
+from tests.e2e.serving import ISOLATION, RUNTIME, Served, wait_until
 from tests.lambda_api.client import ROLE, package, refusal, run
 from tests.lambda_api.raw_http import Connection, invoke
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.skipif(ISOLATION == "process", reason="bare processes have no images"),
+]
 
 # Its init takes as long as its description says: only then can it be seen to be pending.
 SLOW = """
