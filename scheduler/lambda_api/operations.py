@@ -73,8 +73,8 @@ SIGNING = "code signing is not part of this service"
 OPERATIONS: Final[tuple[Operation, ...]] = (
     # ---- functions ----
     Operation("CreateFunction", "POST", FN, 201, P, D, inputs.CREATE_FUNCTION,
-              "zip packages only; VpcConfig, FileSystemConfigs, CodeSigningConfigArn, CapacityProviderConfig, DurableConfig "
-              "and TenancyConfig are refused"),
+              "zip packages only; VpcConfig, FileSystemConfigs, CodeSigningConfigArn, CapacityProviderConfig and DurableConfig "
+              "are refused; [field by field](configuration.md)"),
     Operation("GetFunction", "GET", ONE, 200, F, READ, inputs.GET_FUNCTION),
     Operation("GetFunctionConfiguration", "GET", ONE + "/configuration", 200, F, READ, inputs.GET_FUNCTION),
     Operation("ListFunctions", "GET", FN, 200, P, READ, inputs.LIST_FUNCTIONS, "MasterRegion must be ALL or this region"),
