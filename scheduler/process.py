@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["hidden_from_others", "raise_descriptor_limit"]
 
-DESCRIPTORS_OF_A_SANDBOX = 8  # of one that executes programs: with the listener of its API and a connection there
+DESCRIPTORS_OF_A_SANDBOX = 10  # of one that executes programs: with the listener of its API and three connections there
 DESCRIPTORS_OF_A_TLS_CLIENT = 3  # its own, and both ends of the pair to the engine
-DESCRIPTORS_SPARE = 1024  # half of it for connections from inside sandboxes
+DESCRIPTORS_SPARE = 1536  # a third each for further connections to sandboxes' APIs, for their doors, for all else
 
 
 def raise_descriptor_limit(settings: Settings, log: Log) -> None:

@@ -96,6 +96,10 @@ void api_hang_up(struct sched *sched, struct api_connection *connection) {
     api_dirty(sched, connection);
 }
 
+static uint32_t own_connections(const struct api *api) {
+    return API_CONNECTIONS_OWN + api->launched_count;
+}
+
 static void destroy(struct sched *sched, struct api_connection *connection) {
     struct api *api = connection->api;
     struct api_connection **link = &sched->resuming_api;
@@ -114,6 +118,8 @@ static void destroy(struct sched *sched, struct api_connection *connection) {
         }
     }
     api->connections[connection->slot] = NULL;
+    sched->api_shared -= api->connections_count > own_connections(api);
+    api->connections_count--;
     api->stash_bytes -= connection->stash_capacity;
     api_drop_body(connection);
     output_drop(&sched->chunks, &connection->output);
@@ -355,6 +361,9 @@ static bool read_connection(struct sched *sched, struct api_connection *connecti
             }
             parse(sched, connection, sched->scratch, kept + got, true);
         }
+        if (got > 0 && got < SMALL_READ_BYTES && connection->in_body) {
+            api_spend(sched, connection->api, 1);
+        }
     }
     batch_step(sched);
     return got > 0;
@@ -421,6 +430,9 @@ void api_accept(struct sched *sched, uint32_t index) {
         }
         const int fd = accept4(api->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd < 0) {
+            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+                api_spend(sched, api, API_BURST); /* we would be told of it without end */
+            }
             return;
         }
         const int yes = 1;
@@ -430,7 +442,9 @@ void api_accept(struct sched *sched, uint32_t index) {
         while (slot < API_CONNECTIONS_MAX && api->connections[slot] != NULL) {
             slot++;
         }
-        struct api_connection *connection = slot == API_CONNECTIONS_MAX ? NULL : calloc(1, sizeof *connection);
+        const bool shared = api->connections_count >= own_connections(api);
+        const bool room = slot < API_CONNECTIONS_MAX && (!shared || sched->api_shared < API_CONNECTIONS_SHARED_MAX);
+        struct api_connection *connection = room ? calloc(1, sizeof *connection) : NULL;
         if (connection == NULL) {
             static const char text[] = "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
             (void)!send(fd, text, sizeof text - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -442,6 +456,8 @@ void api_accept(struct sched *sched, uint32_t index) {
         connection->slot = slot;
         connection->watched = (uint32_t)EPOLLIN | EPOLLRDHUP;
         api->connections[slot] = connection;
+        api->connections_count++;
+        sched->api_shared += shared;
         if (!watch(sched, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLRDHUP, SOURCE_API, index_of(connection))) {
             api_hang_up(sched, connection);
         }
@@ -497,8 +513,8 @@ void api_hear_out(struct sched *sched, struct channel *channel) {
     struct api *api = channel->api;
     api->deaf = true;
     api_accept(sched, channel_index(channel)); /* its last word may be on a connection of its own */
-    for (uint32_t i = 0; i < API_CONNECTIONS_MAX; i++) {
-        for (int reads = 0; reads < LAST_READS_MAX; reads++) {
+    for (uint32_t i = 0, reads = 0; i < API_CONNECTIONS_MAX; i++) {
+        for (; reads < LAST_READS_MAX; reads++) {
             struct api_connection *connection = api->connections[i];
             if (api->stopped || connection == NULL || connection->fd < 0 || connection->waits || connection->closing ||
                 !read_connection(sched, connection)) {

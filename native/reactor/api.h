@@ -12,11 +12,14 @@
 
 enum {
     API_CONNECTIONS_MAX = 64,               /* a power of two: a connection's index is the sandbox's and this */
+    API_CONNECTIONS_OWN = 3,                /* and one for each external extension: these it always has. Further ones are */
+    API_CONNECTIONS_SHARED_MAX = 512,       /* of all sandboxes together: each is a descriptor of the service */
     API_HEAD_ROOM_BYTES_MAX = 2 << 20,      /* beginnings of requests, of all connections of a sandbox together */
     API_INIT_ERROR_BYTES_MAX = 256 << 10,
     API_STREAM_BYTES_MAX = 200 << 20,       /* of an answer that is streamed to its caller: Lambda's */
     API_BODIES_BYTES_MAX = 1 << 20,         /* of requests other than the answer to the running call, all connections together */
     API_DISCARD_BYTES_MAX = 64 << 20,       /* of a body that nobody wants; then the connection is closed */
+    API_DISCARD_BYTES_A_CREDIT = 8 << 10,   /* what reading them costs: 64 MB/s */
     API_UNREAD_BYTES_MAX = 64 << 10,        /* answers it leaves unread before it is no longer read */
     API_BURST = 4096,                       /* requests that bring no call on: so many at once, */
     API_BURST_PER_MS = 8                    /* and so many more each millisecond; then nothing of the sandbox is read for a while */
@@ -101,6 +104,7 @@ struct api {
     enum api_state state;
     struct api_connection *waiting;         /* whose `next` waits */
     struct api_connection *connections[API_CONNECTIONS_MAX];
+    uint32_t connections_count;
     uint8_t types;                          /* of records that any extension wants */
     bool reported;                          /* a report had the init already */
     char status[16];                        /* of the call given last */

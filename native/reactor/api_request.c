@@ -295,7 +295,9 @@ static bool add(struct sched *sched, struct api_connection *connection, const ui
         too_large(sched, connection);
     }
     if (connection->discard) {
+        const uint64_t before = connection->discarded;
         connection->discarded += bytes;
+        api_spend(sched, connection->api, (uint32_t)(connection->discarded / API_DISCARD_BYTES_A_CREDIT - before / API_DISCARD_BYTES_A_CREDIT));
         if (connection->discarded > API_DISCARD_BYTES_MAX) {
             connection->close_after = true;
             api_stop_responding(sched, connection);

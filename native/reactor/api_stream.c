@@ -31,7 +31,10 @@ bool api_stream_begin(struct sched *sched, struct api_connection *connection) {
     if (ticket == NULL || !ticket->stream || client == NULL) {
         return false;
     }
-    const uint32_t size = type.size < 256 ? type.size : 256;
+    uint32_t size = type.size < 256 ? type.size : 256;
+    while (size > 0 && (type.at[size - 1] == ' ' || type.at[size - 1] == '\t')) {
+        size--; /* where it was cut: no header's value ends so */
+    }
     uint8_t *const begin = output_room(&sched->chunks, &client->output, FRAME_ROOM + 256);
     uint8_t *at = pack_uint(pack_array(pack_str(pack_u8(pack_array(begin, 3), 2), "stream"), 2), msgid);
     at = pack_str_head(at, size);

@@ -23,6 +23,7 @@ enum {
     PATH_BYTES_MAX = 1024,
     RECORD_ROOM = 2048,            /* of those that we word */
     LINE_BYTES_MAX = 32 << 10,     /* of a log, in one record: six times as long at worst, and still a frame */
+    RECORD_COST = 256,             /* in bytes of log: a line is a record, however short it is */
     UNREAD_BYTES_MAX = 1 << 20     /* records that the agent has not taken; more are lost */
 };
 
@@ -213,6 +214,11 @@ void api_subscribe(struct sched *sched, struct api_connection *connection, const
         api_refuse(connection, 400, "ValidationError", "%s", wrong);
         return;
     }
+    if (api->channel->output.bytes > UNREAD_BYTES_MAX) {
+        api_refuse(connection, 403, "Telemetry.Busy", "What was subscribed before is not taken yet");
+        return;
+    }
+    api_spend(sched, api, 1);
     if (given.protocol == PROTOCOL_TCP) {
         strcpy(given.host, "sandbox.localdomain");
     }
@@ -382,11 +388,9 @@ void api_tell_report(struct sched *sched, struct api *api) {
 
 /* ---- logs ------------------------------------------------------------------------------------------------------------- */
 
-static void tell_line(struct sched *sched, struct api *api, bool extension, const char *when, const uint8_t *at, size_t bytes) {
+static void tell_line(struct sched *sched, struct api *api, bool extension, const char *head, size_t size, const uint8_t *at, size_t bytes) {
     const size_t quoted = json_quoted(at, bytes, NULL, 0);
-    char head[128];
-    const int size = snprintf(head, sizeof head, "{\"time\":\"%s\",\"type\":\"%s\",\"record\":\"", when, extension ? "extension" : "function");
-    const size_t all = (size_t)size + quoted + 2;
+    const size_t all = size + quoted + 2;
     if (!has_room(sched, api, all)) {
         return;
     }
@@ -396,7 +400,7 @@ static void tell_line(struct sched *sched, struct api *api, bool extension, cons
         api->dropped_bytes += all;
         return;
     }
-    memcpy(text, head, (size_t)size);
+    memcpy(text, head, size);
     (void)json_quoted(at, bytes, text + size, quoted);
     memcpy(text + size + quoted, "\"}", 2);
     send_record(sched, api, extension ? TELEMETRY_EXTENSION : TELEMETRY_FUNCTION, text, all);
@@ -405,19 +409,23 @@ static void tell_line(struct sched *sched, struct api *api, bool extension, cons
 
 void api_tell_log(struct sched *sched, struct channel *channel, bool extension, const uint8_t *at, size_t bytes) {
     struct api *api = channel->api;
-    char when[32];
+    char when[32], head[128];
+    uint64_t records = 0;
     if (api == NULL || !wants(api, extension ? TELEMETRY_EXTENSION : TELEMETRY_FUNCTION)) {
         return;
     }
     iso_time(sched, sched->now_ns, when);
+    const int size = snprintf(head, sizeof head, "{\"time\":\"%s\",\"type\":\"%s\",\"record\":\"", when, extension ? "extension" : "function");
     while (bytes > 0) {
         const size_t most = bytes < LINE_BYTES_MAX ? bytes : LINE_BYTES_MAX;
         const uint8_t *const end = memchr(at, '\n', most);
         const size_t line = end == NULL ? most : (size_t)(end - at);
         if (line > 0) {
-            tell_line(sched, api, extension, when, at, line);
+            tell_line(sched, api, extension, head, (size_t)size, at, line);
+            records++;
         }
         at += line + (end != NULL);
         bytes -= line + (end != NULL);
     }
+    logs_charge(sched, channel, records * RECORD_COST);
 }

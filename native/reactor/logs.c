@@ -120,13 +120,16 @@ static void keep_tail(struct channel *channel, uint32_t seq, const uint8_t *at, 
     channel->tail_bytes = end > UINT32_MAX / 2 ? (uint32_t)(end % TAIL_BYTES) + TAIL_BYTES : (uint32_t)end;
 }
 
-void logs_take(struct sched *sched, struct channel *channel, uint32_t seq, const uint8_t *at, size_t bytes) {
-    refill(sched, channel);
-    const uint64_t cost = bytes + LOG_FRAME_COST;
+void logs_charge(struct sched *sched, struct channel *channel, uint64_t cost) {
     channel->log_credit_bytes -= cost < channel->log_credit_bytes ? cost : channel->log_credit_bytes;
     if (channel->log_credit_bytes == 0) {
         hush(sched, channel);
     }
+}
+
+void logs_take(struct sched *sched, struct channel *channel, uint32_t seq, const uint8_t *at, size_t bytes) {
+    refill(sched, channel);
+    logs_charge(sched, channel, bytes + LOG_FRAME_COST);
     const struct function_info *info = info_of(sched, channel->function);
     struct ticket *ticket = channel_ticket(sched, channel, seq);
     struct journal_record record = {.kind = JOURNAL_LOG, .sandbox = channel->sandbox};

@@ -316,6 +316,7 @@ struct sched {
     struct api_connection *resuming_api; /* requests wait in their stash that may be looked at now */
     struct api *paused_apis;
     uint32_t apis;              /* sandboxes that have one */
+    uint32_t api_shared;        /* connections of sandboxes beyond those that each always has */
     struct api_connection *held_api; /* not read until their callers have read */
 
     struct ticket *tickets;
@@ -474,6 +475,8 @@ struct rpc_slice ticket_trace(const struct ticket *ticket);
 
 /* logs.c */
 /* Bytes written while call `seq` ran (0: none). */
+/* Work done for what it writes is paid for as so many bytes more. */
+void logs_charge(struct sched *sched, struct channel *channel, uint64_t cost);
 void logs_take(struct sched *sched, struct channel *channel, uint32_t seq, const uint8_t *at, size_t bytes);
 /* What C code and child processes wrote to descriptors 1 and 2. false: nothing, or the pipe is at its end. */
 bool logs_read_output(struct sched *sched, struct channel *channel);
