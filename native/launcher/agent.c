@@ -334,6 +334,7 @@ static void runtime_ended(struct agent *agent, pid_t pid, int status) {
              WIFSIGNALED(status) ? WTERMSIG(status) : 0);
     agent_channel_words(&agent->channel, FRAME_RUNTIME, text);
     kill(-pid, SIGKILL); /* what it had started in its session ends with it */
+    telemetry_drain(&agent->telemetry);
     agent->status = status;
     agent->state = AGENT_ENDED;
     agent->deadline_ms = now_ms() + ENDED_PATIENCE_MS;

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from tests.sandboxes.driver import HEADER, IS_ROOT, PATIENCE_S, Launched, launched, own_runtime
-from tests.sandboxes.programs import EXTENSION, TELEMETRY, Program, program, write_program
+from tests.sandboxes.programs import EXTENSION, RUNTIME, TELEMETRY, Program, program, write_program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,6 +131,8 @@ async def test_what_is_known_at_the_end_is_delivered(tmp_path: Path) -> None:
         await tell(running, subscription(0, PLATFORM, HTTP, 8080, "/", items=1, timeout_ms=30_000), SUBSCRIBE)
         await tell(running, subscription(1, FUNCTION, HTTP, 8080, "/", timeout_ms=30_000), SUBSCRIBE)
         await tell(running, records((FUNCTION, "it waits")) + records((PLATFORM, "at once")))
+        assert await running.words() == (RUNTIME, {"status": 7, "signal": 0})
+        running.stop(0)
         with pytest.raises(EOFError):
             await running.frame()
         assert (await running.exited()).status == 7
