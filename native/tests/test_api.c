@@ -456,6 +456,18 @@ static void an_answer_reaches_its_caller_in_pieces(void) {
     rig_free(&rig);
 }
 
+/* What is told of a type is cut, and is a header's value all the same: those have no blanks at their end. */
+static void a_long_type_is_cut_before_a_blank(void) {
+    char header[512], expected[300] = "\xd9\xf0";
+    struct rig rig;
+    memset(expected + 2, 't', 240);
+    snprintf(header, sizeof header, "Content-Type: %s%16s and more\r\n", expected + 2, "");
+    struct peer *peer = begin_stream(&rig, header);
+    SCHED_ASSERT(rig_heard(&rig, "\xa6stream\x92\x05\xd9\xf0") && !rig_heard(&rig, "t "));
+    peer_free(peer);
+    rig_free(&rig);
+}
+
 static void a_stream_may_end_with_an_error(void) {
     for (int way = 0; way < 3; way++) {
         struct rig rig;
@@ -548,6 +560,7 @@ int main(void) {
     RUN(many_bodies_at_once_are_refused);
     RUN(what_is_no_http_ends_the_connection);
     RUN(an_answer_reaches_its_caller_in_pieces);
+    RUN(a_long_type_is_cut_before_a_blank);
     RUN(a_stream_may_end_with_an_error);
     RUN(a_caller_that_does_not_read_stops_the_runtime);
     RUN(a_caller_that_goes_stops_nothing);
