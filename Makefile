@@ -87,7 +87,8 @@ fuzz-smoke: $(FUZZ:%=%.smoke) $(CANARY).smoke ## fuzz targets over their corpus 
 RUNS_fuzz_channel ?= 1000
 RUNS_fuzz_rpc     ?= 100000
 RUNS_fuzz_api     ?= 1500
-RUNS_fuzz_url     ?= 30000
+RUNS_fuzz_url     ?= 200000
+RUNS_fuzz_http    ?= 200000
 $(OUT)/fuzz_%.smoke: $(OUT)/fuzz_%
 	@echo "$<"; $< -seed 123 -runs $(or $(RUNS_fuzz_$*),$(RUNS)) native/fuzz/corpus/fuzz_$*/*
 $(CANARY).smoke: $(CANARY)
