@@ -388,10 +388,18 @@ class Catalog:
         entry = known.versions[version]
         if guest in entry.guests:
             return []
-        if not self._guest_handles.left():
-            most = self._settings.isolated_tenants_max
+        most = self._settings.isolated_tenants_max
+        owner = known.spec.config.tenant
+        share = most if len(self._tenants) == 1 else most - most // 4  # so that no tenant takes all from the others
+        held = sum(
+            len(one.guests)
+            for other in self._functions.values()
+            if other.spec.config.tenant == owner
+            for one in other.versions.values()
+        )
+        if held >= share or not self._guest_handles.left():
             raise CatalogFull(
-                f"function {function}: so many tenant ids are served already: isolated_tenants_max is {most}",
+                f"function {function}: {held} tenant ids of tenant {owner} are served: isolated_tenants_max is {most}",
                 retry_after_ms=1_000,
             )
         handle = entry.guests[guest] = self._new_handle(self._guest_handles)

@@ -435,7 +435,11 @@ class Settings:
     # ---- bounds of the node ----
     functions_max: int = row(Kind.INT, 1_024, "functions and published versions together", 1, 65_536)
     isolated_tenants_max: int = row(
-        Kind.INT, 1_024, "tenant ids that tenant-isolated functions serve at once, all versions together", 0, 32_768
+        Kind.INT,
+        1_024,
+        "tenant ids served at once by tenant-isolated functions; one of several tenants has at most three quarters",
+        0,
+        32_768,
     )
     sandboxes_max: int = row(Kind.INT, 1_024, "sandboxes of all functions", 1, 1_048_576)
     calls_max: int = row(Kind.INT, 65_536, "calls held at once, queued and running", 16, 16_777_216)

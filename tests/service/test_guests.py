@@ -67,6 +67,16 @@ def test_there_is_an_end_to_them():
     world.catalog.admit("f", "$LATEST", "three")
 
 
+def test_no_owner_takes_all_of_them_from_the_others():
+    world = World(isolated_tenants_max=4)
+    world.catalog.put(spec("other", tenancy="PER_TENANT", tenant="other"))
+    for guest in ("one", "two", "three"):
+        world.catalog.admit("f", "$LATEST", guest)
+    with pytest.raises(CatalogFull, match="3 tenant ids of tenant default"):
+        world.catalog.admit("f", "$LATEST", "four")
+    world.catalog.admit("other", "$LATEST", "one")
+
+
 async def test_who_is_idle_makes_room_for_who_comes():
     world = World(isolated_tenants_max=2)
     latest = spec(tenancy="PER_TENANT").latest
