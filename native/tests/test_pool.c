@@ -131,9 +131,11 @@ static void happen(struct driver *driver, uint64_t sandbox, enum state state, en
     case INIT_FAILED:
         tell_sandbox(driver, CORE_EV_SANDBOX_INIT_FAILED, about);
         break;
-    case GONE:
-        tell_sandbox(driver, CORE_EV_SANDBOX_GONE, about);
+    case GONE: {
+        const struct core_sandbox_event gone = {.handle = sandbox};
+        tell_sandbox(driver, CORE_EV_SANDBOX_GONE, gone);
         break;
+    }
     case REAPED:
         tell_sandbox(driver, CORE_EV_SANDBOX_REAPED, about);
         break;
