@@ -380,7 +380,9 @@ class Launcher:
     def loaded(self, shell_id: int) -> None:
         """The function's init is over: from now on its sandbox has the CPU that its memory is worth. An id that is dead
         already, or a dead launcher, is no error."""
-        self._specialising.pop(shell_id, None)
+        waiting = self._specialising.get(shell_id)
+        if waiting is not None and waiting.specialised is None:  # else its listeners are still on their way, by another road
+            del self._specialising[shell_id]
         if not self._dead.is_set():
             self._post(encode(RequestKind.LOADED, shell=shell_id))
 

@@ -178,7 +178,8 @@ def test_a_secrets_policy_lets_a_role_in(served):
             wait_until(lambda: caller.get("bearer").image.state == "ready", 20, "its image is made")
             manager.put_resource_policy(SecretId="shared", ResourcePolicy=json.dumps({"Statement": [statement]}))
             end_sandboxes(served, "bearer")
-            assert caller.invoke_json("bearer", {"secret": "shared"})["SecretString"] == OF_THE_ROLE
+            got = caller.invoke_json("bearer", {"secret": "shared"})
+            assert got.get("SecretString") == OF_THE_ROLE, got
             assert "refused" in caller.invoke_json("stranger", {"secret": "shared"})
     finally:
         client.close()
@@ -237,6 +238,21 @@ def test_a_program_that_is_executed_has_the_same_doors(served, tmp_path):
             folder, name="shell", handler="x", runtime="provided.al2023", secrets=["db/*"], memory_mb=512, timeout_s=10
         )
         assert client.invoke_json("shell", {})["SecretString"] == served.planted
+
+
+def test_nothing_of_a_sandbox_that_has_ended_is_left(served):
+    def descriptors():
+        return len(os.listdir(f"/proc/{served.process.pid}/fd"))
+
+    served.deploy("passing", READER, secrets=["db/*"], runtime=RUNTIME, snapshot="off")
+    with BlockingClient(served.socket) as client:
+        before = None
+        for _ in range(12):
+            got = client.invoke_json("passing", {"secret": "db/password"})
+            assert got.get("SecretString") == served.planted, got
+            end_sandboxes(served, "passing")
+            before = before or descriptors() + 12  # shells that are being born have some too; a listener each would be 24
+        wait_until(lambda: descriptors() <= before, 10, "its listeners are closed")
 
 
 def test_what_was_asked_for_is_nowhere_in_plain_text(served):

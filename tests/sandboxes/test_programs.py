@@ -174,6 +174,7 @@ async def test_listeners_come_to_who_does_not_wait(tmp_path: Path) -> None:
         shell = await made.shell()
         spec = Specialisation(made.code_dir, 128, 512, ports=(80,))
         made.launcher.specialise_soon(shell, spec, failed.append, done=came.send_nowait)
+        made.launcher.loaded(shell.id)  # that its init is over comes by another road, and may be here first
         with trio.fail_after(PATIENCE_S):
             (fd,) = await told.receive()
         with socket.socket(fileno=fd) as listener:
