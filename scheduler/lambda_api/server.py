@@ -358,6 +358,8 @@ class _Conversation:
         """None: it came too slowly."""
         if head.http_version not in (b"1.0", b"1.1"):
             raise LambdaError("SerializationException", f"HTTP/{head.http_version.decode('ascii')} is not spoken here")
+        if head.method == b"CONNECT":  # to the library another protocol begins with any answer but a refusal
+            raise LambdaError("SerializationException", "CONNECT: this is no proxy")
         framing = {name for name, _ in head.headers}
         if b"content-length" in framing and b"transfer-encoding" in framing:
             # RFC 9112 lets the one win; whoever is on the way may have let the other.

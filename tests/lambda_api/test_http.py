@@ -202,6 +202,13 @@ def test_requests_with_two_readings_are_refused_and_what_follows_is_not_read(ser
             assert connection.ended(), "something behind it was answered"
 
 
+def test_who_wants_a_proxy_is_told_that_there_is_none(served):
+    with Connection(served.http_port) as connection:
+        connection.send(b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n" + NEXT)
+        assert connection.reply().status == 400
+        assert connection.ended()
+
+
 def test_a_head_has_an_end(served):
     with Connection(served.http_port) as connection:
         connection.send(invoke(ECHO, b"{}", "X-Long: " + "x" * 60_000))
