@@ -143,6 +143,11 @@ static void operate(struct stage *stage, uint8_t operation, const uint8_t *bytes
         break;
     }
     case 12: {
+        if (size > 1 && (bytes[1] & 1) != 0) {
+            const int ended = snprintf(text, sizeof text, "{\"status\":%d,\"signal\":%d}", bytes[0] & 7, bytes[0] >> 3 & 1 ? 11 : 0);
+            rig_frame(sandbox, 23, 0, 0, 0, text, (size_t)ended);
+            break;
+        }
         static const char *const ends[] = {"exit", "crash", "launch", "other"};
         const int made = snprintf(text, sizeof text, "{\"name\":\"one\",\"event\":\"%s\",\"status\":1,\"signal\":2,\"reason\":\"x\"}",
                                   ends[size > 0 ? bytes[0] & 3 : 0]);
