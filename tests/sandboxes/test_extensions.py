@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -111,14 +112,13 @@ async def test_the_runtimes_end_ends_extensions_and_their_last_output_is_told(tm
 async def test_the_runtimes_end_is_told_at_once_and_extensions_have_the_time_that_they_are_given(
     tmp_path: Path, end: str, told: dict[str, int], cause: Cause, status: int
 ) -> None:
-    runtime = f"#!/bin/sh\nsleep 1000 &\n{end}\n"  # what it leaves behind is ended at once
+    # What it leaves behind is ended at once.
+    runtime = f'#!/bin/sh\nsleep 2000 &\nwhile test "$(cat /proc/$!/comm)" != sleep; do :; done\n{end}\n'
     leaves = "#!/bin/sh\nwhile ! test -e /tmp/leave; do sleep 0.01; done\necho left\n"
     async with launched(tmp_path, declared=[program_runtime()]) as made:
         running = await with_extensions(made, tmp_path, runtime, {"leaves": leaves, "deaf": IDLE})
         assert await running.words() == (RUNTIME, told)
-        await until(
-            lambda: [_command(pid) for pid in below(running.shell.pid)].count(b"sleep\x001000\0") <= 1, "its child is ended"
-        )
+        await until(lambda: b"sleep\x002000\0" not in _commands(running), "its child is ended")
         running.stop(400)
         began = trio.current_time()
         exited = await running.exited()
@@ -151,6 +151,7 @@ async def test_output_that_nobody_takes_makes_its_writer_wait_and_nothing_grows(
     async with launched(tmp_path, declared=[program_runtime()]) as made:
         running = await with_extensions(made, tmp_path, IDLE, {"endless": endless, "polite": POLITE})
         await running.printed(b"runtime\n")
+        await until(lambda: b"tr\0\\0\0x\0" in _commands(running), "it writes")
         (writer,) = [pid for pid in below(running.shell.pid) if _name(pid) == "tr"]
         await until(lambda: _waits_for_a_pipe(writer), "the writer waits")
         agent = _parent(writer)
@@ -208,6 +209,14 @@ def _name(pid: int) -> str:
 def _command(pid: int) -> bytes:
     with open(f"/proc/{pid}/cmdline", "rb") as file:
         return file.read()
+
+
+def _commands(running: Program) -> list[bytes]:
+    found = []
+    for pid in below(running.shell.pid):
+        with contextlib.suppress(OSError):  # it has just ended
+            found.append(_command(pid))
+    return found
 
 
 def _parent(pid: int) -> int:
