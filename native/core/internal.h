@@ -3,6 +3,7 @@
  * Who owns what:
  *   core.c   the door: events in, the call slab, functions
  *   look.c   checks and snapshots
+ *   ring.c   which of a sandbox' calls has begun
  *   pool.c   sandboxes: their states, their rings of calls, what becomes of calls when one ends
  *   usage.c  what the kernel says they have used
  *   keep.c   how long an idle one is kept, which one goes when memory is short
@@ -47,6 +48,7 @@ struct call {
     uint8_t tier;
     uint8_t flushing;       /* counted in function.flush */
     uint8_t told;           /* its handle has been given out */
+    uint8_t bereft;         /* the sandbox it was first in has ended before it began it */
 };
 
 struct sandbox {
@@ -62,7 +64,7 @@ struct sandbox {
     uint32_t backlog;       /* ring entries, recalled ones included */
     uint32_t recalled;      /* ring entries whose call went elsewhere, or was answered and lingers */
     uint32_t ring[CORE_AHEAD_MAX];
-    uint32_t started_seq;   /* last word of its progress */
+    uint32_t started_seq;   /* what its progress was when it was told last */
     uint32_t orphan;        /* calls that wait to be told why it died, chained by call.next */
     uint8_t state;
     uint8_t tier;
@@ -73,6 +75,7 @@ struct sandbox {
     uint8_t again;          /* STARTING: its function's init is tried once more, within the time of a call */
     uint64_t again_ns;      /* BUSY: since when, which its first call's time counts from; 0: not so */
     uint8_t charged;        /* holds a unit of concurrency */
+    uint8_t last_word;      /* and no more will be: a call above it was not begun and never will be */
     uint8_t asked_progress; /* a probe is under way: enum asked */
     uint8_t overrun;        /* its first call takes unexpectedly long: fed no more until it answers */
     uint8_t stuck;          /* overrun, for STUCK_NS at least */
@@ -298,6 +301,15 @@ void queue_remove(struct core *core, uint32_t call);
 void function_flush(struct core *core, uint32_t function, uint32_t count, enum core_outcome outcome, uint8_t cause,
                     int32_t status);
 void function_free_if_done(struct core *core, uint32_t function);
+
+/* ring.c */
+static inline uint32_t ring_at(const struct sandbox *sandbox, uint32_t seq) {
+    return sandbox->ring[seq % CORE_AHEAD_MAX];
+}
+/* Seq of the call that is running now as far as we know: nothing before the oldest unanswered one can be. */
+uint32_t ring_running(const struct sandbox *sandbox);
+/* Seq of the last call that may have run, of a sandbox that is gone. */
+uint32_t ring_begun(struct core *core, uint32_t index);
 
 /* pool.c */
 /* provisioned: no call waits for it. NONE: `why`. */

@@ -191,10 +191,6 @@ uint32_t sandbox_request(struct core *core, uint32_t fn, uint32_t revision, bool
     return index;
 }
 
-static uint32_t ring_at(const struct sandbox *sandbox, uint32_t seq) {
-    return sandbox->ring[seq % CORE_AHEAD_MAX];
-}
-
 /* Calls that could be called back: the first may be there no more, for it lingers or was called back itself. */
 static bool some_wait_behind(const struct sandbox *sandbox) {
     return sandbox->backlog > 1 && sandbox->recalled - (ring_at(sandbox, sandbox->head_seq) == NONE) + 1 < sandbox->backlog;
@@ -367,15 +363,6 @@ static void answer_orphans(struct core *core, uint32_t index, enum core_outcome 
     }
 }
 
-/* Seq of the call that is running now as far as we know: nothing before the oldest unanswered one can be. */
-static uint32_t running_seq(const struct sandbox *sandbox) {
-    if (sandbox->backlog == 0) {
-        return sandbox->head_seq - 1;
-    }
-    const uint32_t offset = sandbox->started_seq - sandbox->head_seq;
-    return offset < sandbox->backlog ? sandbox->started_seq : sandbox->head_seq;
-}
-
 /* To DYING, whatever it was. The ring must be broken already. */
 static void begin_dying(struct core *core, uint32_t index, enum core_why why) {
     struct sandbox *sandbox = &core->sandboxes[index];
@@ -399,7 +386,7 @@ void sandbox_kill(struct core *core, uint32_t index, enum core_why why) {
     if (sandbox->state == CORE_SB_DYING) {
         return;
     }
-    ring_break(core, index, running_seq(sandbox));
+    ring_break(core, index, ring_running(sandbox));
     begin_dying(core, index, why);
     answer_orphans(core, index, CORE_SANDBOX_DIED, CORE_CAUSE_KILLED, 9);
 }
@@ -455,7 +442,7 @@ static void die_untold(struct core *core, uint32_t index) {
 
 static void broke_protocol(struct core *core, uint32_t index) {
     core->totals.bad_replies++;
-    ring_break(core, index, running_seq(&core->sandboxes[index]));
+    ring_break(core, index, ring_running(&core->sandboxes[index]));
     die_untold(core, index);
     answer_orphans(core, index, CORE_SANDBOX_DIED, CORE_CAUSE_PROTOCOL, 0);
 }
@@ -649,12 +636,13 @@ void on_progress(struct core *core, const struct core_reply_event *event) {
     }
     struct sandbox *sandbox = &core->sandboxes[index];
     sandbox->started_seq = event->seq;
+    sandbox->last_word = event->status == CORE_PROGRESS_LAST;
     const uint8_t asked = sandbox->asked_progress;
     sandbox->asked_progress = ASKED_NOTHING;
     if (asked == ASKED_NOTHING || sandbox->backlog == 0 || sandbox->state == CORE_SB_DYING) {
         return;
     }
-    const uint32_t running = running_seq(sandbox);
+    const uint32_t running = ring_running(sandbox);
     const uint64_t age = core->now_ns - sandbox->first_since_ns;
     const uint64_t timeout_ns = core->functions[sandbox->function].timeout_ns;
     if (asked == ASKED_TIMEOUT && age < timeout_ns) {
@@ -709,7 +697,7 @@ void on_gone(struct core *core, const struct core_sandbox_event *event) {
         return;
     }
     /* Where it is not known yet the orphans wait for the cause: CORE_EV_SANDBOX_REAPED or the reap timeout. */
-    ring_break(core, index, running_seq(sandbox));
+    ring_break(core, index, ring_begun(core, index));
     die_untold(core, index);
     if (event->cause != CORE_CAUSE_NONE) {
         answer_orphans(core, index, CORE_SANDBOX_DIED, (uint8_t)event->cause, event->status);
@@ -724,7 +712,7 @@ void on_reaped(struct core *core, const struct core_sandbox_event *event) {
     struct sandbox *sandbox = &core->sandboxes[index];
     const uint32_t fn = sandbox->function;
     if (sandbox->state != CORE_SB_DYING) {
-        ring_break(core, index, running_seq(sandbox));
+        ring_break(core, index, ring_begun(core, index));
         die_untold(core, index);
     }
     sandbox->memory_peak_bytes = max_u64(sandbox->memory_peak_bytes, event->memory_peak_bytes);

@@ -59,7 +59,8 @@ enum core_event_kind {
     CORE_EV_SANDBOX_REAPED = 13,  /* u.sandbox.handle, .cause, .status: the process tree is gone */
     CORE_EV_SANDBOX_USAGE = 14,   /* u.sandbox.handle, .cpu_ns (total since birth), .memory_peak_bytes */
     CORE_EV_PROGRESS = 15,        /* u.reply.sandbox, .seq: answer to CORE_ACT_PROBE, seq started last. Also given just before
-                                     CORE_EV_SANDBOX_GONE, so that no call that may have run is run again */
+                                     CORE_EV_SANDBOX_GONE, so that no call that may have run is run again; .status is
+                                     CORE_PROGRESS_LAST then */
     CORE_EV_DRAIN = 16,           /* refuse new calls; u.drain.deadline_ns: then queued ones are refused too */
     CORE_EV_SANDBOX_RETIRE = 17   /* u.sandbox.handle: drain this one and end it */
 };
@@ -71,6 +72,8 @@ enum core_reply_status {
     CORE_REPLY_HANDBACK = 3      /* never started (its valid_until had passed): goes back to the queue's head. Or the end of one
                                     that lingered */
 };
+
+enum core_progress_status { CORE_PROGRESS_NOW = 0, CORE_PROGRESS_LAST = 1 };
 
 enum core_cause {
     CORE_CAUSE_NONE = 0,
@@ -202,7 +205,7 @@ struct core_reply_event {
     uint64_t start_ns;            /* the sandbox's own word, CLOCK_MONOTONIC; clipped into what is possible */
     uint64_t end_ns;
     uint32_t seq;                 /* must be the oldest unanswered of this sandbox */
-    uint32_t status;              /* core_reply_status */
+    uint32_t status;              /* core_reply_status; of PROGRESS: core_progress_status */
     uint32_t lingers;             /* 1: the call is answered, but its sandbox is not free yet: extensions have work to do. It is
                                      busy, and the call's timeout runs on, until HANDBACK of the same seq */
     uint32_t pad;

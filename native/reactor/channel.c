@@ -241,10 +241,11 @@ void channel_flush_all(struct sched *sched) {
 
 /* ---- from the sandbox ------------------------------------------------------------------------------------------------- */
 
-static void tell_progress(struct sched *sched, const struct channel *channel, uint32_t seq) {
+static void tell_progress(struct sched *sched, const struct channel *channel, uint32_t seq, enum core_progress_status status) {
     struct core_event *event = batch_add(sched, CORE_EV_PROGRESS);
     event->u.reply.sandbox = channel->sandbox;
     event->u.reply.seq = seq;
+    event->u.reply.status = status;
 }
 
 /* Where the calls wait with us until they are asked for, nobody else's word is needed. */
@@ -291,7 +292,7 @@ static void gone(struct sched *sched, struct channel *channel) {
     (void)take_shelf(sched, channel, &progress);
     channel->gone = channel->closed = true;
     stop_reading(sched, channel);
-    tell_progress(sched, channel, progress);
+    tell_progress(sched, channel, progress, CORE_PROGRESS_LAST);
     batch_add(sched, CORE_EV_SANDBOX_GONE)->u.sandbox.handle = channel->sandbox;
     const struct sched_event event = {.kind = SCHED_EV_GONE, .sandbox = channel->sandbox, .function = channel->function};
     emit(sched, &event, NULL, 0);
@@ -305,7 +306,7 @@ static void broken(struct sched *sched, struct channel *channel, const char *wha
     fault(sched, "sandbox %016" PRIx64 " broke the channel's protocol: %s", channel->sandbox, what);
     channel->gone = true;
     stop_reading(sched, channel);
-    tell_progress(sched, channel, channel_progress(channel));
+    tell_progress(sched, channel, channel_progress(channel), CORE_PROGRESS_NOW);
     struct core_event *event = batch_add(sched, CORE_EV_REPLY);
     event->u.reply.sandbox = channel->sandbox;
     event->u.reply.status = BROKEN_STATUS;
@@ -323,7 +324,7 @@ void channel_telemetry(struct sched *sched, struct channel *channel, bool subscr
 
 void channel_give_up(struct sched *sched, struct channel *channel, uint32_t cause, int32_t status) {
     if (!channel->gone && !channel->killed) {
-        tell_progress(sched, channel, channel_progress(channel));
+        tell_progress(sched, channel, channel_progress(channel), CORE_PROGRESS_LAST);
         struct core_event *event = batch_add(sched, CORE_EV_SANDBOX_GONE);
         event->u.sandbox.handle = channel->sandbox;
         event->u.sandbox.cause = cause;
@@ -464,7 +465,7 @@ void channel_tell_probed(struct sched *sched) {
         channel->probed = false;
         uint32_t progress;
         shelf = take_shelf(sched, channel, &progress);
-        tell_progress(sched, channel, progress);
+        tell_progress(sched, channel, progress, CORE_PROGRESS_NOW);
     }
 }
 

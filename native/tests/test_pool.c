@@ -243,6 +243,31 @@ static void test_calls_behind_the_first(void) {
     core_free(driver.core);
 }
 
+/* A sandbox that ends between two calls has not begun the next: that one is run elsewhere, and shares the second one's fate. */
+static void test_a_call_that_was_not_begun(void) {
+    const struct core_config config = small_config();
+    struct driver driver = driver_new(&config);
+    uint64_t sandbox = reach(&driver, IDLE);
+    invoke(&driver, FUNCTION, 1);
+    for (int end = 0; end < 2; end++) {
+        SCHED_ASSERT(only(&driver, CORE_ACT_SEND)->cookie == 1 && nth(&driver, CORE_ACT_SEND, 0)->seq == 1);
+        const struct core_event events[] = {
+            {.kind = CORE_EV_PROGRESS, .u.reply = {.sandbox = sandbox, .seq = 0, .status = CORE_PROGRESS_LAST}},
+            {.kind = CORE_EV_SANDBOX_GONE, .u.sandbox = {.handle = sandbox}},
+            {.kind = CORE_EV_SANDBOX_REAPED, .u.sandbox = {.handle = sandbox, .cause = CORE_CAUSE_EXIT, .status = 1}},
+        };
+        drive(&driver, events, 3);
+        if (end == 0) {
+            SCHED_ASSERT(count_of(&driver, CORE_ACT_ANSWER) == 0);
+            sandbox = only(&driver, CORE_ACT_NEED)->sandbox;
+            tell_sandbox(&driver, CORE_EV_SANDBOX_READY, (struct core_sandbox_event){.handle = sandbox, .tier = CORE_TIER_SHELL});
+        }
+    }
+    const struct core_action *answer = only(&driver, CORE_ACT_ANSWER);
+    SCHED_ASSERT(answer->cookie == 1 && answer->outcome == CORE_SANDBOX_DIED && answer->status == 1);
+    core_free(driver.core);
+}
+
 static void linger(struct driver *driver, uint64_t sandbox, uint32_t seq) {
     const struct core_reply_event event = {.sandbox = sandbox, .seq = seq, .start_ns = driver->now_ns, .end_ns = driver->now_ns, .lingers = 1};
     drive(driver, &(struct core_event){.kind = CORE_EV_REPLY, .u.reply = event}, 1);
@@ -327,5 +352,6 @@ int main(void) {
     RUN(test_calls_behind_one_that_lingers);
     RUN(test_state_table);
     RUN(test_calls_behind_the_first);
+    RUN(test_a_call_that_was_not_begun);
     return 0;
 }

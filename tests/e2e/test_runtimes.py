@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.request
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -412,6 +413,25 @@ def test_a_crash_is_answered_at_once_and_extensions_hear_of_it(served, aws):
 
     wait_until(told, 10, "it heard, and had its time")
     assert answer(aws, "crashes") == (None, 1)
+
+
+ONE_CALL_EACH = """#!/bin/sh
+api="http://$AWS_LAMBDA_RUNTIME_API/2018-06-01/runtime/invocation"
+id=$(curl -sS -D - -o /dev/null "$api/next" | tr -d '\\r' | sed -n 's/^[Ll]ambda-[Rr]untime-[Aa]ws-[Rr]equest-[Ii]d: *//p')
+sleep 0.1
+curl -sS -o /dev/null --data '"once"' "$api/$id/response"
+exit 3
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the program needs curl")
+def test_a_call_that_a_runtime_did_not_begin_does_not_share_its_end(aws):
+    create(aws, "once", "provided.al2023", "any", {"bootstrap": ONE_CALL_EACH}, MemorySize=1769)
+    aws.put_function_concurrency(FunctionName="once", ReservedConcurrentExecutions=1)
+    assert answer(aws, "once") == (None, "once")
+    with ThreadPoolExecutor(2) as callers:  # the second waits for the first one's sandbox, which ends after it
+        assert list(callers.map(lambda _: answer(aws, "once"), range(2))) == [(None, "once")] * 2
 
 
 # ---- one's own -----------------------------------------------------------------------------------------------------------

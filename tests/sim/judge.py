@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
-from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING
 
 from tests.model import keep as model
 from tests.model.accounts import SUMMED, Accounts
 from tests.model.core_binding import NO_EVENT, Act, Cause, Ev, Outcome, Reply, Resource, State, Why
+from tests.sim.picture import Call, Function, Sandbox, Where
 from tests.sim.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,101 +30,12 @@ __all__ = ["Call", "Function", "Judge", "Sandbox", "Settings", "Violation"]
 TICK_NS = 1 << 16
 WHEEL_SLACK_NS = 2 * TICK_NS  # wheel.h: at most two ticks late
 FLOOR_PAUSE_NS = 61 * 10**9  # floor.c: the longest pause between two starts that fail
+LAST_WORD = 1  # core.h: CORE_PROGRESS_LAST
 RECALL_SLACK_NS = 1_000_000  # channel.md: a call may run elsewhere 1 ms after its valid_until
 
 
 class Violation(AssertionError):
     """The core broke a rule."""
-
-
-class Where(Enum):
-    WAITS = 0
-    SENT = 1
-    ORPHAN = 2
-
-
-@dataclass(slots=True, eq=False)
-class Call:
-    cookie: int
-    function: int
-    order: int
-    arrive_ns: int
-    deadline_ns: int
-    size: int
-    where: Where = Where.WAITS
-    handle: int = 0
-    sandbox: int = 0
-    seq: int = 0
-    valid_until_ns: int = 0
-    waits_since_ns: int = 0
-    cancelled: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class Sandbox:
-    handle: int
-    function: int
-    revision: int
-    memory_mb: int
-    requested_ns: int
-    init_max_ns: int
-    again: bool  # its start is a second attempt: its first call's time runs since it began
-    state: State = State.STARTING
-    ring: deque[tuple[int, Call | None]] = field(default_factory=deque)  # None: called back
-    next_seq: int = 1
-    progress: int = 0
-    ready_ns: int = 0
-    first_since_ns: int = 0
-    idle_since_ns: int = 0
-    dead_since_ns: int = 0
-    why: Why = Why.NONE
-    probed: bool = False
-    retiring: bool = False
-    served: int = 0
-    clock: int = 0  # the judge's own when it became idle
-    kept_until_ns: int = 0  # latest of what its function's window said while it was idle
-    orphans: list[Call] = field(default_factory=list)
-
-    def running_seq(self) -> int:
-        """The call that runs now as far as anybody knows; one before the ring if it is empty."""
-        if not self.ring:
-            return self.next_seq - 1
-        first = self.ring[0][0]
-        return self.progress if first <= self.progress < self.next_seq else first
-
-
-@dataclass(slots=True, eq=False)
-class Function:
-    handle: int
-    account: int
-    revision: int
-    memory_mb: int
-    timeout_ns: int
-    queue_timeout_ns: int
-    ahead_max: int
-    keep: model.Keep
-    start_ns: int
-    floor: int = 0
-    held: bool = False  # floor_holds() when the step before ended: a timer may have looked before this one changed it
-    waiting: list[tuple[int, Call]] = field(default_factory=list)  # by order of arrival
-    sandboxes: dict[int, Sandbox] = field(default_factory=dict)
-    removing: bool = False
-    failed_start_ns: int = -1
-    late_start_ns: int = -1  # when a second attempt took too long
-    failures: int = 0  # starts that failed since one went well
-    most_failures: int = 0  # of this revision: what failed before a start went well may be told after it
-
-    def floor_holds(self) -> bool:
-        """None of those that are ready may be ended for being idle or for its memory."""
-        return 0 < self.floor >= len(self.ready())
-
-    def ready(self) -> list[Sandbox]:
-        """Of the serving revision, and not ending."""
-        current = [s for s in self.sandboxes.values() if s.revision == self.revision and not s.retiring]
-        return [s for s in current if s.state in (State.IDLE, State.BUSY)]
-
-    def count(self, *states: State) -> int:
-        return sum(1 for sandbox in self.sandboxes.values() if sandbox.state in states)
 
 
 class Judge:
@@ -349,7 +259,7 @@ class Judge:
             or (not handback and head[1] is None)
         )
         if broken:
-            self._break_ring(sandbox)
+            self._break_ring(sandbox, sandbox.running_seq())
             self._want(self._killed(sandbox, actions) is Why.PROTOCOL, f"a forged reply was let pass: {event}")
             return
         assert head is not None
@@ -383,9 +293,10 @@ class Judge:
         if sandbox is None or sandbox.state is State.DYING:
             return
         sandbox.progress = event.fields["seq"]
+        sandbox.last_word = event.fields.get("status") == LAST_WORD
         if self._killed(sandbox, actions) is Why.TIMEOUT:
             self._want(sandbox.probed, "killed for a timeout by a progress word that nobody asked for")
-            self._break_ring(sandbox)
+            self._break_ring(sandbox, sandbox.running_seq())
         elif sandbox.probed and sandbox.ring:
             running = sandbox.running_seq()
             entries = list(sandbox.ring)
@@ -402,7 +313,7 @@ class Judge:
         killed = self._killed(sandbox, actions)
         if kind is Ev.REAPED:
             if not dying:
-                self._break_ring(sandbox)
+                self._break_ring(sandbox, sandbox.begun_seq())
             self._want(
                 any(a.kind == Act.FREED and a.sandbox == sandbox.handle for a in actions),
                 f"reaped, not freed: {sandbox}",
@@ -417,10 +328,10 @@ class Judge:
             sandbox.retiring = True
             self._want((killed is Why.RETIRED) == (not sandbox.ring), f"retired: {sandbox}, killed: {killed}")
         elif kind is Ev.GONE:
-            self._break_ring(sandbox)
+            self._break_ring(sandbox, sandbox.begun_seq())
             self._want(killed is not None, f"gone, yet not ended: {sandbox}")
         elif sandbox.state is not State.STARTING or sandbox.ready_ns:
-            self._break_ring(sandbox)
+            self._break_ring(sandbox, sandbox.running_seq())
             self._want(killed is Why.PROTOCOL, f"{kind.name} twice was let pass: {sandbox}")
         elif kind is Ev.INIT_FAILED:
             self._want(killed is Why.INIT_FAILED, f"init failed, yet not ended: {sandbox}")
@@ -474,9 +385,8 @@ class Judge:
         if sandbox.state in (State.BUSY, State.DRAINING):
             self.accounts.add(self.functions[sandbox.function].account, Resource.CONCURRENCY, -1)
 
-    def _break_ring(self, sandbox: Sandbox) -> None:
+    def _break_ring(self, sandbox: Sandbox, running: int) -> None:
         """Calls behind the running one wait again; it and those before it share the sandbox's fate."""
-        running = sandbox.running_seq()
         for seq, call in sandbox.ring:
             if call is None:
                 continue
@@ -624,7 +534,7 @@ class Judge:
         self.kills[why] += 1
         if sandbox.ring:
             self._want(why is Why.TIMEOUT, f"killed while it works: {sandbox} {why.name}")
-            self._break_ring(sandbox)
+            self._break_ring(sandbox, sandbox.running_seq())
         old = sandbox.revision != function.revision or function.removing or sandbox.retiring
         starting = sandbox.state is State.STARTING and not sandbox.ready_ns and sandbox.revision == function.revision
         if starting and why in (Why.INIT_FAILED, Why.INIT_TIMEOUT, Why.PROTOCOL):

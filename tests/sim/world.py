@@ -28,7 +28,7 @@ from tests.model.core_binding import (
     function_put,
     invoke,
 )
-from tests.sim.judge import Judge, Settings, Violation
+from tests.sim.judge import LAST_WORD, Judge, Settings, Violation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -431,13 +431,13 @@ class World:
 
     def _gone(self, sandbox: FakeSandbox) -> None:
         sandbox.closed = True
-        self.give(Event.of(Ev.PROGRESS, sandbox=sandbox.handle, seq=sandbox.progress))
+        self.give(Event.of(Ev.PROGRESS, sandbox=sandbox.handle, seq=sandbox.progress, status=LAST_WORD))
         self.give(Event.of(Ev.GONE, handle=sandbox.handle))
 
     def _give_sandbox(self, kind: Ev, sandbox: FakeSandbox, cause: Cause, status: int) -> None:
         if not sandbox.closed:
             sandbox.closed = True
-            self.give(Event.of(Ev.PROGRESS, sandbox=sandbox.handle, seq=sandbox.progress))
+            self.give(Event.of(Ev.PROGRESS, sandbox=sandbox.handle, seq=sandbox.progress, status=LAST_WORD))
         self.give(Event.of(kind, handle=sandbox.handle, cause=int(cause), status=status, cpu_ns=sandbox.cpu_ns))
 
     def _tell_progress(self, sandbox: FakeSandbox) -> None:
