@@ -24,11 +24,12 @@ REPLAY   = $(if $(LIBFUZZER),,$(OUT)/fuzz/replay.o)
 RUNS    ?= 10000
 STATE   ?= state
 ISOLATION ?= auto
+JOBS    ?= $(shell nproc)
 SEED    ?= 1
 EVENTS  ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check ctest leaks fuzz fuzz-smoke asan tsan sim e2e bench bench-core bench-rpc bench-sigv4 clean native-strict
+.PHONY: help run build test check ctest leaks fuzz fuzz-smoke asan tsan tsan-built sim e2e bench bench-core bench-rpc bench-sigv4 clean native-strict
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -113,8 +114,10 @@ $(OUT)/fuzz_%: $(OUT)/fuzz/fuzz_%.o $(REPLAY) $(OUT)/libengine.a
 LINK_test_no_alloc = -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=free
 -include $(wildcard build/strict/*/*.d $(OUT)/*/*.d build/bench/*/*.d)
 
-tsan: ## the rings, and the engine with all its threads, under ThreadSanitizer
+tsan-built:
 	@$(MAKE) -s --no-print-directory SAN=thread build/thread/test_mailbox build/thread/test_threads
+tsan: ## the rings, and the engine with all its threads, under ThreadSanitizer
+	@$(MAKE) -s --no-print-directory tsan-built
 	@build/thread/test_mailbox
 	@build/thread/test_threads
 
@@ -145,6 +148,7 @@ bench: build ## every question, a table with verdicts, JSON in bench/results
 	@$(PY) -m bench.run $(BENCH_ARGS)
 
 test: build ## all tests: C under sanitizers, fuzz smoke, TSan, linters, Python
+	@$(MAKE) --no-print-directory -j$(JOBS) build native-strict $(CTESTS) $(FUZZ) $(CANARY) tsan-built
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory ctest fuzz-smoke tsan
 	@$(PY) -m pytest -q

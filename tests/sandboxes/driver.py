@@ -97,9 +97,12 @@ def public_runtime() -> Runtime | None:
 def write_function(directory: Path, source: str = FUNCTION) -> str:
     code = directory / "code"
     code.mkdir(parents=True, exist_ok=True)
-    (code / "app.py").write_text(source)
     code.chmod(0o755)
-    (code / "app.py").chmod(0o644)
+    # At once: another process' sandboxes may be reading it.
+    beside = directory / f"app.{os.getpid()}"
+    beside.write_text(source)
+    beside.chmod(0o644)
+    beside.replace(code / "app.py")
     return str(code)
 
 

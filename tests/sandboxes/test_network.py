@@ -369,7 +369,7 @@ async def test_killed_at_any_moment_it_leaves_nothing(tmp_path: Path, world: Wor
                 try:
                     while True:
                         await made.sandbox(outbound=True)
-                except (LaunchFailed, EOFError, BrokenPipeError):
+                except (LaunchFailed, EOFError, ConnectionError):
                     return
 
             nursery.start_soon(work)
