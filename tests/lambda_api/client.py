@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import botocore.config
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from botocore.client import BaseClient
 
 OPENED: list[BaseClient] = []  # until conftest.py closes them
+ANSWERED: list[Any] = []  # what came over their connections: a body that nobody read keeps its own
 ROLE = "arn:aws:iam::000000000000:role/any"
 SOURCE = """
 import os, time
@@ -47,8 +48,17 @@ def connect(port: int, key_id: str = "a", secret: str = "b"):
         # What is wrong is to be told by the service, not by the client.
         config=botocore.config.Config(retries={"max_attempts": 1}, parameter_validation=False),
     )
+    client.meta.events.register("after-call", lambda http_response, **_: ANSWERED.append(http_response.raw))
     OPENED.append(client)
     return client
+
+
+def close_all() -> None:
+    """Else the collector finds their connections, in whatever test comes then. A client of a wider scope opens anew."""
+    while ANSWERED:
+        ANSWERED.pop().close()
+    while OPENED:
+        OPENED.pop().close()
 
 
 def refusal(call, **arguments):

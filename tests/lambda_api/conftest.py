@@ -8,15 +8,7 @@ import re
 import pytest
 
 from tests.e2e.serving import RUNTIME, CannotServe, Served, public_directory
-from tests.lambda_api.client import OPENED, ROLE, connect, package
-
-
-@pytest.fixture(autouse=True)
-def _clients_are_closed():
-    """Else the collector finds their connections, in whatever test comes then. One of a wider scope opens anew."""
-    yield
-    while OPENED:
-        OPENED.pop().close()
+from tests.lambda_api.client import ROLE, connect, package
 
 
 @pytest.fixture(scope="session")
