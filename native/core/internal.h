@@ -96,6 +96,7 @@ struct sandbox {
     uint64_t cpu_ns;        /* kernel's total */
     uint64_t cpu_estimated_ns; /* charged from run times since the kernel was last asked */
     uint64_t cpu_unclaimed_ns; /* measured since the last answer */
+    uint8_t unclaimed_settled; /* and charged to virtual time with the estimates before it */
     uint64_t usage_ns;      /* when the kernel was last asked */
     uint64_t busy_from_ns;  /* BUSY: since when */
     uint64_t busy_ns;       /* BUSY before that, since the kernel was last asked */

@@ -531,9 +531,10 @@ void on_reply(struct core *core, const struct core_reply_event *event) {
     learn_run(function, run);
     function->stats.mb_ns += (uint64_t)sandbox->memory_mb * run;
     histogram_add(&function->stats.run, run);
-    uint64_t cpu = run;
+    uint64_t cpu = run, charge = run;
     if (sandbox->has_usage && sandbox->usage_ns >= call->sent_ns && sandbox->usage_ns >= end) {
         cpu = min_u64(sandbox->cpu_unclaimed_ns, sandbox->cpu_ns);
+        charge = sandbox->unclaimed_settled ? 0 : cpu;
         sandbox->cpu_unclaimed_ns = 0;
     } else {
         /* An estimate until the kernel is asked again: settled in on_usage(). */
@@ -541,7 +542,7 @@ void on_reply(struct core *core, const struct core_reply_event *event) {
         function->stats.cpu_ns += run;
         meter_cpu(&core->meter, function->account, (int64_t)run);
     }
-    settle_vtime(core, sandbox->function, (int64_t)run - (int64_t)call->expected_ns);
+    settle_vtime(core, sandbox->function, (int64_t)charge - (int64_t)call->expected_ns);
     enum core_outcome outcome = CORE_OK;
     if (event->status == CORE_REPLY_FUNCTION_ERROR) {
         outcome = CORE_FUNCTION_ERROR;

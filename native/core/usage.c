@@ -55,6 +55,7 @@ void on_usage(struct core *core, const struct core_sandbox_event *event) {
             settle_vtime(core, sandbox->function, correction);
         }
         sandbox->cpu_unclaimed_ns = correction > 0 ? (uint64_t)correction : 0;
+        sandbox->unclaimed_settled = sandbox->cpu_estimated_ns > 0;
     } else {
         /* The first figure holds what starting cost; it is counted, but it is no call's. */
         meter_cpu(&core->meter, function->account, (int64_t)delta);
