@@ -11,7 +11,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { PEERS = 3 };
 
-static void inside(struct api_slice slice, const uint8_t *in, uint32_t bytes) {
+static void inside(struct http_slice slice, const uint8_t *in, uint32_t bytes) {
     SCHED_ASSERT(slice.at == NULL ? slice.size == 0 : slice.at >= in && slice.at + slice.size <= in + bytes);
 }
 
@@ -49,7 +49,7 @@ static void read_chunks(const uint8_t *data, size_t size) {
         while (last[way] == API_PIECE_MORE && at < size) {
             const size_t room = way == 0 ? size - at : 1;
             size_t taken, used = 0;
-            struct api_slice piece = {0};
+            struct http_slice piece = {0};
             do {
                 last[way] = api_chunks_read(&chunks, guarded(data + at + used, room - used), room - used, &taken, &piece);
                 SCHED_ASSERT(taken <= room - used && (last[way] == API_PIECE_BROKEN || piece.size <= taken || last[way] == API_PIECE_MORE || last[way] == API_PIECE_END));

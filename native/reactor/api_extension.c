@@ -39,7 +39,7 @@ static bool name_byte(uint8_t c) {
 
 void api_begin_register(struct sched *sched, struct api_connection *connection) {
     (void)sched;
-    const struct api_slice name = connection->head.extension_name, features = connection->head.features;
+    const struct http_slice name = connection->head.extension_name, features = connection->head.features;
     bool good = name.at != NULL && name.size > 0 && name.size <= API_EXTENSION_NAME_BYTES_MAX;
     for (uint32_t i = 0; good && i < name.size; i++) {
         good = name_byte(name.at[i]);
@@ -130,7 +130,7 @@ static int hex(uint8_t c) {
 
 void api_begin_event(struct sched *sched, struct api_connection *connection) {
     (void)sched;
-    const struct api_slice text = connection->head.extension_id;
+    const struct http_slice text = connection->head.extension_id;
     uint8_t id[16] = {0};
     uint32_t digits = 0;
     for (uint32_t i = 0; i < text.size && digits < 33; i++) {

@@ -5,13 +5,6 @@
 
 /* ---- words ------------------------------------------------------------------------------------------------------------ */
 
-static bool is_token(uint8_t c) {
-    if ((c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z')) {
-        return true;
-    }
-    return c != 0 && strchr("!#$%&'*+-.^_`|~", c) != NULL;
-}
-
 static bool is_letter(uint8_t c) {
     return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
 }
@@ -24,7 +17,7 @@ static int hex(uint8_t c) {
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-bool api_equals(struct api_slice slice, const char *lower) {
+bool api_equals(struct http_slice slice, const char *lower) {
     uint32_t i = 0;
     for (; i < slice.size && lower[i] != '\0'; i++) {
         const uint8_t c = slice.at[i];
@@ -35,7 +28,7 @@ bool api_equals(struct api_slice slice, const char *lower) {
     return i == slice.size && lower[i] == '\0';
 }
 
-bool api_error_type(struct api_slice text, const char *family) {
+bool api_error_type(struct http_slice text, const char *family) {
     const uint32_t size = (uint32_t)strlen(family);
     if (text.size < size + 3 || text.size >= API_ERROR_TYPE_BYTES_MAX || memcmp(text.at, family, size) != 0 || text.at[size] != '.' ||
         text.at[size + 1] < 'A' || text.at[size + 1] > 'Z') {
@@ -49,7 +42,7 @@ bool api_error_type(struct api_slice text, const char *family) {
     return true;
 }
 
-void api_error_type_copy(struct api_slice text, char out[API_ERROR_TYPE_BYTES_MAX]) {
+void api_error_type_copy(struct http_slice text, char out[API_ERROR_TYPE_BYTES_MAX]) {
     static const char *const families[] = {"Runtime", "Function", "Extension"};
     for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
         if (api_error_type(text, families[i])) {
@@ -76,7 +69,7 @@ static int base64_digit(uint8_t c) {
     return c == '+' || c == '-' ? 62 : c == '/' || c == '_' ? 63 : -1;
 }
 
-int64_t api_base64(struct api_slice text, uint8_t *out, size_t room) {
+int64_t api_base64(struct http_slice text, uint8_t *out, size_t room) {
     uint32_t size = text.size;
     for (int i = 0; i < 2 && size > 0 && text.at[size - 1] == '='; i++) {
         size--;
@@ -124,39 +117,6 @@ static int64_t section_bytes(const uint8_t *in, size_t bytes, bool may_be_empty)
     }
 }
 
-struct header {
-    struct api_slice name;
-    struct api_slice value; /* without the blanks around it */
-};
-
-/* One header line in [at, end), end at its line end. */
-static bool read_header(const uint8_t *at, const uint8_t *end, struct header *out) {
-    const uint8_t *const colon = memchr(at, ':', (size_t)(end - at));
-    if (colon == NULL || colon == at) {
-        return false;
-    }
-    for (const uint8_t *c = at; c < colon; c++) {
-        if (!is_token(*c)) {
-            return false;
-        }
-    }
-    const uint8_t *first = colon + 1;
-    while (first < end && (*first == ' ' || *first == '\t')) {
-        first++;
-    }
-    while (end > first && (end[-1] == ' ' || end[-1] == '\t')) {
-        end--;
-    }
-    for (const uint8_t *c = first; c < end; c++) {
-        if ((*c < ' ' && *c != '\t') || *c == 0x7f) {
-            return false;
-        }
-    }
-    out->name = (struct api_slice){at, (uint32_t)(colon - at)};
-    out->value = (struct api_slice){first, (uint32_t)(end - first)};
-    return true;
-}
-
 struct path {
     const char *path;
     const char *method;
@@ -177,12 +137,12 @@ static const struct path paths[] = {
     {"/2020-08-15/logs", "PUT", ROUTE_LOGS},
 };
 
-static bool is(struct api_slice slice, const char *text) {
+static bool is(struct http_slice slice, const char *text) {
     return slice.size == strlen(text) && memcmp(slice.at, text, slice.size) == 0;
 }
 
 /* 8-4-4-4-12 hexadecimal digits. */
-static bool read_id(struct api_slice text, uint8_t out[16]) {
+static bool read_id(struct http_slice text, uint8_t out[16]) {
     uint32_t used = 0;
     if (text.size != 36) {
         return false;
@@ -205,19 +165,19 @@ static bool read_id(struct api_slice text, uint8_t out[16]) {
 }
 
 /* /2018-06-01/runtime/invocation/ID/response, or /error */
-static enum api_route route_of_call(struct api_slice path, struct api_slice method, struct api_head *out) {
+static enum api_route route_of_call(struct http_slice path, struct http_slice method, struct api_head *out) {
     static const char prefix[] = "/2018-06-01/runtime/invocation/";
     const uint32_t before = sizeof prefix - 1;
     if (path.size <= before || memcmp(path.at, prefix, before) != 0) {
         return ROUTE_UNKNOWN;
     }
-    const struct api_slice rest = {path.at + before, path.size - before};
+    const struct http_slice rest = {path.at + before, path.size - before};
     const uint8_t *const slash = memchr(rest.at, '/', rest.size);
     if (slash == NULL) {
         return ROUTE_UNKNOWN;
     }
-    const struct api_slice id = {rest.at, (uint32_t)(slash - rest.at)};
-    const struct api_slice what = {slash + 1, rest.size - id.size - 1};
+    const struct http_slice id = {rest.at, (uint32_t)(slash - rest.at)};
+    const struct http_slice what = {slash + 1, rest.size - id.size - 1};
     const enum api_route route = is(what, "response") ? ROUTE_RESPONSE : is(what, "error") ? ROUTE_ERROR : ROUTE_UNKNOWN;
     if (route == ROUTE_UNKNOWN) {
         return route;
@@ -226,7 +186,7 @@ static enum api_route route_of_call(struct api_slice path, struct api_slice meth
     return is(method, "POST") ? route : ROUTE_METHOD;
 }
 
-static enum api_route route_of(struct api_slice path, struct api_slice method, struct api_head *out) {
+static enum api_route route_of(struct http_slice path, struct http_slice method, struct api_head *out) {
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
         if (is(path, paths[i].path)) {
             return is(method, paths[i].method) ? paths[i].route : ROUTE_METHOD;
@@ -245,10 +205,10 @@ static bool read_line(const uint8_t *at, const uint8_t *end, struct api_head *ou
         return false;
     }
     *old = end[-1] == '0';
-    const struct api_slice method = {at, (uint32_t)(blank - at)};
-    struct api_slice target = {blank + 1, (uint32_t)(end - tail - blank - 1)};
+    const struct http_slice method = {at, (uint32_t)(blank - at)};
+    struct http_slice target = {blank + 1, (uint32_t)(end - tail - blank - 1)};
     for (uint32_t i = 0; i < method.size; i++) {
-        if (!is_token(method.at[i])) {
+        if (!http_is_token(method.at[i])) {
             return false;
         }
     }
@@ -263,7 +223,7 @@ static bool read_line(const uint8_t *at, const uint8_t *end, struct api_head *ou
     return target.size > 0;
 }
 
-static bool read_length(struct api_slice value, uint64_t *length) {
+static bool read_length(struct http_slice value, uint64_t *length) {
     if (value.size == 0 || value.size > 15) {
         return false;
     }
@@ -297,7 +257,7 @@ struct seen {
 };
 
 /* false: it contradicts another, or itself. */
-static bool heed(const struct header *header, struct seen *seen, struct api_head *out) {
+static bool heed(const struct http_header *header, struct seen *seen, struct api_head *out) {
     if (api_equals(header->name, "content-length")) {
         const bool first = !seen->length && !seen->coding;
         seen->length = true;
@@ -340,9 +300,9 @@ enum api_read api_head_read(const uint8_t *in, size_t bytes, struct api_head *ou
     struct seen seen = {0};
     unsigned count = 0;
     for (const uint8_t *at = end + 2; at < last; at = end + 2) {
-        struct header header;
+        struct http_header header;
         end = memchr(at, '\r', (size_t)(last - at));
-        if (end == NULL || end[1] != '\n' || count++ == API_HEADERS_MAX || !read_header(at, end, &header) ||
+        if (end == NULL || end[1] != '\n' || count++ == API_HEADERS_MAX || !http_read_header(at, end, &header) ||
             !heed(&header, &seen, out)) {
             return API_READ_BROKEN;
         }
@@ -403,7 +363,7 @@ static bool between(struct api_chunks *chunks, uint8_t c) {
 }
 
 /* Line by line: an empty one ends it. trailer_bytes counts all; line_bytes those of the line. */
-static enum api_piece trailer(struct api_chunks *chunks, const uint8_t *in, size_t bytes, size_t *taken, struct api_slice *piece) {
+static enum api_piece trailer(struct api_chunks *chunks, const uint8_t *in, size_t bytes, size_t *taken, struct http_slice *piece) {
     for (size_t i = 0; i < bytes; i++) {
         const uint8_t c = in[i];
         if (++chunks->trailer_bytes > API_TRAILER_BYTES_MAX || (chunks->digits == '\r') != (c == '\n')) {
@@ -412,18 +372,18 @@ static enum api_piece trailer(struct api_chunks *chunks, const uint8_t *in, size
         if (c == '\n' && chunks->line_bytes == 1) {
             chunks->state = CHUNK_END;
             *taken = i + 1;
-            *piece = (struct api_slice){in, (uint32_t)(i + 1)};
+            *piece = (struct http_slice){in, (uint32_t)(i + 1)};
             return API_PIECE_TRAILER;
         }
         chunks->line_bytes = c == '\n' ? 0 : chunks->line_bytes + 1;
         chunks->digits = c == '\r' ? '\r' : 0;
     }
     *taken = bytes;
-    *piece = (struct api_slice){in, (uint32_t)bytes};
+    *piece = (struct http_slice){in, (uint32_t)bytes};
     return bytes == 0 ? API_PIECE_MORE : API_PIECE_TRAILER;
 }
 
-enum api_piece api_chunks_read(struct api_chunks *chunks, const uint8_t *in, size_t bytes, size_t *taken, struct api_slice *piece) {
+enum api_piece api_chunks_read(struct api_chunks *chunks, const uint8_t *in, size_t bytes, size_t *taken, struct http_slice *piece) {
     size_t at = 0;
     *taken = 0;
     while (at < bytes || chunks->state == CHUNK_END) {
@@ -433,7 +393,7 @@ enum api_piece api_chunks_read(struct api_chunks *chunks, const uint8_t *in, siz
         }
         if (chunks->state == CHUNK_DATA) {
             const size_t part = bytes - at < chunks->left ? bytes - at : (size_t)chunks->left;
-            *piece = (struct api_slice){in + at, (uint32_t)part};
+            *piece = (struct http_slice){in + at, (uint32_t)part};
             *taken = at + part;
             chunks->left -= part;
             chunks->state = chunks->left == 0 ? CHUNK_DATA_CR : CHUNK_DATA;
@@ -465,9 +425,9 @@ bool api_trailers_read(const uint8_t *in, size_t bytes, struct api_trailers *out
     const uint8_t *const last = in + bytes - 2;
     const uint8_t *end;
     for (const uint8_t *at = in; at < last; at = end + 2) {
-        struct header header;
+        struct http_header header;
         end = memchr(at, '\r', (size_t)(last - at));
-        if (end == NULL || end[1] != '\n' || !read_header(at, end, &header)) {
+        if (end == NULL || end[1] != '\n' || !http_read_header(at, end, &header)) {
             return false;
         }
         if (api_equals(header.name, "lambda-runtime-function-error-type")) {

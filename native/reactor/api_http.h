@@ -11,6 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "http.h"
+
 enum {
     API_HEAD_BYTES_MAX = (1 << 20) + (64 << 10), /* a header with the cause of an error may have 1 MiB */
     API_HEADERS_MAX = 100,
@@ -24,11 +26,6 @@ enum api_route {
     ROUTES
 };
 
-struct api_slice {
-    const uint8_t *at; /* NULL: absent */
-    uint32_t size;
-};
-
 struct api_head {
     uint32_t bytes;                /* of it, with the empty line */
     enum api_route route;
@@ -38,12 +35,12 @@ struct api_head {
     bool id_good;                  /* the path's request id has an id's form */
     uint8_t id[16];
     uint64_t length;               /* of the body, if it is not chunked */
-    struct api_slice error_type;   /* Lambda-Runtime-Function-Error-Type, or an extension's */
-    struct api_slice mode;         /* Lambda-Runtime-Function-Response-Mode */
-    struct api_slice content_type;
-    struct api_slice extension_name;
-    struct api_slice extension_id;
-    struct api_slice features;     /* Lambda-Extension-Accept-Feature */
+    struct http_slice error_type;   /* Lambda-Runtime-Function-Error-Type, or an extension's */
+    struct http_slice mode;         /* Lambda-Runtime-Function-Response-Mode */
+    struct http_slice content_type;
+    struct http_slice extension_name;
+    struct http_slice extension_id;
+    struct http_slice features;     /* Lambda-Extension-Accept-Feature */
 };
 
 enum api_read { API_READ_MORE, API_READ_WHOLE, API_READ_BROKEN, API_READ_LONG };
@@ -70,11 +67,11 @@ enum api_piece {
 };
 
 /* The next piece of a chunked body. *taken: how many bytes of `in` are done with; *piece: of those, what DATA and TRAILER are. */
-enum api_piece api_chunks_read(struct api_chunks *chunks, const uint8_t *in, size_t bytes, size_t *taken, struct api_slice *piece);
+enum api_piece api_chunks_read(struct api_chunks *chunks, const uint8_t *in, size_t bytes, size_t *taken, struct http_slice *piece);
 
 struct api_trailers {
-    struct api_slice error_type;   /* Lambda-Runtime-Function-Error-Type */
-    struct api_slice error_body;   /* -Body: base64 of the error object */
+    struct http_slice error_type;   /* Lambda-Runtime-Function-Error-Type */
+    struct http_slice error_body;   /* -Body: base64 of the error object */
 };
 
 /* The whole section, with the empty line at its end. false: it is none. */
@@ -85,12 +82,12 @@ bool api_trailers_read(const uint8_t *in, size_t bytes, struct api_trailers *out
 enum { API_ERROR_TYPE_BYTES_MAX = 128 };
 
 /* `(Runtime|Function|Extension)\.[A-Z][a-zA-Z]+`, of at most API_ERROR_TYPE_BYTES_MAX - 1 bytes. */
-bool api_error_type(struct api_slice text, const char *family);
+bool api_error_type(struct http_slice text, const char *family);
 /* "FAMILY.Unknown" for what does not have that form. */
-void api_error_type_copy(struct api_slice text, char out[API_ERROR_TYPE_BYTES_MAX]);
+void api_error_type_copy(struct http_slice text, char out[API_ERROR_TYPE_BYTES_MAX]);
 /* Without regard to the case of letters. */
-bool api_equals(struct api_slice slice, const char *lower);
+bool api_equals(struct http_slice slice, const char *lower);
 /* Decoded bytes, or -1: it is no base64, or longer than `room`. */
-int64_t api_base64(struct api_slice text, uint8_t *out, size_t room);
+int64_t api_base64(struct http_slice text, uint8_t *out, size_t room);
 
 #endif

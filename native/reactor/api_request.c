@@ -60,7 +60,7 @@ static void begin_answer(struct sched *sched, struct api_connection *connection)
     struct api *api = connection->api;
     const bool own = api->id_known && connection->head.id_good && memcmp(api->id, connection->head.id, sizeof api->id) == 0;
     const enum api_want want = own ? API_WANT_RESPOND : API_WANT_RESPOND_OTHER;
-    const struct api_slice mode = connection->head.mode;
+    const struct http_slice mode = connection->head.mode;
     const struct api_step step = api_step(api->state, want);
     if (step.verdict != API_ACCEPT) {
         api_refuse_step(connection, &step, want);
@@ -281,7 +281,7 @@ void api_begin(struct sched *sched, struct api_connection *connection) {
     }
     /* Slices end with the bytes they are of. */
     connection->head.error_type = connection->head.mode = connection->head.content_type = connection->head.extension_name =
-        connection->head.extension_id = connection->head.features = (struct api_slice){0};
+        connection->head.extension_id = connection->head.features = (struct http_slice){0};
 }
 
 /* false: the connection is over. */
@@ -334,7 +334,7 @@ static bool add(struct sched *sched, struct api_connection *connection, const ui
     return true;
 }
 
-static bool add_trailer(struct sched *sched, struct api_connection *connection, struct api_slice piece) {
+static bool add_trailer(struct sched *sched, struct api_connection *connection, struct http_slice piece) {
     if (!connection->responds) {
         return true; /* nobody asks for them */
     }
@@ -374,7 +374,7 @@ uint32_t api_take_chunks(struct sched *sched, struct api_connection *connection,
     uint32_t used = 0;
     for (;;) {
         size_t taken;
-        struct api_slice piece;
+        struct http_slice piece;
         const enum api_piece what = api_chunks_read(&connection->chunks, at + used, bytes - used, &taken, &piece);
         used += (uint32_t)taken;
         switch (what) {

@@ -24,7 +24,7 @@ static struct client *caller(struct sched *sched, const struct api *api, uint32_
 
 bool api_stream_begin(struct sched *sched, struct api_connection *connection) {
     const struct ticket *ticket = channel_ticket(sched, connection->api->channel, connection->api->given_seq);
-    const struct api_slice type = connection->head.content_type;
+    const struct http_slice type = connection->head.content_type;
     uint32_t msgid;
     connection->api->produced_bytes = 0;
     struct client *client = caller(sched, connection->api, &msgid);

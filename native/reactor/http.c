@@ -217,8 +217,7 @@ static bool read_url(const struct http_request *request) {
     return host.at[at] == ':' && digits >= 1 && digits <= 5;
 }
 
-/* One header line in [at, end), end at its line end. */
-static bool read_header(const uint8_t *at, const uint8_t *end, struct http_header *out) {
+bool http_read_header(const uint8_t *at, const uint8_t *end, struct http_header *out) {
     const uint8_t *const colon = memchr(at, ':', (size_t)(end - at));
     if (colon == NULL || colon == at) {
         return false;
@@ -367,7 +366,7 @@ enum http_verdict http_read(const uint8_t *in, size_t bytes, uint32_t most, stru
             return HTTP_HAND;
         }
         struct http_header *const header = &out->headers[out->headers_count++];
-        if (!read_header(at, end, header) || !heed(header, &seen, out)) {
+        if (!http_read_header(at, end, header) || !heed(header, &seen, out)) {
             return HTTP_HAND;
         }
         at = end + 2;

@@ -68,6 +68,9 @@ bool http_is(struct http_slice slice, const char *lower);
 
 bool http_is_token(uint8_t c);
 
+/* One header line in [at, end), end at its line end; false: it is none. */
+bool http_read_header(const uint8_t *at, const uint8_t *end, struct http_header *out);
+
 /* Bytes of `text` (percent-encoded) decoded into out, or -1: broken, or more than `room`. */
 int http_decode(const uint8_t *text, size_t bytes, uint8_t *out, size_t room);
 
